@@ -1,0 +1,1 @@
+"""Fronts, volumes, knees and standard errors: arrays in, arrays out. No torch."""

@@ -1,0 +1,219 @@
+"""`paredown analyze`: what an experiment found, finished or not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from paredown.report.findings import Findings
+    from paredown.store.experiment import ExperimentRecord
+
+State = Literal["finished", "running", "interrupted"]
+PIPE_WIDTH = 160
+"""Columns of a table that is not printed on a terminal."""
+
+
+class Format(StrEnum):
+    """How much to print, and for whom."""
+
+    SUMMARY = "summary"
+    DETAILED = "detailed"
+    JSON = "json"
+
+
+def analyze(
+    folder: Annotated[
+        Path, typer.Argument(help="Experiment folder, finished or running.", show_default=False)
+    ],
+    output_format: Annotated[
+        Format,
+        typer.Option("--format", "-f", help="summary, detailed (every number), or json."),
+    ] = Format.SUMMARY,
+) -> None:
+    """Show what an experiment found: recommendation, front, failures, cost."""
+    from paredown.report.findings import find
+    from paredown.store.experiment import read_experiment
+
+    record = read_experiment(folder)
+    findings, state = find(record), state_of(record)
+    match output_format:
+        case Format.SUMMARY:
+            _summary(_console(), findings, state)
+        case Format.DETAILED:
+            _detailed(_console(), findings, state)
+        case Format.JSON:
+            from paredown.spec.serial import readable
+
+            typer.echo(readable(document(findings, state)), nl=False)
+        case _:
+            assert_never(output_format)
+
+
+def state_of(record: ExperimentRecord) -> State:
+    """Whether a process is at work in the folder, and if not, whether the run came to its end."""
+    if _is_locked(record.folder / ".lock"):
+        return "running"
+    return "interrupted" if record.final is None else "finished"
+
+
+def document(findings: Findings, state: State) -> dict[str, Any]:
+    """Everything, for machines."""
+    from paredown.report.cost import refusals
+    from paredown.report.documents import final_document, front_document
+    from paredown.spec.serial import plain
+
+    record = findings.record
+    stop_reason = record.final.get("stop_reason") if record.final and state == "finished" else None
+    return {
+        **final_document(findings, stop_reason),
+        "state": state,
+        "folder": str(record.folder),
+        "config": plain(record.config),
+        "front": front_document(findings)["front"],
+        "objectives": front_document(findings)["objectives"],
+        "episodes": plain(record.results),
+        "refused": [{"strategy": s, "reason": r} for s, r in refusals(record)],
+    }
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds the lock; a shared lock is taken and dropped at once."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def _summary(console: Console, findings: Findings, state: State) -> None:
+    from paredown.report.tables import front_table
+
+    record = findings.record
+    _print_state(console, findings, state)
+    _print_recommendation(console, findings)
+    if findings.front.episodes:
+        console.print()
+        console.print(front_table(record.results, findings.front, findings.recommendation))
+    _print_cost(console, findings)
+    _print_files(console, record)
+
+
+def _detailed(console: Console, findings: Findings, state: State) -> None:
+    from paredown.report.cost import refusals
+    from paredown.report.tables import (
+        EPISODE_COLUMNS,
+        MEASUREMENT_COLUMNS,
+        episode_rows,
+        failures,
+        measurement_rows,
+        text_table,
+    )
+
+    _summary(console, findings, state)
+    record = findings.record
+    rows = episode_rows(record.results, findings.front, findings.recommendation)
+    console.print(text_table(EPISODE_COLUMNS, rows, title="All episodes"))
+    for title, columns, entries in (
+        ("Failures", ("episode", "strategy", "cause"), failures(record.results)),
+        ("Refused at planning", ("strategy", "cause"), refusals(record)),
+    ):
+        if entries:
+            console.print(text_table(columns, entries, title=title))
+    for result in record.results:
+        if result.measurements:
+            title = f"Episode {result.episode}: {result.label}"
+            console.print(text_table(MEASUREMENT_COLUMNS, measurement_rows(result), title=title))
+        for note in (*result.notes, *(f"limit missed: {text}" for text in result.unmet)):
+            console.print(f"  episode {result.episode}: {note}")
+
+
+def _print_state(console: Console, findings: Findings, state: State) -> None:
+    record = findings.record
+    done = len(record.trials)
+    console.print(f"{record.name}: {record.config.model} on {record.config.data}", style="bold")
+    progress = f"{done} of {record.config.episodes} episodes"
+    match state:
+        case "finished":
+            why = (record.final or {}).get("stop_reason")
+            console.print(f"finished ({progress}{f'; {why}' if why else ''})")
+        case "running":
+            console.print(f"still running: {progress} so far; numbers may change")
+        case "interrupted":
+            console.print(f"interrupted after {progress}; nothing finished is lost. To go on:")
+            console.print(f"  {resume_command(record)}", soft_wrap=True)
+            console.print("  (with the other options that it was started with)")
+        case _:
+            assert_never(state)
+
+
+def resume_command(record: ExperimentRecord) -> str:
+    """The command that continues an experiment."""
+    words = ["paredown", "run", "-m", record.config.model, "-d", record.config.data]
+    words += ["--experiment-name", record.name, "--output-dir", str(record.folder.parent)]
+    return shlex.join([*words, "--resume"])
+
+
+def _print_recommendation(console: Console, findings: Findings) -> None:
+    from paredown.report.words import name_of
+
+    chosen = findings.recommendation
+    best, second = findings.result(chosen.episode), findings.result(chosen.runner_up)
+    console.print()
+    if best is None:
+        console.print(f"No recommendation: {chosen.reason}")
+        return
+    console.print(f"Recommended: {name_of(best)}", style="bold")
+    console.print(f"  {chosen.reason}")
+    if best.artifact is not None:
+        console.print(f"  {findings.record.folder / best.artifact}", soft_wrap=True)
+    for note in best.notes:
+        console.print(f"  note: {note}")
+    if second is not None:
+        console.print(f"Runner-up: {name_of(second)}")
+    if chosen.runner_up_reason:
+        lead = "  " if second is not None else "Runner-up: none; "
+        console.print(f"{lead}{chosen.runner_up_reason}")
+
+
+def _print_cost(console: Console, findings: Findings) -> None:
+    from paredown.report.cost import search_cost
+    from paredown.spec.units import human_seconds
+
+    cost = search_cost(findings.record)
+    console.print(
+        f"{cost.episodes_ok} episodes finished, {cost.episodes_failed} failed, "
+        f"{cost.refused} proposals refused at planning; {human_seconds(cost.wall_s)} in all "
+        f"({human_seconds(cost.compress_s)} compressing, "
+        f"{human_seconds(cost.evaluate_s)} evaluating)"
+    )
+
+
+def _print_files(console: Console, record: ExperimentRecord) -> None:
+    from paredown.report.write import FIGURE_FILE, PAGE_FILE, REPORT_FILE
+
+    for name in (REPORT_FILE, PAGE_FILE, FIGURE_FILE):
+        if (record.folder / name).is_file():
+            console.print(f"  {record.folder / name}", soft_wrap=True)

@@ -1,0 +1,140 @@
+"""Progress on the terminal: a line per decision and result, and a bar with the time left."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from paredown.spec.result import TrialResult
+from paredown.spec.units import human_bytes, human_seconds
+
+_STAGES = {"compress": (0.0, 0.5), "verify": (0.5, 0.6), "evaluate": (0.6, 1.0)}
+"""Where each stage lies within an episode; only used to show how far it is."""
+_QUIET_S = 15.0
+"""Without a terminal, one progress line at most this often."""
+
+
+class StepProgress:
+    """Shows the stages of a single job (compress, evaluate)."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, refresh_per_second=5, transient=True)
+        self._printed = 0.0
+        self._start = time.monotonic()
+
+    def __enter__(self) -> StepProgress:
+        self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
+
+    def watch(self, stage: str, share: float, message: str) -> None:
+        """Update the display."""
+        low, high = _STAGES[stage]
+        done = low + (high - low) * share
+        self.show(f"{stage}: {message}", done, time.monotonic() - self._start)
+
+    def show(self, what: str, done: float, elapsed: float, left: float | None = None) -> None:
+        """One line: what, a bar, time passed and time left."""
+        width = 24
+        filled = round(width * min(done, 1.0))
+        if left is None and done > 0.03:
+            left = elapsed * (1 - done) / done
+        remaining = "" if left is None else f", about {human_seconds(left)} left"
+        line = f"[{'#' * filled}{'.' * (width - filled)}] {what} ({human_seconds(elapsed)}{remaining})"
+        if self.console.is_terminal:
+            self.live.update(Text(line, overflow="ellipsis", no_wrap=True))
+        elif time.monotonic() - self._printed > _QUIET_S:
+            self._printed = time.monotonic()
+            self.console.print(Text(line))
+
+
+class RunProgress(StepProgress):
+    """Listener of an experiment: a line per decision and result, the bar in between."""
+
+    def __init__(self, console: Console, episodes: int, *, show_front: bool = False) -> None:
+        super().__init__(console)
+        self.episodes, self.show_front = episodes, show_front
+        self.results: list[TrialResult] = []
+        self._seconds: list[float] = []
+        self._label = ""
+
+    def __call__(self, event: str, fields: dict[str, Any]) -> None:
+        if event == "decision":
+            self._decision(fields)
+        elif event == "result":
+            self._result(fields["result"])
+        elif event == "progress":
+            low, high = _STAGES[fields["stage"]]
+            self._progress(fields, low + (high - low) * fields["share"])
+
+    def _decision(self, fields: dict[str, Any]) -> None:
+        if fields["action"] == "end":
+            self.console.print(Text(f"end: {fields['reason']}"))
+            return
+        from paredown.methods import registry
+        from paredown.spec.strategy import Strategy
+
+        document = fields.get("strategy")
+        self._label = (
+            "baseline"
+            if document is None
+            else registry.label(Strategy.model_validate(document))
+        )
+        head = f"episode {fields['episode']}/{self.episodes}  {self._label}"
+        self.console.print(Text.assemble((head, "bold"), f"  ({fields['reason']})"))
+
+    def _progress(self, fields: dict[str, Any], share: float) -> None:
+        left = None
+        if self._seconds:
+            mean = sum(self._seconds) / len(self._seconds)
+            waiting = max(self.episodes - len(self._seconds), 0)
+            left = mean * max(waiting + (1 - share), 0)
+            left -= mean if fields["episode"] > 0 else 0
+        what = f"episode {fields['episode']}: {fields['stage']}, {fields['message']}"
+        done = (len(self._seconds) + share) / (self.episodes + 1)
+        self.show(what, done, time.monotonic() - self._start, None if left is None else max(left, 0))
+
+    def _result(self, result: TrialResult) -> None:
+        self._seconds.append(result.wall_s)
+        self.results.append(result)
+        self.console.print(Text("    " + summary_line(result)))
+        if self.show_front:
+            from paredown.report.front import find_front
+            from paredown.report.tables import front_table
+            from paredown.spec.run import OBJECTIVES
+
+            self.console.print(front_table(self.results, find_front(self.results, OBJECTIVES)))
+
+
+def summary_line(result: TrialResult) -> str:
+    """One result in one line."""
+    if result.failure is not None:
+        return f"failed: {result.failure.kind}: {result.failure.message}"
+    parts = []
+    perplexity, kl = result.value("perplexity"), result.value("kl")
+    if perplexity is not None:
+        parts.append(f"perplexity {perplexity:.2f}")
+    if kl is not None:
+        parts.append(f"KL {kl:.3f}")
+    if result.latency_ms is not None:
+        parts.append(f"{result.latency_ms:.1f} ms/token")
+    size = result.value("size")
+    if size is not None:
+        parts.append(human_bytes(size))
+    if result.compression_ratio is not None:
+        parts.append(f"{result.compression_ratio:.2f}x smaller")
+    unmet = f"; misses: {', '.join(result.unmet)}" if result.unmet else ""
+    return f"{', '.join(parts)}{unmet}  [{human_seconds(result.wall_s)}]"

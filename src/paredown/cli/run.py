@@ -1,0 +1,149 @@
+"""`paredown run`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from paredown.spec.run import RunConfig
+
+
+def run(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Local folder, hub name, or 'demo' (built in)."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", "-d", help="Text to measure on: pydoc, self, wikitext2, or a file or folder."
+        ),
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Strategies to try after the baseline.  [default: 10]")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Hours for the whole run; a trial that would run over is stopped."),
+    ] = None,
+    max_memory_gb: Annotated[
+        float | None, typer.Option(help="Limit: peak memory of the serving process.")
+    ] = None,
+    max_accuracy_loss: Annotated[
+        float | None, typer.Option(help="Limit: loss of quality in percent of the baseline's.")
+    ] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(help="Limit: decode speed relative to the baseline.")
+    ] = None,
+    target_ratio: Annotated[
+        float | None, typer.Option(help="Limit: how many times smaller the files must be.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Only these methods, comma-separated (see paredown methods).")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="What proposes strategies: tpe, grid or random.")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Calibration text, if not the training part of --data."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with offline data sets (also: PAREDOWN_DATA).")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same proposals.")] = None,
+    eval_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of held-out text per measurement.  [default: 8192]")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file with settings; options win over it.")
+    ] = None,
+    experiment_name: Annotated[
+        str | None, typer.Option(help="Name of the experiment's folder.")
+    ] = None,
+    output_dir: Annotated[
+        Path, typer.Option(help="Folder that holds experiments.")
+    ] = Path("data/experiments"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an experiment that exists.")
+    ] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Show the front after every episode.")
+    ] = False,
+    show_spec: Annotated[
+        bool, typer.Option("--show-spec", help="Show the model spec before starting.")
+    ] = False,
+) -> None:
+    """Search for the compressed versions of a model that are worth having.
+
+    Only the model is required. Everything lands in OUTPUT_DIR/EXPERIMENT_NAME: report.md, plots,
+    every measurement, and the artifacts on the Pareto front. A run that was killed continues with
+    --resume.
+
+    Settings come from options, then from environment variables (PAREDOWN_RUN_EPISODES=20), then
+    from --config.
+    """
+    from rich.console import Console
+
+    from paredown.cli.settings import read_settings
+
+    options: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "data_dir": None if data_dir is None else data_dir.resolve(),
+        "episodes": episodes,
+        "budget_h": budget,
+        "methods": None if methods is None else [m.strip() for m in methods.split(",") if m.strip()],
+        "policy": policy,
+        "device": device,
+        "seed": seed,
+        "calibration": {"source": calibration},
+        "evaluate": {"tokens": eval_tokens},
+        "limits": {
+            "max_memory_gb": max_memory_gb,
+            "max_accuracy_loss": max_accuracy_loss,
+            "min_speedup": min_speedup,
+            "target_ratio": target_ratio,
+        },
+    }
+    request = read_settings(options, config)
+    console = Console(stderr=False, highlight=False)
+    if show_spec:
+        _show_spec(request)
+    _execute(request, console, experiment_name, output_dir, resume=resume, live=interactive)
+
+
+def _execute(
+    request: RunConfig,
+    console: Console,
+    name: str | None,
+    output_dir: Path,
+    *,
+    resume: bool,
+    live: bool,
+) -> None:
+    from paredown.cli.live import RunProgress
+    from paredown.coordinate.run import run_experiment
+
+    with RunProgress(console, request.episodes, show_front=live) as progress:
+        record = run_experiment(
+            request, name=name, output_dir=output_dir, resume=resume, listen=progress
+        )
+        nothing_new = not progress.results
+    if nothing_new:
+        console.print(f"experiment {record.name!r} is finished; nothing was left to do\n")
+    from paredown.cli.analyze import analyze
+
+    analyze(record.folder)
+
+
+def _show_spec(request: RunConfig) -> None:
+    from paredown.cli.spec import spec
+
+    spec(model=request.model)

@@ -1,0 +1,203 @@
+"""The nodes of the graph as plain functions of (state, run); no LangGraph here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from paredown.coordinate.setup import Plan
+from paredown.coordinate.state import State
+from paredown.methods import registry
+from paredown.pipeline import trial
+from paredown.pipeline.trial import Bench, Built
+from paredown.report.front import find_front
+from paredown.report.write import write_progress_files
+from paredown.search.base import Budget, Decision, Policy
+from paredown.spec.result import TrialResult
+from paredown.spec.serial import plain
+from paredown.spec.strategy import Strategy
+from paredown.store.experiment import Experiment, read_experiment
+
+Listener = Callable[[str, dict[str, Any]], None]
+"""Told what happens (`decision`, `progress`, `result`), for displays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What nodes work with; the state is what they pass on."""
+
+    plan: Plan
+    experiment: Experiment
+    bench: Bench
+    policy: Policy
+    listen: Listener
+
+
+def coordinator(state: State, run: Run) -> State:
+    """Decide what to try next, or that it is enough."""
+    results = run.experiment.results()
+    episode = max((r.episode for r in results), default=0) + 1
+    interrupted = run.experiment.in_flight()
+    if interrupted is not None:
+        episode, strategy = interrupted
+        decision = Decision(
+            action=registry.kind_of(strategy),  # type: ignore[arg-type]
+            strategy=strategy,
+            reason="was interrupted; runs again",
+            policy="resume",
+        )
+    else:
+        budget = budget_left(run, results)
+        decision = run.policy.propose(
+            results, run.plan.space, run.plan.config.limits, budget=budget
+        )
+    document = plain(asdict(decision) | {"strategy": plain(decision.strategy)})
+    run.experiment.events.add("decision", episode=episode, **document)
+    run.listen("decision", {"episode": episode, **document})
+    stop = decision.reason if decision.action == "end" else None
+    return {"episode": episode, "decision": document, "stop_reason": stop}
+
+
+def budget_left(run: Run, results: tuple[TrialResult, ...]) -> Budget:
+    """Episodes and seconds that may still be used."""
+    config = run.plan.config
+    spent = sum(r.wall_s for r in results)
+    done = sum(r.episode > 0 for r in results)
+    return Budget(
+        episodes_left=config.episodes - done,
+        seconds_left=None if config.budget_h is None else config.budget_h * 3600 - spent,
+    )
+
+
+def route(state: State) -> str:
+    """Name of the node that carries out the decision."""
+    decision = state.get("decision")
+    return "end" if decision is None else str(decision["action"])
+
+
+def compress(state: State, run: Run) -> State:
+    """Build the artifact of the decided strategy (quantization, pruning, tuning, pipeline)."""
+    strategy = _strategy(state)
+    episode = state["episode"]
+    folder = run.experiment.begin(episode, strategy)
+    shutil.rmtree(folder / "artifact", ignore_errors=True)
+    built = trial.build(
+        run.bench,
+        strategy,
+        folder,
+        folder / "artifact",
+        timeout_s=time_limit(run),
+        watch=_watch(run, episode),
+    )
+    return {"built": built.model_dump(mode="json")}
+
+
+def search(state: State, run: Run) -> State:
+    """Let the classical policy choose the strategy, then build it."""
+    budget = budget_left(run, run.experiment.results())
+    decision = run.policy.propose(
+        run.experiment.results(), run.plan.space, run.plan.config.limits, budget=budget
+    )
+    if decision.strategy is None:
+        return {"stop_reason": decision.reason, "built": None}
+    document = plain(asdict(decision) | {"strategy": plain(decision.strategy)})
+    chosen: State = {**state, "decision": document}
+    return {"decision": document, **compress(chosen, run)}
+
+
+def evaluation(state: State, run: Run) -> State:
+    """Measure the artifact that was built."""
+    built_document = state.get("built")
+    if built_document is None:
+        return {"result": None}
+    built = Built.model_validate(built_document)
+    episode = state["episode"]
+    results = run.experiment.results()
+    result = trial.measure(
+        run.bench,
+        _strategy(state),
+        run.experiment.episode(episode),
+        episode=episode,
+        timeout_s=max(time_limit(run) - built.seconds, 0.0),
+        built=built,
+        baseline=next((r for r in results if r.episode == 0), None),
+        limits=run.plan.config.limits,
+        watch=_watch(run, episode),
+    )
+    return {"result": result.model_dump(mode="json")}
+
+
+def update_state(state: State, run: Run) -> State:
+    """Record the result, keep artifacts of the front only, tell the policy and the display."""
+    document = state.get("result")
+    if document is None:
+        return {"decision": None, "built": None}
+    result = TrialResult.model_validate(document)
+    run.experiment.finish(result)
+    run.experiment.events.add(
+        "episode",
+        episode=result.episode,
+        status=result.status,
+        failure=result.failure,
+        unmet=result.unmet,
+        seconds=round(result.wall_s, 1),
+    )
+    run.policy.observe(result)
+    keep_front_only(run.experiment, run.plan)
+    write_progress_files(read_experiment(run.experiment.folder))
+    run.listen("result", {"result": result})
+    return {"decision": None, "built": None, "result": None}
+
+
+def keep_front_only(experiment: Experiment, plan: Plan) -> None:
+    """Delete artifacts of results that are not on the front; their measurements stay."""
+    results = experiment.results()
+    front = find_front(results, plan.config.objectives)
+    for result in results:
+        if result.artifact is not None and result.episode not in front.episodes:
+            shutil.rmtree(experiment.folder / result.artifact, ignore_errors=True)
+            experiment.finish(result.model_copy(update={"artifact": None}))
+
+
+def measure_baseline(run: Run) -> TrialResult:
+    """Episode 0: the base model, measured like any artifact; read back if it is there already."""
+    found = next((r for r in run.experiment.results() if r.episode == 0), None)
+    if found is not None:
+        return found
+    run.listen("decision", {"episode": 0, "reason": "the uncompressed model", "action": "baseline"})
+    folder = run.experiment.begin(0, None)
+    result = trial.measure(
+        run.bench, None, folder, episode=0, timeout_s=time_limit(run), watch=_watch(run, 0)
+    )
+    run.experiment.finish(result)
+    run.experiment.events.add("episode", episode=0, status="ok", seconds=round(result.wall_s, 1))
+    run.listen("result", {"result": result})
+    return result
+
+
+def time_limit(run: Run) -> float:
+    """Seconds a trial may take: its own limit, or what is left of the budget."""
+    left = budget_left(run, run.experiment.results()).seconds_left
+    limit = run.plan.config.trial_timeout_h * 3600
+    return limit if left is None else max(min(limit, left), 0.0)
+
+
+def _strategy(state: State) -> Strategy:
+    decision = state.get("decision")
+    if decision is None or decision["strategy"] is None:
+        raise AssertionError("a node that needs a strategy was reached without one")
+    return Strategy.model_validate(decision["strategy"])
+
+
+def _watch(run: Run, episode: int) -> trial.Watch:
+    def watch(stage: str, share: float, message: str) -> None:
+        run.listen(
+            "progress", {"episode": episode, "stage": stage, "share": share, "message": message}
+        )
+
+    return watch
+
+
+

@@ -1,0 +1,135 @@
+"""One experiment from request to report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from paredown.coordinate.graph import run_graph
+from paredown.coordinate.nodes import Listener, Run, measure_baseline
+from paredown.coordinate.setup import Plan, check_same, default_name, prepare
+from paredown.errors import ExperimentError
+from paredown.models.description import library_versions
+from paredown.pipeline.executor import LocalExecutor, memory_limit
+from paredown.pipeline.trial import Bench
+from paredown.report.write import write_report
+from paredown.search import policies
+from paredown.spec.run import RunConfig
+from paredown.spec.serial import plain
+from paredown.store.experiment import (
+    Experiment,
+    ExperimentRecord,
+    is_experiment,
+    lock,
+    read_experiment,
+)
+
+DEFAULT_FOLDER = Path("data/experiments")
+
+
+def run_experiment(
+    config: RunConfig,
+    *,
+    name: str | None = None,
+    output_dir: Path = DEFAULT_FOLDER,
+    resume: bool = False,
+    listen: Listener = lambda event, fields: None,
+) -> ExperimentRecord:
+    """Search for compressed versions of a model; everything lands in `output_dir/name`.
+
+    Args:
+        config: the request.
+        name: experiment name; None makes one from model, text and settings.
+        output_dir: folder that holds experiments.
+        resume: go on with an experiment that exists.
+        listen: told of decisions, progress and results as they come.
+
+    Raises:
+        ConfigError: the request is wrong; nothing was started.
+        ExperimentError: the experiment exists (and `resume` is off, or settings differ).
+    """
+    folder = output_dir / (name or default_name(config))
+    config = _settled(folder, config, resume=resume)
+    if resume and _is_finished(folder, config):
+        return read_experiment(folder)
+    with LocalExecutor(memory_bytes=memory_limit(config.worker_memory_gb)) as executor:
+        executor.start()  # torch is imported there while the request is checked here
+        plan = prepare(config)
+        experiment = _open(folder, plan)
+        handle = lock(experiment.folder)
+        try:
+            return _search(plan, experiment, executor, listen)
+        finally:
+            os.close(handle)
+
+
+def _settled(folder: Path, config: RunConfig, *, resume: bool) -> RunConfig:
+    """The config to run with; an existing experiment must be asked for, and be the same."""
+    if not is_experiment(folder):
+        return config
+    check_same(folder, read_experiment(folder).config, config)
+    if not resume:
+        raise ExperimentError(
+            f"experiment {folder.name!r} exists already; continue it with --resume, "
+            "or choose another --experiment-name"
+        )
+    return config
+
+
+def _is_finished(folder: Path, config: RunConfig) -> bool:
+    if not is_experiment(folder):
+        return False
+    record = read_experiment(folder)
+    return record.final is not None and len(record.trials) >= min(
+        config.episodes, record.config.episodes
+    ) and config.episodes <= record.config.episodes
+
+
+def _open(folder: Path, plan: Plan) -> Experiment:
+    about = {
+        "name": folder.name,
+        "model": {"name": plan.base.name, "sha256": plan.base.hash},
+        "device": plan.target.device,
+        "versions": {**library_versions(), "python": platform.python_version()},
+        "hardware": plain(plan.machine),
+    }
+    experiment = Experiment.create(folder, plan.config, plan.base.spec, about)
+    (folder / "final_results.json").unlink(missing_ok=True)
+    experiment.events.add(
+        "started", episodes=plan.config.episodes, strategies=len(plan.space.by_hash)
+    )
+    for label, reason in plan.space.refused.items():
+        experiment.events.add("refused", strategy=label, reason=reason)
+    return experiment
+
+
+def _search(
+    plan: Plan, experiment: Experiment, executor: LocalExecutor, listen: Listener
+) -> ExperimentRecord:
+    config = plan.config
+    run = Run(
+        plan=plan,
+        experiment=experiment,
+        bench=Bench(
+            base=plan.base,
+            text=plan.text,
+            calibration=config.calibration,
+            evaluate=config.evaluate,
+            device=plan.target.device,
+            seed=config.seed,
+            executor=executor,
+            trust_remote_code=config.trust_remote_code,
+        ),
+        policy=policies.create(config.policy, seed=config.seed, objectives=config.objectives),
+        listen=listen,
+    )
+    try:
+        measure_baseline(run)
+        reason = run_graph(run)
+    except KeyboardInterrupt:
+        experiment.events.add("stopped", reason="interrupted by the user")
+        raise
+    experiment.events.add("stopped", reason=reason)
+    write_report(read_experiment(experiment.folder), reason)
+    return read_experiment(experiment.folder)

@@ -1,0 +1,151 @@
+"""Everything that is checked and known before the first weight is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from paredown.errors import ConfigError, ExperimentError, ModelError
+from paredown.hardware.detect import Machine, detect
+from paredown.models.source import locate
+from paredown.models.texts import check_calibration, open_source
+from paredown.pipeline.jobs import TextSpec
+from paredown.pipeline.trial import Base
+from paredown.search.space import Space
+from paredown.spec.headers import scan_weights, weights_files
+from paredown.spec.infer import infer_spec
+from paredown.spec.model import ModelSpec
+from paredown.spec.run import RunConfig
+from paredown.spec.serial import content_hash, plain
+from paredown.spec.target import Device, Target
+from paredown.store.atomic import write_json
+from paredown.store.home import home
+
+EXTENDABLE = ("episodes", "budget_h", "trial_timeout_h", "worker_memory_gb")
+"""Settings that may differ when an experiment is resumed: they change how long, not what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request that can be carried out."""
+
+    config: RunConfig
+    base: Base
+    machine: Machine
+    target: Target
+    text: TextSpec
+    space: Space
+
+
+def prepare(config: RunConfig) -> Plan:
+    """Check the whole request: model, text, device, methods, limits.
+
+    Raises:
+        ConfigError: whatever is wrong, before anything expensive starts.
+    """
+    text = check_text(config.data, config.calibration.source, config.data_dir)
+    machine = detect()
+    device = choose_device(config.device, machine)
+    folder = locate(config.model)
+    spec = infer_spec(folder, name=config.model)
+    target = Target(device=device, limits=config.limits)
+    space = Space.build(spec, target, methods=config.methods, max_steps=config.max_steps)
+    base = open_base(config.model, folder, spec)
+    return Plan(
+        config=config, base=base, machine=machine, target=target, text=text, space=space
+    )
+
+
+def open_base(name: str, folder: Path, spec: ModelSpec) -> Base:
+    """The base model, its weights read once for hash and non-finite values.
+
+    Raises:
+        ModelError: it is quantized already, or has NaN weights.
+    """
+    if spec.quantization is not None:
+        raise ModelError(
+            f"{name} is quantized already ({spec.quantization}); start from its 16-bit original"
+        )
+    return Base(name=name, folder=folder, hash=_weights_hash(folder), spec=spec)
+
+
+def check_text(data: str, calibration: str | None, data_dir: Path | None) -> TextSpec:
+    """The text request, its sources opened once to see that they are there.
+
+    Raises:
+        DataError: an unknown source, or a test split for calibration.
+    """
+    if calibration is not None:
+        check_calibration(calibration, data)
+        open_source(calibration, data_dir=data_dir)
+    source = open_source(data, data_dir=data_dir)
+    if not source.generated:
+        source.documents("evaluation")
+    return TextSpec(evaluation=data, calibration=calibration, data_dir=data_dir)
+
+
+def choose_device(wanted: str, machine: Machine) -> Device:
+    """`auto` takes a GPU where both the machine and torch have one.
+
+    Raises:
+        ConfigError: `cuda` was asked for and is not there.
+    """
+    usable = bool(machine.gpus) and _torch_has_cuda()
+    if wanted == "cuda" and not usable:
+        reason = "this torch is built without CUDA" if machine.gpus else "no GPU was found"
+        raise ConfigError(f"device 'cuda': {reason}; use --device cpu")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and usable) else "cpu"
+
+
+def _torch_has_cuda() -> bool:
+    """Read off torch's version file: importing torch takes seconds."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        raise ConfigError("torch is not installed: pip install torch")
+    text = (Path(found.origin).parent / "version.py").read_text()
+    return re.search(r"^cuda\b[^=]*= *None", text, re.M) is None
+
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 over the weights, remembered by path, size and time of the files."""
+    stamp = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in weights_files(folder)]
+    memo = home() / "cache" / "scans" / f"{content_hash(stamp, length=32)}.json"
+    if memo.exists():
+        found: str = json.loads(memo.read_text())["sha256"]
+        return found
+    scan = scan_weights(folder)
+    if scan.nonfinite:
+        name, count = next(iter(scan.nonfinite.items()))
+        more = f" and {len(scan.nonfinite) - 1} more" if len(scan.nonfinite) > 1 else ""
+        raise ModelError(
+            f"{folder}: {name}{more} holds {count} NaN or infinite weights; the file is damaged "
+            "or the training diverged: get the weights again"
+        )
+    write_json(memo, {"sha256": scan.sha256})
+    return scan.sha256
+
+
+def default_name(config: RunConfig) -> str:
+    """Experiment name from model, text, and a hash of all other settings that matter."""
+    settings = {k: v for k, v in plain(config).items() if k not in EXTENDABLE}
+    parts = [Path(config.model).name, Path(config.data).stem, content_hash(settings, length=6)]
+    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts)
+
+
+def check_same(folder: Path, old: RunConfig, new: RunConfig) -> None:
+    """Refuse to mix two requests in one experiment.
+
+    Raises:
+        ExperimentError: naming the settings that differ, old and new.
+    """
+    before, after = plain(old), plain(new)
+    differ = [k for k in after if before.get(k) != after[k] and k not in EXTENDABLE]
+    if differ:
+        shown = "; ".join(f"{k}: {before.get(k)!r} there, {after[k]!r} now" for k in differ)
+        raise ExperimentError(
+            f"experiment {folder.name!r} exists with other settings ({shown}); "
+            "choose another --experiment-name"
+        )

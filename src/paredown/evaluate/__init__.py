@@ -1,0 +1,1 @@
+"""Measurements of artifacts as they will run: quality, latency, memory, size."""

@@ -1,0 +1,1 @@
+"""Machines: what this one has, and what others would need. No torch."""

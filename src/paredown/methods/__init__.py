@@ -1,0 +1,1 @@
+"""Compression and recovery methods, one file each. Methods never import each other."""

@@ -1,0 +1,125 @@
+"""GPTQ: rounding that keeps each layer's outputs, on calibration text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, final
+
+from pydantic import Field
+
+from paredown.methods._quantization import GroupParams, check_groups, predict_groups
+from paredown.methods.base import Context, Kind, Method
+from paredown.spec.domain import Choice
+from paredown.spec.model import ModelSpec
+from paredown.spec.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from paredown.models.checkpoint import Checkpoint
+    from paredown.ops.affine import Grid
+    from paredown.spec.structure import Block
+
+
+class GptqParams(GroupParams):
+    """Parameters of `gptq`."""
+
+    act_order: Annotated[bool, Choice(True, False)] = True
+    """Visit input features by falling activity. Groups stay in stored order."""
+    damping: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the Hessian's mean diagonal added to its diagonal."""
+    search_steps: Annotated[int, Field(ge=0, le=100)] = 20
+    """Smaller ranges tried per group for the least error; 0 keeps the full range."""
+
+
+@final
+class Gptq(Method[GptqParams]):
+    """Second-order rounding, arXiv:2210.17323.
+
+    The Hessians are those of the uncompressed model's activations, so they depend on model and
+    calibration text alone: they are computed once and shared by all trials, whatever their bits.
+    """
+
+    name = "gptq"
+    kind = Kind.QUANTIZATION
+    summary = "second-order rounding on calibration text, 2-8 bits"
+    params_type = GptqParams
+    needs_data = True
+    runtimes = ("paredown", "transformers", "vllm")
+
+    def check(self, spec: ModelSpec, params: GptqParams, target: Target) -> None:
+        check_groups(spec, params)
+
+    def predict(self, spec: ModelSpec, params: GptqParams) -> ModelSpec:
+        return predict_groups(spec, params)
+
+    def apply(self, source: Checkpoint, out: Path, params: GptqParams, context: Context) -> Tensor:
+        from paredown.models.compressed_tensors import Scheme
+        from paredown.models.hessians import HessianBank, ResultBank
+        from paredown.models.rewrite import quantize_blocks
+
+        hessians = HessianBank(
+            source,
+            source_hash=context.source_hash,
+            tokens=context.calibration(),
+            cache=context.cache,
+            device=context.device,
+            trust_remote_code=context.trust_remote_code,
+        )
+        results = ResultBank(hessians, context.cache, params.model_dump(exclude={"skip"}))
+
+        def quantize(
+            block: Block, module: nn.Module, weights: dict[str, Tensor]
+        ) -> dict[str, tuple[Tensor, Grid]]:
+            def solve() -> dict[str, tuple[Tensor, Grid]]:
+                found = hessians.of_block(block, module)
+                solved: dict[str, tuple[Tensor, Grid]] = {}
+                for names in hessians.sharing(block, list(weights)):
+                    solved |= _solve_together(
+                        {n: weights[n] for n in names}, found[names[0]], params, source
+                    )
+                return solved
+
+            return results.of_block(block, list(weights), solve)
+
+        return quantize_blocks(
+            source,
+            out,
+            walk=hessians.walk,
+            scheme=Scheme(params.bits, params.group_size, params.symmetric),
+            skip=params.skip,
+            quantize=quantize,
+            progress=context.progress,
+        )
+
+
+def _solve_together(
+    weights: dict[str, Tensor], hessian: Tensor, params: GptqParams, source: Any
+) -> dict[str, tuple[Tensor, Grid]]:
+    """Layers that read the same input share one Hessian, so they are solved as one matrix."""
+    import torch
+
+    from paredown.models.rewrite import stored_dtype
+    from paredown.ops.affine import Grid
+    from paredown.ops.gptq import solve
+
+    stacked = torch.cat(list(weights.values()))
+    solution = solve(
+        stacked,
+        hessian,
+        bits=params.bits,
+        group_size=params.group_size if params.group_size > 0 else stacked.shape[1],
+        symmetric=params.symmetric,
+        scale_dtype=stored_dtype(source),
+        act_order=params.act_order,
+        damping=params.damping,
+        steps=params.search_steps,
+    )
+    sizes = [len(w) for w in weights.values()]
+    grid = solution.grid
+    zeros: list[Any] = [None] * len(sizes) if grid.zero is None else [*grid.zero.split(sizes)]
+    parts = zip(weights, solution.codes.split(sizes), grid.scale.split(sizes), zeros, strict=True)
+    return {
+        name: (codes.contiguous(), Grid(grid.bits, grid.group_size, scale.contiguous(), zero))
+        for name, codes, scale, zero in parts
+    }

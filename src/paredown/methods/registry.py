@@ -1,0 +1,142 @@
+"""Names of methods, without importing them; strategies validated against their parameters."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+
+from pydantic import ValidationError
+
+from paredown.errors import ConfigError, MissingExtraError, StrategyError, did_you_mean
+from paredown.methods.base import AnyMethod, Kind, Params
+from paredown.spec.model import ModelSpec
+from paredown.spec.strategy import Step, Strategy, parse_strategy
+from paredown.spec.target import Target
+
+BUILTIN: dict[str, str] = {
+    "bf16": "paredown.methods.cast:Bf16",
+    "fp16": "paredown.methods.cast:Fp16",
+    "rtn": "paredown.methods.rtn:Rtn",
+    "gptq": "paredown.methods.gptq:Gptq",
+    "int8": "paredown.methods.int8:Int8",
+    "l2_structured": "paredown.methods.l2_structured:L2Structured",
+    "random_structured": "paredown.methods.random_structured:RandomStructured",
+}
+GROUP = "paredown.methods"
+
+
+def names() -> dict[str, str]:
+    """Every known method, name -> "module:Class". A plug-in may not shadow another method."""
+    found = dict(BUILTIN)
+    for entry in entry_points(group=GROUP):
+        if entry.name in found:
+            raise ConfigError(
+                f"method {entry.name!r} is provided by both {found[entry.name]} and "
+                f"{entry.value}; uninstall one of them"
+            )
+        found[entry.name] = entry.value
+    return found
+
+
+def load(name: str) -> AnyMethod:
+    """Import and instantiate the method called `name`.
+
+    Raises:
+        StrategyError: no such method; the message names the nearest.
+    """
+    known = names()
+    if name not in known:
+        raise StrategyError(
+            f"no compression method is called {name!r}; {did_you_mean(name, known)}"
+        )
+    module, _, attribute = known[name].partition(":")
+    method: AnyMethod = getattr(import_module(module), attribute)()
+    return method
+
+
+def params_of(step: Step) -> Params:
+    """The validated parameters of a step, defaults filled in.
+
+    Raises:
+        StrategyError: unknown method or parameter, or a value outside its range.
+    """
+    method = load(step.method)
+    try:
+        return method.params_type.model_validate(step.params)
+    except ValidationError as error:
+        known = method.params_type.model_fields
+        problems = []
+        for item in error.errors():
+            field = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                problems.append(f"no parameter {field!r}; {did_you_mean(field, known)}")
+            else:
+                problems.append(f"{field} = {item['input']!r}: {item['msg']}")
+        raise StrategyError(f"{step.method}: {'; '.join(problems)}") from None
+
+
+def resolve(strategy: Strategy) -> list[tuple[AnyMethod, Params]]:
+    """Methods and validated parameters of every step."""
+    return [(load(step.method), params_of(step)) for step in strategy.steps]
+
+
+def canonical(strategy: Strategy | str) -> Strategy:
+    """The strategy with every parameter explicit, so that equal strategies hash alike."""
+    if isinstance(strategy, str):
+        strategy = parse_strategy(strategy)
+    return Strategy(
+        steps=tuple(
+            Step(method=step.method, params=params_of(step).model_dump(mode="json"))
+            for step in strategy.steps
+        )
+    )
+
+
+def label(strategy: Strategy) -> str:
+    """The strategy without the parameters that are at their default, for people."""
+    steps = []
+    for step in strategy.steps:
+        params = params_of(step)
+        shown = params.model_dump(mode="json", exclude_defaults=True)
+        steps.append(Step(method=step.method, params=shown))
+    return str(Strategy(steps=tuple(steps)))
+
+
+def kind_of(strategy: Strategy) -> str:
+    """`quantization`, `pruning` or `tuning`; `pipeline` for several steps."""
+    return "pipeline" if len(strategy.steps) > 1 else load(strategy.steps[0].method).kind.value
+
+
+def require_extra(method: AnyMethod) -> None:
+    """Refuse a method whose optional library is missing.
+
+    Raises:
+        MissingExtraError: with the pip command.
+    """
+    if method.extra is not None and find_spec(method.extra[0]) is None:
+        raise MissingExtraError(f"method {method.name!r}", method.extra[0], method.extra[1])
+
+
+def check(strategy: Strategy, spec: ModelSpec, target: Target) -> ModelSpec:
+    """Refuse at planning time what cannot work; return the predicted spec of the result.
+
+    Raises:
+        ConfigError: which step cannot work, why, and the mend.
+    """
+    current = spec
+    packed_by: str | None = spec.quantization
+    for method, params in resolve(strategy):
+        require_extra(method)
+        if packed_by is not None:
+            raise StrategyError(
+                f"{method.name} after {packed_by}: the weights are packed already; "
+                f"put {method.name} before the quantization"
+                if method.kind is not Kind.QUANTIZATION
+                else f"{method.name} after {packed_by}: a model is quantized only once; "
+                "leave one of the two out"
+            )
+        method.check(current, params, target)
+        current = method.predict(current, params)
+        packed_by = method.name if current.quantization is not None else None
+    return current

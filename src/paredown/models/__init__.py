@@ -1,0 +1,1 @@
+"""Models as files and as modules: finding, reading, writing, loading, walking block by block."""

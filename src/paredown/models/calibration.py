@@ -1,0 +1,187 @@
+"""Windows of token ids for calibration and evaluation."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from paredown.errors import DataError
+from paredown.models.texts import Part, TextSource, open_source, parts
+from paredown.store.cache import Cache
+
+log = logging.getLogger(__name__)
+
+_SELF_BATCH = 16
+_SELF_LENGTH = 256
+_SELF_HOT_TOKENS = 8
+"""First tokens of self-written text are sampled hotter, for variety."""
+_SELF_SEEDS: dict[Part, int] = {"calibration": 1, "evaluation": 2}
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """What text, how much of it, and cut how. Part of cache keys.
+
+    Attributes:
+        evaluation: source of held-out text.
+        calibration: source of calibration text; None takes the training part of `evaluation`.
+    """
+
+    evaluation: str
+    calibration: str | None
+    data_dir: Path | None
+
+    def sources(self) -> tuple[TextSource, TextSource | None]:
+        """Both sources, opened."""
+        evaluation = open_source(self.evaluation, data_dir=self.data_dir)
+        if self.calibration is None:
+            return evaluation, None
+        return evaluation, open_source(self.calibration, data_dir=self.data_dir)
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        DataError: the folder has none that transformers can read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{folder}: the tokenizer cannot be read: {first}") from None
+
+
+def windows(
+    request: TextRequest,
+    part: Part,
+    folder: Path,
+    *,
+    count: int,
+    length: int,
+    seed: int,
+    cache: Cache,
+    model_hash: str,
+    trust_remote_code: bool = False,
+) -> Tensor:
+    """`count` windows of `length` token ids, (count, length) int64.
+
+    Documents are joined by a blank line and cut without overlap. Evaluation takes the first
+    windows; calibration takes windows drawn with `seed`. Where the tokenizer puts a BOS token in
+    front of a text, every window begins with one.
+
+    Raises:
+        DataError: the text is too short, or both parts overlap.
+    """
+    evaluation, calibration = request.sources()
+    source = evaluation if part == "evaluation" else calibration or evaluation
+    if source.generated:
+        return _self_written(
+            folder, part, count, length, seed, cache, model_hash, trust_remote_code
+        )
+    if evaluation.generated:
+        documents = source.documents(part)
+    else:
+        other = None if calibration is None or calibration.generated else calibration
+        training, held_out = parts(evaluation, other)
+        documents = held_out if part == "evaluation" else training
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    found = _cut(documents, tokenizer, length)
+    if len(found) < count:
+        raise DataError(
+            f"{source.name}: its {part} part has {len(found)} windows of {length} tokens, "
+            f"{count} are asked for; ask for fewer, or give more text"
+        )
+    if part == "evaluation":
+        return found[:count]
+    generator = torch.Generator().manual_seed(seed)
+    return found[torch.randperm(len(found), generator=generator)[:count]]
+
+
+def _cut(documents: list[str], tokenizer: Any, length: int) -> Tensor:
+    ids: list[int] = tokenizer("\n\n".join(documents), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
+    begins: list[int] = tokenizer("")["input_ids"][:1]
+    bos = begins if begins == [tokenizer.bos_token_id] else []
+    step = length - len(bos)
+    pieces = [bos + ids[i : i + step] for i in range(0, len(ids) - step + 1, step)]
+    return torch.tensor(pieces, dtype=torch.int64).reshape(-1, length)
+
+
+def _self_written(
+    folder: Path,
+    part: Part,
+    count: int,
+    length: int,
+    seed: int,
+    cache: Cache,
+    model_hash: str,
+    trust_remote_code: bool,
+) -> Tensor:
+    """Windows of text that the model itself writes (arXiv:2410.17170), cached."""
+    key = {
+        "version": 1, "model": model_hash, "part": part, "tokens": count * length, "seed": seed,
+    }  # fmt: skip
+
+    def write(path: Path) -> None:
+        ids = _sample_texts(
+            folder, count * length, seed * 2 + _SELF_SEEDS[part], trust_remote_code
+        )
+        save_file({"ids": ids}, path)
+
+    ids = load_file(cache.get_or_put("self-text", key, ".safetensors", write))["ids"]
+    return ids[: count * length].reshape(count, length)
+
+
+@torch.no_grad()
+def _sample_texts(folder: Path, tokens: int, seed: int, trust_remote_code: bool) -> Tensor:
+    """At least `tokens` ids: texts sampled from BOS, repetitive ones dropped, one after another."""
+    from paredown.models.load import load_dense
+
+    model = load_dense(folder, trust_remote_code=trust_remote_code)
+    if model.dtype == torch.bfloat16 and str(model.device) == "cpu":
+        model = model.float()
+    start = model.config.bos_token_id
+    start = 0 if start is None else start
+    generator = torch.Generator().manual_seed(seed)
+    kept: list[Tensor] = []
+    have = 0
+    for _ in range(100):
+        texts = _sample_batch(model, start, generator)
+        good = [t for t in texts if _is_varied(t)]
+        kept += good
+        have += sum(len(t) for t in good)
+        log.info("self-written text: %d of %d tokens", have, tokens)
+        if have >= tokens:
+            return torch.cat(kept)
+    raise DataError("the model writes only repetitive text; use another text source than 'self'")
+
+
+def _sample_batch(model: Any, start: int, generator: torch.Generator) -> list[Tensor]:
+    ids = torch.full((_SELF_BATCH, 1), start)
+    step, past = ids, None
+    for position in range(_SELF_LENGTH - 1):
+        output = model(step, past_key_values=past, use_cache=True)
+        past = output.past_key_values
+        temperature = 1.5 if position < _SELF_HOT_TOKENS else 1.0
+        chances = (output.logits[:, -1].float() / temperature).softmax(-1)
+        step = torch.multinomial(chances, 1, generator=generator)
+        ids = torch.cat((ids, step), dim=1)
+    return list(ids)
+
+
+def _is_varied(ids: Tensor) -> bool:
+    """Whether fewer than half of a text's 4-grams are repeats of earlier ones."""
+    grams = [tuple(ids[i : i + 4].tolist()) for i in range(len(ids) - 3)]
+    return len(set(grams)) > len(grams) / 2
+
+

@@ -1,0 +1,184 @@
+"""Model folders read tensor by tensor, and written tensor by tensor.
+
+Neither side ever holds more than the tensors in hand: what a method can do within one block's
+memory stays within it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from paredown.errors import ModelError
+from paredown.spec.infer import infer_spec
+from paredown.spec.model import ModelSpec
+from paredown.store.atomic import clear_disk_errors, write_json
+
+SHARD_BYTES = 5_000_000_000
+_DTYPE_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+TORCH_DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
+_NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
+_WRITTEN_ANEW = {"config.json", "model.safetensors.index.json", "paredown.json"}
+
+
+class Checkpoint:
+    """A Hugging Face folder open for reading."""
+
+    def __init__(self, folder: Path, *, name: str | None = None) -> None:
+        self.folder = folder
+        self.spec: ModelSpec = infer_spec(folder, name=name)
+        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        self._open = {f: safe_open(f, framework="pt") for f in sorted(folder.glob("*.safetensors"))}
+        self._files = {name: file for file, handle in self._open.items() for name in handle.keys()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in the dtype it is stored in; a copy that nothing else shares.
+
+        Raises:
+            ModelError: the checkpoint has no such tensor.
+        """
+        if name not in self._files:
+            raise ModelError(f"{self.folder}: there is no tensor {name!r}")
+        tensor: Tensor = self._open[self._files[name]].get_tensor(name)
+        return tensor
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names in a natural order: blocks by their number."""
+        return sorted(self._files, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in name.split(".")]
+
+
+class _Shard:
+    """One safetensors file in the making: data by element size, header at the end.
+
+    A safetensors file is `u64 header length | JSON header | data`, without holes. Tensors are
+    grouped by element size, largest first, so that every one is aligned.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder, self.number = folder, number
+        self.entries: dict[int, list[tuple[str, str, list[int], int]]] = {}
+        self.files: dict[int, BinaryIO] = {}
+        self.nbytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        size = tensor.element_size()
+        if size not in self.files:
+            path = self.folder / f".shard{self.number}-{size}"
+            self.files[size] = path.open("w+b")
+            self.entries[size] = []
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        self.files[size].write(data.data)
+        self.entries[size].append((name, _DTYPE_NAMES[tensor.dtype], [*tensor.shape], len(data)))
+        self.nbytes += len(data)
+
+    def finish(self, path: Path) -> list[str]:
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for size in sorted(self.files, reverse=True):
+            for name, dtype, shape, nbytes in self.entries[size]:
+                span = [offset, offset + nbytes]
+                header[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
+                offset += nbytes
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        with path.open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for size in sorted(self.files, reverse=True):
+                part = self.files[size]
+                part.seek(0)
+                shutil.copyfileobj(part, out, 1 << 22)
+        self.discard()
+        return [name for entries in self.entries.values() for name, *_ in entries]
+
+    def discard(self) -> None:
+        for size, file in self.files.items():
+            file.close()
+            (self.folder / f".shard{self.number}-{size}").unlink(missing_ok=True)
+        self.files = {}
+
+
+class CheckpointWriter:
+    """Writes a Hugging Face folder tensor by tensor; a context manager.
+
+    On success the weights files are complete and tokenizer and other small files are copied from
+    `source`; the caller writes the config with `finish_config`. On an exception nothing usable
+    remains (the caller works in a temporary folder that is renamed at the end).
+    """
+
+    def __init__(self, folder: Path, source: Checkpoint, *, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.source, self.shard_bytes = folder, source, shard_bytes
+        self.config: dict[str, Any] = dict(source.config)
+        self._done: list[_Shard] = []
+        self._shard = _Shard(folder, 0)
+        self._names: set[str] = set()
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Append one tensor; its name must be new."""
+        if name in self._names:
+            raise AssertionError(f"tensor {name} is written twice")
+        self._names.add(name)
+        nbytes = tensor.numel() * tensor.element_size()
+        with clear_disk_errors(self.folder):
+            if self._shard.nbytes and self._shard.nbytes + nbytes > self.shard_bytes:
+                self._done.append(self._shard)
+                self._shard = _Shard(self.folder, len(self._done))
+            self._shard.add(name, tensor)
+
+    def copy(self, *names: str) -> None:
+        """Append tensors of the source unchanged."""
+        for name in names:
+            self.add(name, self.source.read(name))
+
+    def copy_rest(self, *, without: set[str]) -> None:
+        """Append every tensor of the source not yet written, and not in `without`."""
+        self.copy(*(n for n in self.source.names if n not in self._names | without))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shards = [*self._done, self._shard]
+        if error is not None:
+            for shard in shards:
+                shard.discard()
+            return
+        with clear_disk_errors(self.folder):
+            self._finish_weights(shards)
+            for file in self.source.folder.iterdir():
+                skipped = file.name in _WRITTEN_ANEW or file.suffix in _NOT_COPIED
+                if file.is_file() and not skipped and not file.name.startswith((".", "paredown_")):
+                    shutil.copyfile(file, self.folder / file.name)
+            write_json(self.folder / "config.json", self.config)
+
+    def _finish_weights(self, shards: list[_Shard]) -> None:
+        if len(shards) == 1:
+            shards[0].finish(self.folder / "model.safetensors")
+            return
+        index: dict[str, str] = {}
+        total = sum(shard.nbytes for shard in shards)
+        for i, shard in enumerate(shards, start=1):
+            name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+            index |= dict.fromkeys(shard.finish(self.folder / name), name)
+        document = {"metadata": {"total_size": total}, "weight_map": index}
+        write_json(self.folder / "model.safetensors.index.json", document)

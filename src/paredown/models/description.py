@@ -1,0 +1,68 @@
+"""`paredown.json`: what an artifact says of itself. No torch."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from paredown.errors import ModelError
+from paredown.spec.serial import SCHEMA_VERSION
+from paredown.spec.strategy import Strategy
+from paredown.store.atomic import write_json
+
+FILE = "paredown.json"
+_LIBRARIES = ("paredown", "torch", "transformers", "compressed-tensors", "bitsandbytes")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide what an artifact contains."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(folder: Path, *, strategy: Strategy, base: dict[str, Any], how_to_load: str) -> None:
+    """Write `paredown.json` beside the weights."""
+    write_json(
+        folder / FILE,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "strategy": strategy,
+            "strategy_text": str(strategy),
+            "base_model": base,
+            "libraries": library_versions(),
+            "load": how_to_load,
+            "measurements": [],
+        },
+    )
+
+
+def add_measurements(folder: Path, measurements: list[dict[str, Any]]) -> None:
+    """Record what was measured of an artifact inside it."""
+    path = folder / FILE
+    document = json.loads(path.read_text())
+    write_json(path, document | {"measurements": measurements})
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """`paredown.json` of an artifact; None for an ordinary model folder.
+
+    Raises:
+        ModelError: the file is damaged, or a newer version wrote it.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}") from None
+    if document.get("schema_version", 1) > SCHEMA_VERSION:
+        raise ModelError(f"{path} was written by a newer paredown; please upgrade")
+    return document

@@ -1,0 +1,160 @@
+"""Load any artifact of this project, or any other model folder, ready to use.
+
+Packed weights stay packed (see `paredown.models.packed`); everything else is loaded by plain
+transformers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.errors import MissingExtraError, ModelError
+from paredown.models.attention import use_float32_attention
+from paredown.models.checkpoint import TORCH_DTYPES, Checkpoint
+from paredown.models.compressed_tensors import read_packed, read_schemes
+from paredown.models.packed import PackedLinear, dense_dtype, pack_linears
+from paredown.models.skeleton import (
+    empty_model,
+    fill,
+    module_name,
+    read_config,
+    require_filled,
+)
+
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True)
+class LoadInfo:
+    """How a model was loaded; `load` leaves it on the model as `model.paredown`."""
+
+    packed: dict[str, int]
+    """Number of layers by what computes them: `int4`, `int8` (torch kernels) or `unpack`."""
+    notes: tuple[str, ...]
+    """What a user should know, e.g. that a format brings no speed-up here."""
+
+
+def load(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
+    """Load a model folder as a transformers model in evaluation mode.
+
+    Args:
+        path: an artifact of paredown or an ordinary model folder.
+        device: `cpu` or `cuda`.
+        trust_remote_code: allow code that comes with the model to run.
+
+    Returns:
+        A `PreTrainedModel` (`generate` works) with a `LoadInfo` as attribute `paredown`.
+
+    Raises:
+        ModelError: missing or damaged files, or a format that is not understood.
+    """
+    checkpoint = Checkpoint(Path(path))
+    if checkpoint.spec.quantization == "compressed-tensors":
+        return _load_packed(checkpoint, device, trust_remote_code)
+    return _load_dense(checkpoint, device, trust_remote_code)
+
+
+def load_dense(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
+    """The same folder through plain transformers, whatever its format."""
+    return _load_dense(Checkpoint(Path(path)), device, trust_remote_code)
+
+
+def _load_dense(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
+    method = checkpoint.spec.quantization
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype="auto",
+            device_map=device if method == "bitsandbytes" else None,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except ImportError as error:
+        if method == "bitsandbytes":
+            raise MissingExtraError("this artifact", "bitsandbytes", "int8") from error
+        raise
+    model = model.eval() if method == "bitsandbytes" else model.to(device).eval()
+    notes: tuple[str, ...] = ()
+    if method == "bitsandbytes" and device == "cpu":
+        notes = ("bitsandbytes has no fast int8 kernel on CPUs: smaller, but not faster",)
+    model.paredown = LoadInfo({}, notes)
+    return model
+
+
+@torch.no_grad()
+def _load_packed(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> Any:
+    schemes = read_schemes(checkpoint)
+    config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
+    dtype = TORCH_DTYPES[checkpoint.spec.dtype]
+    model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
+    kernels: Counter[str] = Counter()
+    for names in _groups(list(schemes)):
+        parts = []
+        for name in names:
+            linear = model.get_submodule(module_name(model, name))
+            if not isinstance(linear, nn.Linear):
+                raise ModelError(f"{name} is a {type(linear).__name__}, not a Linear")
+            bias = f"{name}.bias"
+            has_bias = bias in checkpoint.spec.by_name
+            parts.append(
+                (
+                    *read_packed(checkpoint, name, schemes[name]),
+                    checkpoint.read(bias).to(device) if has_bias else None,
+                )
+            )
+        for name, packed in zip(
+            names, pack_linears(parts, dtype=dtype, device=device), strict=True
+        ):
+            model.set_submodule(module_name(model, name), packed)
+            kernels[packed.kernel] += 1
+    inside = tuple(f"{name}." for name in schemes)
+    fill(model, checkpoint, (n for n in checkpoint.names if not n.startswith(inside)), dtype=dtype)
+    model.tie_weights()
+    require_filled(model, checkpoint.folder)
+    model.to(device)
+    if device == "cpu" and dtype == torch.bfloat16 and dense_dtype(device) == torch.float32:
+        use_float32_attention(model)
+    model.paredown = LoadInfo(dict(kernels), _notes(kernels, schemes, device))
+    return model
+
+
+def _groups(names: list[str]) -> list[list[str]]:
+    """Layers that read the same input together, the rest alone."""
+    left, groups = dict.fromkeys(names), []
+    for name in names:
+        if name not in left:
+            continue
+        parent, _, leaf = name.rpartition(".")
+        siblings = next((s for s in _SIBLINGS if leaf in s), (leaf,))
+        group = [f"{parent}.{s}" if parent else s for s in siblings]
+        group = [n for n in group if n in left]
+        for member in group:
+            del left[member]
+        groups.append(group)
+    return groups
+
+
+def _notes(kernels: Counter[str], schemes: dict[str, Any], device: str) -> tuple[str, ...]:
+    if not kernels["unpack"]:
+        return ()
+    bits = sorted({scheme.bits for scheme in schemes.values()})
+    return (
+        f"{kernels['unpack']} of {sum(kernels.values())} layers ({', '.join(map(str, bits))} bit) "
+        f"have no packed kernel on {device} and are unpacked layer by layer: "
+        "smaller in memory, but not faster",
+    )
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether the model has packed layers."""
+    return any(isinstance(m, PackedLinear) for m in module.modules())

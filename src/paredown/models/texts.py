@@ -1,0 +1,270 @@
+"""Text sources, and their calibration and evaluation parts, which never overlap.
+
+Names: `pydoc` (the Python reference that every Python ships), `self` (text the model writes),
+`wikitext2`, `c4` (calibration only), or a local .txt/.jsonl file or folder. A source that comes
+with its own splits keeps them; any other is split by document, by a hash of its content, so that
+the same document can never land on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from paredown.errors import DataError, did_you_mean
+
+Part = Literal["calibration", "evaluation"]
+_EVALUATION_SHARE = 4
+"""One document in this many is for evaluation."""
+_HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val|eval|heldout|held_out)([^a-z]|$)")
+_TEXT_FIELDS = ("text", "page", "content")
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A named source of text.
+
+    Attributes:
+        name: as the user wrote it.
+        documents: part -> its documents, in a fixed order.
+        generated: the text is not given but written by the model itself.
+        protocol: how the parts came about, in words.
+    """
+
+    name: str
+    documents: Callable[[Part], list[str]]
+    protocol: str
+    generated: bool = False
+
+
+def open_source(name: str, *, data_dir: Path | None = None) -> TextSource:
+    """The text source called `name`; nothing is read yet beyond what shows that it is there.
+
+    Raises:
+        DataError: there is no such source.
+    """
+    if name == "pydoc":
+        return TextSource(name, _pydoc, "topics of the Python reference, split by hash")
+    if name == "self":
+        return TextSource(
+            name, _no_documents, "written by the model, other seeds per part", generated=True
+        )
+    if name in _NAMED:
+        return _named(name, data_dir or _data_dir())
+    path = Path(name).expanduser()
+    if path.exists():
+        files = _text_files(path)
+        return TextSource(
+            name, lambda part: _split(_read_files(files), part), "documents split by hash"
+        )
+    if path.suffix in {".txt", ".jsonl", ".raw"} or "/" in name:
+        raise DataError(f"no text at {name!r}: there is no such file or folder")
+    raise DataError(
+        f"no text source is called {name!r}; "
+        f"{did_you_mean(name, ['pydoc', 'self', *_NAMED])} or give a .txt or .jsonl file"
+    )
+
+
+def check_calibration(name: str, evaluation: str) -> None:
+    """Refuse a calibration source that is, or may be, evaluation text.
+
+    Raises:
+        DataError: a test or validation split, by its name.
+    """
+    stem = Path(name).name.lower()
+    if _HELD_OUT.search(stem):
+        raise DataError(
+            f"calibration on {name!r}: this looks like a test or validation split, which would "
+            "spoil the evaluation; use a training split (a file named otherwise is accepted)"
+        )
+    if _named_split(name) not in (None, "train"):
+        raise DataError(f"calibration on {name!r}: only the train split may be used")
+
+
+def parts(
+    evaluation: TextSource, calibration: TextSource | None
+) -> tuple[list[str], list[str]]:
+    """Calibration and evaluation documents, checked to be disjoint.
+
+    Raises:
+        DataError: a document, or a long passage, stands on both sides.
+    """
+    held_out = evaluation.documents("evaluation")
+    training = (calibration or evaluation).documents("calibration")
+    shared = _passages(training) & _passages(held_out)
+    if shared:
+        example = min(shared)[:60]
+        raise DataError(
+            f"calibration and evaluation text overlap in {len(shared)} passages, e.g. "
+            f"{example!r}; choose another calibration text"
+        )
+    return training, held_out
+
+
+def _passages(documents: list[str]) -> set[str]:
+    """Lines long enough that chance cannot repeat them, blanks normalised."""
+    lines = (" ".join(line.split()) for text in documents for line in text.splitlines())
+    return {line for line in lines if len(line) >= 200}
+
+
+def _split(documents: list[str], part: Part) -> list[str]:
+    """Documents of a part, by a hash of their content; a lone document is cut in two."""
+    unique = list(dict.fromkeys(documents))
+    if len(unique) < 2 * _EVALUATION_SHARE:
+        unique = [chunk for text in unique for chunk in _paragraphs(text)]
+    wanted = part == "evaluation"
+    chosen = [text for text in unique if _is_held_out(text) == wanted]
+    if not chosen:
+        raise DataError(
+            f"the text has only {len(unique)} paragraphs: too little to hold some out; give more"
+        )
+    return chosen
+
+
+def _paragraphs(text: str, least: int = 1000) -> list[str]:
+    """Consecutive paragraphs joined to pieces of at least `least` characters."""
+    pieces: list[str] = []
+    current = ""
+    for paragraph in re.split(r"\n\s*\n|\n(?=\S)", text):
+        current += paragraph + "\n"
+        if len(current) >= least:
+            pieces.append(current)
+            current = ""
+    return [*pieces, current] if current.strip() else pieces
+
+
+def _is_held_out(text: str) -> bool:
+    digest = hashlib.sha256(" ".join(text.split()).encode()).digest()
+    return digest[0] % _EVALUATION_SHARE == 0
+
+
+def _pydoc(part: Part) -> list[str]:
+    from pydoc_data.topics import topics
+
+    by_name = [topics[key] for key in sorted(topics)]
+    # Some topics quote others; a topic that shares a passage with held-out text is dropped.
+    held_out = [t for t in dict.fromkeys(by_name) if _is_held_out(t)]
+    if part == "evaluation":
+        return held_out
+    forbidden = _long_lines(held_out)
+    return [
+        t for t in dict.fromkeys(by_name) if not _is_held_out(t) and not _long_lines([t]) & forbidden
+    ]
+
+
+def _long_lines(documents: list[str]) -> set[str]:
+    lines = (" ".join(line.split()) for text in documents for line in text.splitlines())
+    return {line for line in lines if len(line) >= 60}
+
+
+def _no_documents(part: Part) -> list[str]:
+    raise AssertionError("generated text has no documents; it is sampled from the model")
+
+
+def _text_files(path: Path) -> list[Path]:
+    if path.is_file():
+        if path.suffix not in {".txt", ".jsonl", ".raw", ".md"}:
+            raise DataError(f"{path}: use .txt, .md, .raw or .jsonl")
+        return [path]
+    files = sorted(f for f in path.rglob("*") if f.suffix in {".txt", ".jsonl", ".raw", ".md"})
+    if not files:
+        raise DataError(f"{path}: the folder holds no .txt, .md, .raw or .jsonl file")
+    return files
+
+
+def _read_files(files: list[Path]) -> list[str]:
+    documents = [text for file in files for text in _read_file(file)]
+    if not any(text.strip() for text in documents):
+        raise DataError(f"{files[0]}: there is no text in it")
+    return documents
+
+
+def _read_file(file: Path) -> list[str]:
+    try:
+        content = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if file.suffix != ".jsonl":
+        return [content]
+    documents = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{file}, line {number}: no JSON ({error})") from None
+        field = next((f for f in _TEXT_FIELDS if isinstance(row, dict) and f in row), None)
+        if field is None or not isinstance(row[field], str):
+            raise DataError(f"{file}, line {number}: needs a field \"text\" that holds a string")
+        documents.append(row[field])
+    return documents
+
+
+_NAMED: dict[str, dict[Part, str]] = {
+    "wikitext2": {
+        "calibration": "wikitext/document_level/train.part.jsonl",
+        "evaluation": "wikitext/wiki.test.raw",
+    },
+    "c4": {"calibration": "calibration/c4_en_300.jsonl"},
+}
+_HUB: dict[str, tuple[str, str, dict[Part, str]]] = {
+    "wikitext2": (
+        "Salesforce/wikitext",
+        "wikitext-2-raw-v1",
+        {"calibration": "train-00000-of-00001.parquet", "evaluation": "test-00000-of-00001.parquet"},
+    ),
+}
+
+
+def _named_split(name: str) -> str | None:
+    _, colon, split = name.partition(":")
+    return split if colon else None
+
+
+def _data_dir() -> Path | None:
+    chosen = os.environ.get("PAREDOWN_DATA")
+    return Path(chosen).expanduser() if chosen else None
+
+
+def _named(name: str, data_dir: Path | None) -> TextSource:
+    def documents(part: Part) -> list[str]:
+        files = _NAMED[name]
+        if part not in files:
+            raise DataError(f"{name} has no {part} part; use it for calibration only")
+        if data_dir is not None:
+            path = data_dir / files[part]
+            if not path.exists():
+                raise DataError(f"{name}: {path} is not there; check --data-dir / PAREDOWN_DATA")
+            return _read_file(path)
+        return _from_hub(name, part)
+
+    return TextSource(name, documents, f"the {name} splits: train to calibrate, test to evaluate")
+
+
+def _from_hub(name: str, part: Part) -> list[str]:
+    if name not in _HUB:
+        raise DataError(f"{name} needs a local copy: set --data-dir or PAREDOWN_DATA")
+    repo, config, files = _HUB[name]
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        path = hf_hub_download(repo, f"{config}/{files[part]}", repo_type="dataset")
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        raise DataError(
+            f"{name} is neither in a local data folder (--data-dir, PAREDOWN_DATA) nor can the "
+            "hub be reached"
+        ) from None
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{name} from the hub needs pyarrow: pip install pyarrow") from None
+    rows: list[str] = parquet.read_table(path).column("text").to_pylist()
+    return ["\n\n".join(rows)]

@@ -1,0 +1,148 @@
+"""Affine quantisation of weight matrices in groups of neighbouring input features.
+
+Codes are signed, as compressed-tensors stores them: `-2**(b-1) .. 2**(b-1)-1`, and
+`w = (code - zero) * scale`. Scales are rounded to the dtype they are stored in *before* codes are
+chosen, so that what is stored is exactly what was optimised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paredown.errors import NumericsError
+
+SHRINK = 0.5
+"""Smallest fraction of a group's range that the scale search tries."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scales and zero-points of a matrix: one of each per group.
+
+    Attributes:
+        bits: width of one code.
+        group_size: input features per group.
+        scale: (out, n_group), dtype as stored, > 0.
+        zero: (out, n_group) int8 in code range, or None for a symmetric grid.
+    """
+
+    bits: int
+    group_size: int
+    scale: Tensor
+    zero: Tensor | None
+
+    @property
+    def low(self) -> int:
+        return -(2 ** (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        return int(2 ** (self.bits - 1) - 1)
+
+
+def require_finite(weight: Tensor, name: str = "weight") -> None:
+    """Raise NumericsError, with the count, if `weight` holds a NaN or an infinity."""
+    n_bad = int((~torch.isfinite(weight)).sum())
+    if n_bad:
+        raise NumericsError(f"{name}: {n_bad} of {weight.numel()} weights are not finite")
+
+
+def fit_grid(
+    weight: Tensor,
+    *,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    scale_dtype: torch.dtype,
+    importance: Tensor | None = None,
+    steps: int = 0,
+) -> Grid:
+    """Choose scale and zero-point of every group.
+
+    The full range of each group is the starting point; `steps` > 0 also tries smaller ranges and
+    keeps, per group, the one with the least squared error weighted by `importance`.
+
+    Args:
+        weight: (out, inp), any float dtype; the arithmetic is done in float32.
+        bits: width of one code, 2 to 8.
+        group_size: input features per group; must divide `inp`.
+        symmetric: zero-point fixed at 0; else the range always contains 0.0.
+        scale_dtype: dtype in which scales will be stored.
+        importance: (inp,) weight of each input feature's squared error; None counts all alike.
+        steps: how many smaller ranges to try, evenly spaced down to `SHRINK` of the full one.
+
+    Raises:
+        NumericsError: `weight` holds a NaN or an infinity.
+
+    Source: Jacob et al. 2018 (arXiv:1712.05877), eq. 1; groups and range search:
+    Frantar et al. 2022 (arXiv:2210.17323) and its public code.
+    """
+    require_finite(weight)
+    groups = weight.float().reshape(len(weight), -1, group_size)  # (out, n_group, group_size)
+    weights = (
+        None if importance is None else importance.float().reshape(1, -1, group_size)
+    )  # (1, n_group, group_size)
+    low, high = groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)  # (out, n_group)
+    if symmetric:
+        high = torch.maximum(high, -low)
+        low = -high
+    best = _grid(low, high, bits, group_size, symmetric, scale_dtype)
+    if steps == 0:
+        return best
+    best_scale, best_zero = best.scale, best.zero
+    least = _group_error(groups, best, weights)  # (out, n_group)
+    for i in range(1, steps + 1):
+        factor = 1.0 - (1.0 - SHRINK) * i / steps
+        trial = _grid(low * factor, high * factor, bits, group_size, symmetric, scale_dtype)
+        error = _group_error(groups, trial, weights)
+        better = error < least
+        least = torch.where(better, error, least)
+        best_scale = torch.where(better, trial.scale, best_scale)
+        if best_zero is not None and trial.zero is not None:
+            best_zero = torch.where(better, trial.zero, best_zero)
+    return Grid(bits, group_size, best_scale, best_zero)
+
+
+def _grid(
+    low: Tensor, high: Tensor, bits: int, group_size: int, symmetric: bool, dtype: torch.dtype
+) -> Grid:
+    levels = 2**bits - 1
+    smallest = torch.finfo(dtype).tiny
+    scale = ((high - low) / levels).clamp(min=smallest).to(dtype)
+    if symmetric:
+        return Grid(bits, group_size, scale, None)
+    bottom = -(2 ** (bits - 1))
+    zero = (bottom - low / scale.float()).round().clamp(bottom, bottom + levels)
+    return Grid(bits, group_size, scale, zero.to(torch.int8))
+
+
+def _group_error(groups: Tensor, grid: Grid, weights: Tensor | None) -> Tensor:
+    """Squared error of every group, (out, n_group)."""
+    scale = grid.scale.float()[..., None]
+    zero = 0.0 if grid.zero is None else grid.zero.float()[..., None]
+    codes = (groups / scale).round_().add_(zero).clamp_(grid.low, grid.high)
+    error = codes.sub_(zero).mul_(scale).sub_(groups).square_()
+    return (error if weights is None else error.mul_(weights)).sum(-1)
+
+
+def quantize(weight: Tensor, grid: Grid) -> Tensor:
+    """Nearest codes of `weight` (out, inp) on `grid`: int8 (out, inp).
+
+    Error bound: |w - dequantize(...)| <= scale / 2 for every w within the grid's range.
+    """
+    groups = weight.float().reshape(len(weight), -1, grid.group_size)
+    codes = (groups / grid.scale.float()[..., None]).round_()
+    if grid.zero is not None:
+        codes += grid.zero.float()[..., None]
+    return codes.clamp_(grid.low, grid.high).to(torch.int8).reshape(weight.shape)
+
+
+def dequantize(codes: Tensor, grid: Grid, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`(code - zero) * scale`, (out, inp) in `dtype`; computed in float32."""
+    groups = codes.reshape(len(codes), -1, grid.group_size).float()
+    if grid.zero is not None:
+        groups = groups - grid.zero.float()[..., None]
+    return (groups * grid.scale.float()[..., None]).reshape(codes.shape).to(dtype)

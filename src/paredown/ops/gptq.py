@@ -1,0 +1,165 @@
+"""GPTQ: rounding column by column, each column's error made good by the columns still to come.
+
+Source: Frantar et al. 2022 (arXiv:2210.17323), algorithm 1, with its Cholesky form; static
+groups with activation order as in its public code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paredown.errors import NumericsError
+from paredown.ops.affine import Grid, fit_grid, quantize, require_finite
+
+COLUMNS = 128
+"""Columns between two updates of the rest of the matrix; affects speed only."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Codes (out, inp) int8 on a grid, and the squared output error they leave.
+
+    Attributes:
+        error: sum over rows of dw H dw^T with H = mean x x^T; the mean squared error of the
+            layer's output, summed over output features, on the calibration tokens.
+    """
+
+    codes: Tensor
+    grid: Grid
+    error: float
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
+    """Upper Cholesky factor U of the damped inverse: (H + damping mean(diag H) I)^-1 = U^T U.
+
+    Args:
+        hessian: (inp, inp) symmetric positive semidefinite, float32.
+        damping: share of the mean diagonal; grows tenfold, up to 1, where the factor fails.
+
+    Raises:
+        NumericsError: not finite, or not positive definite at any damping.
+    """
+    require_finite(hessian, "hessian")
+    mean = hessian.diagonal().mean()
+    if mean <= 0:
+        return torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+    share = damping
+    while share <= 1.0:
+        damped = hessian.clone()
+        damped.diagonal().add_(share * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            inverse = torch.cholesky_inverse(lower)
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if not failed:
+                return upper
+        share *= 10
+    raise NumericsError("the Hessian is not positive definite, even with damping 1")
+
+
+def solve(
+    weight: Tensor,
+    hessian: Tensor,
+    *,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    scale_dtype: torch.dtype,
+    act_order: bool,
+    damping: float = 0.01,
+    steps: int = 20,
+) -> Solution:
+    """Quantise a weight matrix so that its outputs, not its entries, change least.
+
+    Args:
+        weight: (out, inp), any float dtype; solved in float32.
+        hessian: (inp, inp) mean of x x^T over calibration tokens (any positive multiple will do).
+        bits, group_size, symmetric, scale_dtype, steps: see `affine.fit_grid`.
+        act_order: visit columns by falling Hessian diagonal; groups stay those of the stored
+            order, so that no index has to be stored with the weights.
+        damping: share of the mean diagonal added to the diagonal.
+
+    Raises:
+        NumericsError: weight or Hessian not finite, or no Cholesky factor.
+    """
+    require_finite(weight)
+    work = weight.float().clone()
+    diagonal = hessian.diagonal()
+    # A feature never seen in calibration says nothing: its weights keep their rounding alone.
+    importance = torch.where(diagonal > 0, diagonal, diagonal.mean()).clamp(min=1e-12)
+    order = (
+        torch.argsort(diagonal, descending=True, stable=True)
+        if act_order
+        else torch.arange(len(diagonal), device=weight.device)
+    )
+    factor = inverse_factor(hessian[order][:, order], damping)
+    grid = fit_grid(
+        work,
+        bits=bits,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale_dtype=scale_dtype,
+        importance=importance,
+        steps=steps,
+    )
+    codes, rounded = _round_columns(work[:, order], factor, grid, order // group_size)
+    inverse = torch.argsort(order)
+    delta = rounded[:, inverse] - weight.float()
+    error = float(((delta @ hessian) * delta).sum().clamp(min=0))
+    return Solution(codes[:, inverse].to(torch.int8), grid, error)
+
+
+def _round_columns(
+    work: Tensor, factor: Tensor, grid: Grid, group_of: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Algorithm 1 on columns already in visiting order: codes and rounded weights."""
+    scale = grid.scale.float()[:, group_of]  # (out, inp), in visiting order
+    zero = None if grid.zero is None else grid.zero.float()[:, group_of]
+    codes, rounded = torch.empty_like(work), torch.empty_like(work)
+    width = work.shape[1]
+    for start in range(0, width, COLUMNS):
+        stop = min(start + COLUMNS, width)
+        part = work[:, start:stop].T.contiguous()  # (columns, out): a column is contiguous
+        scales = scale[:, start:stop].T.contiguous()
+        zeros = None if zero is None else zero[:, start:stop].T.contiguous()
+        local = factor[start:stop, start:stop]
+        errors = torch.empty_like(part)
+        for i in range(stop - start):
+            column = part[i]
+            code = (column / scales[i]).round_()
+            if zeros is not None:
+                code = (code + zeros[i]).clamp_(grid.low, grid.high)
+                value = (code - zeros[i]) * scales[i]
+            else:
+                code = code.clamp_(grid.low, grid.high)
+                value = code * scales[i]
+            errors[i] = (column - value) / local[i, i]
+            if i + 1 < stop - start:
+                part[i + 1 :].addr_(local[i, i + 1 :], errors[i], alpha=-1.0)
+            codes[:, start + i], rounded[:, start + i] = code, value
+        work[:, stop:] -= errors.T @ factor[start:stop, stop:]
+    return codes, rounded
+
+
+def round_to_nearest(
+    weight: Tensor,
+    *,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    scale_dtype: torch.dtype,
+    steps: int,
+) -> tuple[Tensor, Grid]:
+    """Codes and grid without any data: the baseline."""
+    grid = fit_grid(
+        weight,
+        bits=bits,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale_dtype=scale_dtype,
+        steps=steps,
+    )
+    return quantize(weight, grid), grid

@@ -1,0 +1,1 @@
+"""Trials in their own processes: compress, verify, evaluate."""

@@ -1,0 +1,229 @@
+"""Runs jobs in worker processes under a time limit and a memory watch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import psutil
+
+from paredown.errors import ConfigError
+from paredown.pipeline.jobs import Job
+from paredown.spec.result import Failure, FailureKind
+from paredown.spec.units import GB, human_bytes, human_seconds
+from paredown.store.atomic import write_json
+
+_POLL_S = 0.1
+Watch = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job gave: a result or a failure, never both."""
+
+    result: dict[str, Any] | None
+    failure: Failure | None
+    seconds: float
+    config_error: bool = False
+    """The failure is a wrong request, not a strategy that did not work."""
+
+    def require(self) -> dict[str, Any]:
+        """The result.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.result is None:
+            reason = self.failure.message if self.failure else "no result"
+            raise ConfigError(reason)
+        return self.result
+
+
+class LocalExecutor:
+    """Worker processes on this machine, forked from one that has torch imported."""
+
+    def __init__(self, *, memory_bytes: float | None = None) -> None:
+        """`memory_bytes` limits each worker; None: nine tenths of what is free at its start."""
+        self.memory_bytes = memory_bytes
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> LocalExecutor:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Begin importing torch in the background."""
+        if self._server is not None and self._server.poll() is None:
+            return
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "paredown.pipeline.worker", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        )
+        self._ready = False
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._server is not None:
+            if self._server.stdin is not None:
+                self._server.stdin.close()
+            try:
+                self._server.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+            self._server = None
+
+    def run(
+        self, job: Job, folder: Path, *, timeout_s: float, stage: str, watch: Watch | None = None
+    ) -> Outcome:
+        """Run one job in `folder`; whatever happens to the process becomes an outcome.
+
+        Args:
+            timeout_s: the process is killed after this many seconds.
+            stage: name for failures: `compress`, `verify`, `evaluate`.
+            watch: called with the share done and a message while the job runs.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("result.json", "progress.json"):
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / "job.json", job)
+        self.start()
+        start = time.monotonic()
+        pid = self._begin(folder)
+        reason, code = self._wait(pid, folder, start + timeout_s, watch)
+        seconds = time.monotonic() - start
+        if reason is not None:
+            return Outcome(None, reason.model_copy(update={"stage": stage}), seconds)
+        return _read_outcome(folder, code, seconds, stage)
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        server = self._server
+        if server is None or server.stdin is None or server.stdout is None:
+            raise AssertionError("start() comes first")
+        return server.stdin, server.stdout
+
+    def _begin(self, folder: Path) -> int:
+        """Hand the job over and return the worker's process id."""
+        stdin, stdout = self._pipes()
+        if not self._ready:
+            if not stdout.readline():
+                raise RuntimeError(
+                    "the worker process did not start; see why with: "
+                    f"{sys.executable} -m paredown.pipeline.worker --serve"
+                )
+            self._ready = True
+        stdin.write(f"{folder.resolve()}\n".encode())
+        stdin.flush()
+        return int(json.loads(stdout.readline())["pid"])
+
+    def _wait(
+        self, pid: int, folder: Path, deadline: float, watch: Watch | None
+    ) -> tuple[Failure | None, int]:
+        """Poll until the worker ends; kill it at a limit. Returns the reason, and the exit code."""
+        import select
+
+        _, stdout = self._pipes()
+        limit = self.memory_bytes or 0.9 * psutil.virtual_memory().available
+        allowed = human_seconds(deadline - time.monotonic())
+        reason: Failure | None = None
+        try:
+            while True:
+                ready, _, _ = select.select([stdout], [], [], _POLL_S)
+                if ready:
+                    line = stdout.readline()
+                    if line:
+                        return reason, int(json.loads(line)["exit"])
+                    self._server = None  # the server is gone, and with it the job
+                    return reason, -signal.SIGKILL
+                if reason is None:
+                    reason = _over_limit(pid, limit, deadline, allowed)
+                    if reason is not None:
+                        _kill(pid)
+                if watch is not None:
+                    _report(folder, watch)
+        except BaseException:  # Ctrl-C included: never leave a worker behind
+            _kill(pid)
+            self.close()
+            raise
+
+
+def _over_limit(pid: int, limit: float, deadline: float, allowed: str) -> Failure | None:
+    if time.monotonic() > deadline:
+        return Failure(kind=FailureKind.TIMEOUT, message=f"stopped after {allowed}")
+    used = _memory(pid)
+    if used > limit:
+        return Failure(
+            kind=FailureKind.OUT_OF_MEMORY,
+            message=f"stopped at {human_bytes(used)}: the limit is {human_bytes(limit)}",
+        )
+    return None
+
+
+def _memory(pid: int) -> int:
+    """Resident memory of a process and its children, bytes; 0 once it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
+    except psutil.Error:
+        return 0
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _report(folder: Path, watch: Watch) -> None:
+    try:
+        found = json.loads((folder / "progress.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    watch(found["share"], found["message"])
+
+
+def _read_outcome(folder: Path, code: int, seconds: float, stage: str) -> Outcome:
+    path = folder / "result.json"
+    if path.exists():
+        result = json.loads(path.read_text())
+        if result.pop("ok"):
+            return Outcome(result, None, seconds)
+        failure = Failure(kind=result["kind"], message=result["message"], stage=stage)
+        return Outcome(None, failure, seconds, bool(result.get("config_error")))
+    if code == -signal.SIGKILL:
+        message = "the process was killed from outside, most likely by the system for its memory"
+        failure = Failure(kind=FailureKind.OUT_OF_MEMORY, message=message, stage=stage)
+    elif code < 0:
+        name = signal.Signals(-code).name
+        message = f"the process crashed ({name}); see worker.log"
+        failure = Failure(kind=FailureKind.METHOD_ERROR, message=message, stage=stage)
+    else:
+        message = f"the process ended with code {code} and left no result; see worker.log"
+        failure = Failure(kind=FailureKind.METHOD_ERROR, message=message, stage=stage)
+    return Outcome(None, failure, seconds)
+
+
+def memory_limit(gigabytes: float | None) -> float | None:
+    """A limit in bytes from the user's gigabytes."""
+    return None if gigabytes is None else gigabytes * GB

@@ -1,0 +1,274 @@
+"""What a worker process is asked to do, and how it does it.
+
+A job is a folder: `job.json` goes in; `progress.json`, `worker.log` and `result.json` come out.
+Files, not pipes, so that nothing is lost with the process.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from paredown.spec.result import Measurement
+from paredown.spec.run import EvaluateConfig
+from paredown.spec.strategy import Strategy
+from paredown.spec.target import Device
+from paredown.store.cache import Cache
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paredown.models.calibration import TextRequest
+
+Progress = Callable[[float, str], None]
+EXPECTED = "expected.safetensors"
+
+
+class _Job(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Device
+    trust_remote_code: bool = False
+
+
+class TextSpec(BaseModel):
+    """What text is used, for both parts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    evaluation: str
+    calibration: str | None
+    data_dir: Path | None
+
+    def request(self) -> TextRequest:
+        from paredown.models.calibration import TextRequest
+
+        return TextRequest(self.evaluation, self.calibration, self.data_dir)
+
+
+class CompressJob(_Job):
+    """Run a strategy's steps on `model` and leave the artifact in `out`."""
+
+    kind: Literal["compress"] = "compress"
+    model: Path
+    model_name: str
+    model_hash: str
+    strategy: Strategy
+    out: Path
+    text: TextSpec
+    samples: int
+    length: int
+    seed: int
+
+
+class VerifyJob(_Job):
+    """Reload `artifact` through every loader it claims and compare logits."""
+
+    kind: Literal["verify"] = "verify"
+    artifact: Path
+    expected: Path | None
+    plain: bool
+    """Whether plain transformers must load it too."""
+
+
+class EvaluateJob(_Job):
+    """Measure `model` against `base`."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    model: Path
+    base: Path
+    base_hash: str
+    base_bytes: int
+    text: TextSpec
+    config: EvaluateConfig
+
+
+Job = CompressJob | VerifyJob | EvaluateJob
+JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
+
+
+class ProgressFile:
+    """Writes the share done and a message where the parent looks for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self._last = folder / "progress.json", 0.0
+
+    def __call__(self, share: float, message: str) -> None:
+        now = time.monotonic()
+        if now - self._last < 0.2 and share < 1:
+            return
+        self._last = now
+        partial = self.path.with_suffix(".tmp")
+        partial.write_text(json.dumps({"share": share, "message": message}))
+        partial.replace(self.path)
+
+
+def run(job: Job, folder: Path) -> dict[str, Any]:
+    """Do the job; the result goes into `result.json`.
+
+    Raises:
+        ParedownError: as the methods and evaluators raise them.
+    """
+    progress = ProgressFile(folder)
+    match job:
+        case CompressJob():
+            return _compress(job, folder, progress)
+        case VerifyJob():
+            return _verify(job, progress)
+        case EvaluateJob():
+            return _evaluate(job, progress)
+
+
+def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, Any]:
+    import shutil
+
+    from safetensors.torch import save_file
+
+    from paredown.methods import registry
+    from paredown.methods.base import Context
+    from paredown.models.description import describe
+    from paredown.models.checkpoint import Checkpoint
+    from paredown.spec.serial import content_hash
+    from paredown.store.atomic import new_folder
+
+    steps = registry.resolve(job.strategy)
+    work = folder / "steps"
+    source_folder, source_hash = job.model, job.model_hash
+    expected: Tensor | None = None
+    with new_folder(job.out) as out:
+        for i, (method, params) in enumerate(steps):
+            source = Checkpoint(source_folder, name=job.model_name)
+            last = i == len(steps) - 1
+            target = out if last else work / f"{i}"
+            scratch = work / f"scratch{i}"
+            for created in (target, scratch):
+                created.mkdir(parents=True, exist_ok=True)
+
+            def report(share: float, message: str, i: int = i, name: str = method.name) -> None:
+                progress((i + share) / len(steps), f"{name}: {message}")
+
+            calibration_from = source_folder
+            expected = method.apply(
+                source,
+                target,
+                params,
+                Context(
+                    device=job.device,
+                    seed=job.seed,
+                    source_hash=source_hash,
+                    scratch=scratch,
+                    cache=Cache.default(),
+                    calibration=lambda f=calibration_from: _calibration(job, f),
+                    progress=report,
+                    trust_remote_code=job.trust_remote_code,
+                ),
+            )
+            predicted = method.predict(source.spec, params).weight_bytes
+            source_folder = target
+            source_hash = content_hash([source_hash, job.strategy.steps[i]], length=32)
+        describe(
+            out,
+            strategy=job.strategy,
+            base={"name": job.model_name, "sha256": job.model_hash},
+            how_to_load="paredown.load(folder)",
+        )
+        stored = Checkpoint(out).spec.weight_bytes
+    shutil.rmtree(work, ignore_errors=True)
+    if expected is not None:
+        save_file({"logits": expected}, folder / EXPECTED)
+    return {"predicted_bytes": predicted, "stored_bytes": stored}
+
+
+def _calibration(job: CompressJob, folder: Path) -> Tensor:
+    from paredown.models.calibration import windows
+
+    return windows(
+        job.text.request(),
+        "calibration",
+        folder,
+        count=job.samples,
+        length=job.length,
+        seed=job.seed,
+        cache=Cache.default(),
+        model_hash=job.model_hash,
+        trust_remote_code=job.trust_remote_code,
+    )
+
+
+def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    from paredown.models.probe import compare, probe, probe_tokens
+    from paredown.models.load import load, load_dense
+
+    model = load(job.artifact, device=job.device, trust_remote_code=job.trust_remote_code)
+    tokens = probe_tokens(model.config.get_text_config().vocab_size)
+    found = probe(model, tokens)
+    notes = model.paredown.notes
+    del model
+    expected = found if job.expected is None else load_file(job.expected)["logits"]
+    result: dict[str, Any] = {"notes": notes, "kl_paredown": compare(expected, found, "paredown")}
+    progress(0.5, "reloaded through paredown")
+    if job.plain:
+        plain = load_dense(
+            job.artifact, device=job.device, trust_remote_code=job.trust_remote_code
+        )
+        result["kl_transformers"] = compare(expected, probe(plain, tokens), "plain transformers")
+    return result
+
+
+def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
+    from paredown.evaluate.artifact import evaluate_folder
+    from paredown.evaluate.quality import BaseOutputs
+    from paredown.models.calibration import windows
+    from paredown.models.hessians import tensor_hash
+    from paredown.models.skeleton import read_config
+
+    config = read_config(job.base, trust_remote_code=job.trust_remote_code).get_text_config()
+    context = getattr(config, "max_position_embeddings", None) or job.config.window
+    length = min(job.config.window, context)
+    count = -(-job.config.tokens // length)
+    tokens = windows(
+        job.text.request(),
+        "evaluation",
+        job.base,
+        count=count,
+        length=length,
+        seed=0,
+        cache=Cache.default(),
+        model_hash=job.base_hash,
+        trust_remote_code=job.trust_remote_code,
+    )
+    found = evaluate_folder(
+        job.model,
+        tokens=tokens,
+        protocol=f"text {job.text.evaluation}",
+        base=lambda: BaseOutputs(
+            job.base,
+            base_hash=job.base_hash,
+            tokens=tokens,
+            tokens_hash=tensor_hash(tokens),
+            cache=Cache.default(),
+            device=job.device,
+            trust_remote_code=job.trust_remote_code,
+        ),
+        base_bytes=job.base_bytes,
+        config=job.config,
+        device=job.device,
+        trust_remote_code=job.trust_remote_code,
+        progress=progress,
+    )
+    return {
+        "measurements": [m.model_dump(mode="json") for m in found.measurements],
+        "notes": found.notes,
+    }
+
+
+def measurements_of(result: dict[str, Any]) -> tuple[Measurement, ...]:
+    """The measurements in an evaluation's result."""
+    return tuple(Measurement.model_validate(m) for m in result["measurements"])

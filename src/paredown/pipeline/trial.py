@@ -1,0 +1,330 @@
+"""One trial: compress, verify in a fresh process, evaluate in another."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from paredown.errors import ConfigError
+from paredown.methods import registry
+from paredown.models.description import add_measurements
+from paredown.pipeline.executor import LocalExecutor, Outcome
+from paredown.pipeline.jobs import (
+    EXPECTED,
+    CompressJob,
+    EvaluateJob,
+    Job,
+    TextSpec,
+    VerifyJob,
+    measurements_of,
+)
+from paredown.spec.model import ModelSpec
+from paredown.spec.result import Failure, FailureKind, Measurement, TrialResult, flat_fields
+from paredown.spec.run import CalibrationConfig, EvaluateConfig
+from paredown.spec.strategy import Strategy
+from paredown.spec.target import Device, Limits
+from paredown.spec.units import Unit
+
+Watch = Callable[[str, float, str], None]
+"""Called with the stage, the share of it done, and a message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model that trials start from."""
+
+    name: str
+    folder: Path
+    hash: str
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Everything a trial needs besides its strategy."""
+
+    base: Base
+    text: TextSpec
+    calibration: CalibrationConfig
+    evaluate: EvaluateConfig
+    device: Device
+    seed: int
+    executor: LocalExecutor
+    trust_remote_code: bool = False
+
+
+class _TrialFailed(Exception):
+    """Ends a trial early; never leaves this module."""
+
+    def __init__(self, failure: Failure, *, config_error: bool) -> None:
+        super().__init__(failure.message)
+        self.failure, self.config_error = failure, config_error
+
+
+class _Clock:
+    """Runs jobs of one trial under one common deadline."""
+
+    def __init__(self, bench: Bench, folder: Path, timeout_s: float, watch: Watch | None) -> None:
+        self.bench, self.folder, self.watch = bench, folder, watch
+        self.start = time.monotonic()
+        self.deadline = self.start + timeout_s
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+    def run(self, job: Job, stage: str) -> dict[str, Any]:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            failure = Failure(kind=FailureKind.TIMEOUT, message="no time left", stage=stage)
+            raise _TrialFailed(failure, config_error=False)
+
+        def watch(share: float, message: str) -> None:
+            if self.watch is not None:
+                self.watch(stage, share, message)
+
+        outcome: Outcome = self.bench.executor.run(
+            job, self.folder, timeout_s=left, stage=stage, watch=watch
+        )
+        if outcome.failure is not None:
+            raise _TrialFailed(outcome.failure, config_error=outcome.config_error)
+        return outcome.require()
+
+
+class Built(BaseModel):
+    """What came of the first half of a trial: an artifact that reloads, or the failure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    notes: tuple[str, ...] = ()
+    failure: Failure | None = None
+    config_error: bool = False
+    seconds: float = 0.0
+
+
+def build(
+    bench: Bench,
+    strategy: Strategy,
+    folder: Path,
+    out: Path,
+    *,
+    timeout_s: float,
+    watch: Watch | None = None,
+) -> Built:
+    """Compress into `out` and prove, in a fresh process, that it reloads to what was meant.
+
+    Whatever happens inside the worker processes becomes part of the returned record.
+    """
+    clock = _Clock(bench, folder, timeout_s, watch)
+    try:
+        notes = _compress_and_verify(bench, strategy, out, clock)
+    except _TrialFailed as error:
+        shutil.rmtree(out, ignore_errors=True)
+        return Built(
+            failure=error.failure, config_error=error.config_error, seconds=clock.elapsed
+        )
+    finally:
+        _tidy(folder)
+    return Built(notes=notes, seconds=clock.elapsed)
+
+
+def _compress_and_verify(
+    bench: Bench, strategy: Strategy, out: Path, clock: _Clock
+) -> tuple[str, ...]:
+    built = clock.run(
+        CompressJob(
+            device=bench.device,
+            trust_remote_code=bench.trust_remote_code,
+            model=bench.base.folder,
+            model_name=bench.base.name,
+            model_hash=bench.base.hash,
+            strategy=strategy,
+            out=out,
+            text=bench.text,
+            samples=bench.calibration.samples,
+            length=bench.calibration.length,
+            seed=bench.seed,
+        ),
+        "compress",
+    )
+    expected = clock.folder / EXPECTED
+    last = registry.load(strategy.steps[-1].method)
+    checked = clock.run(
+        VerifyJob(
+            device=bench.device,
+            trust_remote_code=bench.trust_remote_code,
+            artifact=out,
+            expected=expected if expected.exists() else None,
+            plain="transformers" in last.runtimes,
+        ),
+        "verify",
+    )
+    notes = list(checked["notes"])
+    if built["predicted_bytes"] != built["stored_bytes"]:
+        notes.append(
+            f"predicted {built['predicted_bytes']} bytes of tensors, "
+            f"stored {built['stored_bytes']}"
+        )
+    if "transformers" in last.runtimes:
+        notes.append("plain transformers loads it (checked)")
+    if "vllm" in last.runtimes:
+        notes.append("vLLM reads this format (not run here)")
+    return tuple(notes)
+
+
+def measure(
+    bench: Bench,
+    strategy: Strategy | None,
+    folder: Path,
+    *,
+    episode: int,
+    timeout_s: float,
+    built: Built | None = None,
+    baseline: TrialResult | None = None,
+    limits: Limits | None = None,
+    watch: Watch | None = None,
+) -> TrialResult:
+    """The second half of a trial: evaluate `folder/artifact`, or the base if there is no strategy.
+
+    Raises:
+        ConfigError: the base model itself cannot be measured: nothing can be compared with it.
+    """
+    built = built or Built()
+    common: dict[str, Any] = {
+        "episode": episode,
+        "strategy": strategy,
+        "label": "baseline" if strategy is None else registry.label(strategy),
+        "kind": "baseline" if strategy is None else registry.kind_of(strategy),
+        "compress_s": built.seconds,
+    }
+    clock = _Clock(bench, folder, timeout_s, watch)
+    artifact = folder / "artifact"
+
+    def failed(failure: Failure) -> TrialResult:
+        shutil.rmtree(artifact, ignore_errors=True)
+        wall = built.seconds + clock.elapsed
+        return TrialResult(
+            **common, status="failed", failure=failure, evaluate_s=clock.elapsed, wall_s=wall
+        )
+
+    if built.failure is not None:
+        return failed(built.failure)
+    try:
+        found = clock.run(
+            _evaluate_job(bench, bench.base.folder if strategy is None else artifact), "evaluate"
+        )
+    except _TrialFailed as error:
+        if strategy is None:
+            raise ConfigError(
+                f"the base model could not be measured: {error.failure.message}"
+            ) from None
+        return failed(error.failure)
+    finally:
+        _tidy(folder)
+    measured = measurements_of(found)
+    measured = (*measured, *_compared(measured, baseline, is_base=strategy is None))
+    result = TrialResult(
+        **common,
+        status="ok",
+        measurements=measured,
+        notes=tuple(dict.fromkeys((*built.notes, *found["notes"]))),
+        artifact=None if strategy is None else f"{folder.name}/artifact",
+        **flat_fields(measured),
+        evaluate_s=clock.elapsed,
+        wall_s=built.seconds + clock.elapsed,
+    )
+    if limits is not None and baseline is not None:
+        result = result.model_copy(update={"unmet": limits.unmet(result, baseline)})
+    if strategy is not None:
+        add_measurements(artifact, [m.model_dump(mode="json") for m in measured])
+    return result
+
+
+def measure_folder(
+    bench: Bench,
+    model: Path,
+    folder: Path,
+    *,
+    label: str,
+    timeout_s: float,
+    watch: Watch | None = None,
+) -> TrialResult:
+    """Measure any model folder against the bench's base, outside of an experiment.
+
+    Raises:
+        ConfigError: it cannot be measured.
+    """
+    clock = _Clock(bench, folder, timeout_s, watch)
+    try:
+        found = clock.run(_evaluate_job(bench, model), "evaluate")
+    except _TrialFailed as error:
+        raise ConfigError(f"{label} could not be measured: {error.failure.message}") from None
+    measured = measurements_of(found)
+    return TrialResult(
+        episode=0,
+        strategy=None,
+        label=label,
+        kind="evaluation",
+        status="ok",
+        measurements=measured,
+        notes=tuple(found["notes"]),
+        **flat_fields(measured),
+        evaluate_s=clock.elapsed,
+        wall_s=clock.elapsed,
+    )
+
+
+def _evaluate_job(bench: Bench, model: Path) -> EvaluateJob:
+    return EvaluateJob(
+        device=bench.device,
+        trust_remote_code=bench.trust_remote_code,
+        model=model,
+        base=bench.base.folder,
+        base_hash=bench.base.hash,
+        base_bytes=sum(f.stat().st_size for f in bench.base.folder.glob("*.safetensors")),
+        text=bench.text,
+        config=bench.evaluate,
+    )
+
+
+def _compared(
+    measured: tuple[Measurement, ...], baseline: TrialResult | None, *, is_base: bool
+) -> list[Measurement]:
+    """Decode speed relative to the baseline."""
+    mine = next((m for m in measured if m.name == "decode_latency"), None)
+    base = mine if is_base else None if baseline is None else baseline.get("decode_latency")
+    if mine is None or base is None:
+        return []
+    ratio = base.value / mine.value
+    errors = [m.stderr / m.value for m in (mine, base) if m.stderr is not None]
+    n = min(mine.n, base.n)
+    stderr = None if n == 1 else 0.0 if is_base else ratio * sum(e * e for e in errors) ** 0.5
+    return [
+        Measurement(
+            name="speedup",
+            value=ratio,
+            unit=Unit.RATIO,
+            n=n,
+            stderr=stderr,
+            lower_is_better=False,
+            source="derived",
+            how="decode latency of the baseline over this one's, measured in separate processes",
+        )
+    ]
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only the jobs needed; the log stays."""
+    for name in ("job.json", "progress.json", "progress.tmp", "result.json", EXPECTED):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "steps", ignore_errors=True)
+    for partial in folder.glob(".artifact.partial-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+

@@ -1,0 +1,1 @@
+"""What an experiment found: front, recommendation, tables, figures and reports. No torch."""

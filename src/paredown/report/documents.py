@@ -1,0 +1,118 @@
+"""The contents of pareto_frontier.json and final_results.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paredown.report.cost import as_json, search_cost
+from paredown.report.findings import Findings
+from paredown.report.front import COLUMNS, objective_measurement
+from paredown.report.limits import broken, in_limits
+from paredown.report.words import loss
+from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
+from paredown.spec.serial import SCHEMA_VERSION, plain
+
+
+def front_document(findings: Findings) -> dict[str, Any]:
+    """pareto_frontier.json: objectives, and the results on the front with their measurements."""
+    front = findings.front
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "objectives": [
+            {
+                "objective": objective,
+                "measurement": COLUMNS[objective].measurement,
+                "direction": "minimize",
+                "relative_resolution": COLUMNS[objective].resolution,
+            }
+            for objective in front.objectives
+        ],
+        "compared": list(front.compared),
+        "knee": front.knee,
+        "front": [_entry(result, findings) for result in findings.on_front],
+    }
+
+
+def final_document(findings: Findings, stop_reason: str | None) -> dict[str, Any]:
+    """final_results.json: the experiment in one page; `stop_reason` None while it is running."""
+    record, chosen = findings.record, findings.recommendation
+    recommended = findings.result(chosen.episode)
+    runner_up = findings.result(chosen.runner_up)
+    nearest = findings.result(chosen.nearest)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": record.name,
+        "model": record.config.model,
+        "stop_reason": stop_reason,
+        "baseline": None if findings.baseline is None else _entry(findings.baseline, findings),
+        "best": {o: _best(o, findings) for o in findings.front.objectives},
+        "front": list(findings.front.episodes),
+        "knee": findings.front.knee,
+        "recommended": _chosen(recommended, chosen.reason, findings),
+        "runner_up": _chosen(runner_up, chosen.runner_up_reason, findings),
+        "recommendation": chosen.reason,
+        "limits": {
+            "asked": plain(record.config.limits),
+            "in_words": in_limits(record.config.limits),
+            "met": chosen.meets_limits,
+            "nearest": _nearest(nearest, findings),
+        },
+        "cost": as_json(search_cost(record)),
+    }
+
+
+def _entry(result: TrialResult, findings: Findings) -> dict[str, Any]:
+    return {
+        "episode": result.episode,
+        "strategy": plain(result.strategy),
+        "label": result.label,
+        "kind": result.kind,
+        "quality_loss_percent": loss(result, findings.baseline),
+        "unmet": list(result.unmet),
+        "artifact": result.artifact,
+        "measurements": plain(result.measurements),
+    }
+
+
+def _best(objective: Objective, findings: Findings) -> dict[str, Any] | None:
+    """The best compressed result in one objective."""
+    found = [
+        (measurement.value, result.episode, result, measurement)
+        for result in findings.record.trials
+        if result.status == "ok" and (measurement := objective_measurement(result, objective))
+    ]
+    if not found:
+        return None
+    _, _, result, measurement = min(found, key=lambda entry: entry[:2])
+    return {
+        "episode": result.episode,
+        "label": result.label,
+        "measurement": measurement.name,
+        "value": measurement.value,
+        "unit": measurement.unit.value,
+        "stderr": measurement.stderr,
+    }
+
+
+def _chosen(result: TrialResult | None, reason: str, findings: Findings) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    return {
+        "episode": result.episode,
+        "label": result.label,
+        "reason": reason,
+        "quality_loss_percent": loss(result, findings.baseline),
+        "artifact": result.artifact,
+    }
+
+
+def _nearest(result: TrialResult | None, findings: Findings) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    missed = broken(result, findings.baseline, findings.record.config.limits)
+    return {
+        "episode": result.episode,
+        "label": result.label,
+        "missed": [{"limit": m.limit, "seen": m.seen, "accepted_by": m.mend} for m in missed],
+    }

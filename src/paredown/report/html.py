@@ -1,0 +1,250 @@
+"""pareto_visualization.html: four trade-offs in one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from paredown.report.findings import Findings
+from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
+from paredown.report.tables import FRONT_COLUMNS, Rows, failures, front_rows
+from paredown.report.words import name_of, one_line, with_unit
+from paredown.spec.result import Measurement, TrialResult
+from paredown.spec.units import GB
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 1.5em auto; max-width: 1250px;
+        padding: 0 1em; }}
+h1 {{ font-size: 1.4em; margin-bottom: .2em; }}
+table {{ border-collapse: collapse; margin: 1em 0; }}
+th, td {{ padding: .25em .8em; border-bottom: 1px solid #ddd; text-align: right; }}
+th:nth-child(2), td:nth-child(2) {{ text-align: left; }}
+code {{ overflow-wrap: anywhere; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{summary}</p>
+{plot}
+<h2>Front</h2>
+{table}
+{failed}
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One measured quantity as an axis."""
+
+    measurement: str
+    title: str
+    divisor: float = 1.0
+
+
+QUALITY = Axis(measurement="perplexity", title="perplexity (lower is better)")
+LATENCY = Axis(measurement="decode_latency", title="decode latency, ms/token")
+MEMORY = Axis(measurement="peak_memory", title="peak memory, GB", divisor=GB)
+SIZE = Axis(measurement="size", title="size on disk, GB", divisor=GB)
+PANELS: tuple[tuple[str, Axis, Axis], ...] = (
+    ("Quality against latency", LATENCY, QUALITY),
+    ("Quality against memory", MEMORY, QUALITY),
+    ("Quality against size", SIZE, QUALITY),
+    ("Latency against memory", MEMORY, LATENCY),
+)
+_LOG_FROM = 20.0
+"""Largest over smallest value from which an axis is logarithmic."""
+
+
+def front_html(findings: Findings) -> str:
+    """The whole page; it asks the network for nothing."""
+    record = findings.record
+    return _PAGE.format(
+        title=escape(one_line(f"{record.name}: {record.config.model}")),
+        summary=escape(_summary(findings)),
+        plot=_figure(findings).to_html(
+            full_html=False,
+            include_plotlyjs=True,
+            include_mathjax=False,
+            config={"displaylogo": False, "responsive": True},
+            div_id="front",
+        ),
+        table=_table(
+            FRONT_COLUMNS, front_rows(record.results, findings.front, findings.recommendation)
+        ),
+        failed=_failed(findings),
+    )
+
+
+def _summary(findings: Findings) -> str:
+    chosen = findings.result(findings.recommendation.episode)
+    lead = "No recommendation" if chosen is None else f"Recommended: {name_of(chosen)}"
+    return f"{lead}: {findings.recommendation.reason}"
+
+
+def _figure(findings: Findings) -> Any:
+    from plotly.graph_objects import Figure
+    from plotly.subplots import make_subplots
+
+    figure: Figure = make_subplots(
+        rows=2,
+        cols=2,
+        subplot_titles=[title for title, _, _ in PANELS],
+        horizontal_spacing=0.09,
+        vertical_spacing=0.13,
+    )
+    finished = [r for r in findings.record.results if r.status == "ok"]
+    named: set[str] = set()
+    for index, (_, x, y) in enumerate(PANELS):
+        row, column = divmod(index, 2)
+        for trace in _traces(findings, finished, x, y):
+            trace.update(showlegend=trace["legendgroup"] not in named)
+            named.add(trace["legendgroup"])
+            figure.add_trace(trace, row=row + 1, col=column + 1)
+        figure.update_xaxes(
+            title_text=x.title, type=_axis_type(finished, x), row=row + 1, col=column + 1
+        )
+        figure.update_yaxes(
+            title_text=y.title, type=_axis_type(finished, y), row=row + 1, col=column + 1
+        )
+    figure.update_layout(
+        template="plotly_white",
+        height=900,
+        hovermode="closest",
+        hoverlabel={"align": "left"},
+        legend={"orientation": "h", "y": -0.09},
+        margin={"l": 60, "r": 20, "t": 40, "b": 40},
+    )
+    return figure
+
+
+def _traces(findings: Findings, finished: Sequence[TrialResult], x: Axis, y: Axis) -> list[Any]:
+    from plotly.graph_objects import Scatter
+
+    both = [r for r in finished if r.get(x.measurement) and r.get(y.measurement)]
+    colour = colours(findings.record.results)
+    traces = [_line(findings, both, x, y)]
+    for method in [*sorted({method_of(r) for r in both} - {BASELINE}), BASELINE]:
+        mine = [r for r in both if method_of(r) == method]
+        if not mine:
+            continue
+        traces.append(
+            Scatter(
+                x=[_value(r, x) for r in mine],
+                y=[_value(r, y) for r in mine],
+                error_x=_errors(mine, x),
+                error_y=_errors(mine, y),
+                mode="markers",
+                name=escape(method, quote=False),
+                legendgroup=f"method {method}",
+                text=[hover(r, findings) for r in mine],
+                hovertemplate="%{text}<extra></extra>",
+                marker={
+                    "color": colour[method],
+                    "symbol": [_symbol(r, findings) for r in mine],
+                    "size": [_size(r, findings) for r in mine],
+                    "line": {"width": 2, "color": colour[method]},
+                },
+            )
+        )
+    return traces
+
+
+def _line(findings: Findings, results: Sequence[TrialResult], x: Axis, y: Axis) -> Any:
+    """Dotted through the front, left to right; in these two axes alone it may zigzag."""
+    from plotly.graph_objects import Scatter
+
+    ordered = sorted((r for r in results if r in findings.front), key=lambda r: _value(r, x))
+    return Scatter(
+        x=[_value(r, x) for r in ordered],
+        y=[_value(r, y) for r in ordered],
+        mode="lines",
+        name="front (over all objectives)",
+        legendgroup="front",
+        line={"color": INK, "width": 1, "dash": "dot"},
+        hoverinfo="skip",
+    )
+
+
+def hover(result: TrialResult, findings: Findings) -> str:
+    """Strategy and every number with its standard error; plotly reads a little HTML in it."""
+    roles = [
+        role
+        for role, is_so in (
+            ("recommended", result.episode == findings.recommendation.episode),
+            ("runner-up", result.episode == findings.recommendation.runner_up),
+            ("knee", result.episode == findings.front.knee),
+            ("on the front", result in findings.front),
+        )
+        if is_so
+    ]
+    lines = [f"<b>episode {result.episode}</b>" + (f" ({', '.join(roles)})" if roles else "")]
+    # plotly knows &lt; &gt; &amp;, but neither &quot; nor &#x27;
+    lines += [escape(part, quote=False) for part in _wrapped(one_line(result.label, 400))]
+    lines += [
+        f"{escape(m.name.replace('_', ' '), quote=False)}: {with_unit(m)}"
+        + ("" if m.source == "measured" else f" ({m.source})")
+        for m in result.measurements
+    ]
+    lines += [f"limit missed: {escape(text, quote=False)}" for text in result.unmet]
+    return "<br>".join(lines)
+
+
+def _wrapped(label: str) -> list[str]:
+    """One step of a pipeline a line, long ones cut into pieces."""
+    steps = label.split(" > ")
+    lines = [("> " if i else "") + step for i, step in enumerate(steps)]
+    return [line[start : start + 80] for line in lines for start in range(0, len(line), 80)]
+
+
+def _value(result: TrialResult, axis: Axis) -> float:
+    value = result.value(axis.measurement)
+    return 0.0 if value is None else value / axis.divisor
+
+
+def _errors(results: Sequence[TrialResult], axis: Axis) -> dict[str, Any]:
+    measurements: list[Measurement | None] = [r.get(axis.measurement) for r in results]
+    spread = [((m.stderr if m else None) or 0.0) / axis.divisor for m in measurements]
+    return {"type": "data", "array": spread, "thickness": 1, "width": 3, "visible": any(spread)}
+
+
+def _symbol(result: TrialResult, findings: Findings) -> str:
+    if result.episode == 0:
+        return "star"
+    shape = "square" if is_pipeline(result) else "circle"
+    return shape if result in findings.front else f"{shape}-open"
+
+
+def _size(result: TrialResult, findings: Findings) -> int:
+    if result.episode == 0:
+        return 17
+    return 12 if result in findings.front else 8
+
+
+def _axis_type(results: Sequence[TrialResult], axis: Axis) -> str:
+    values = [v for r in results if (v := r.value(axis.measurement)) is not None and v > 0]
+    return "log" if values and max(values) / min(values) >= _LOG_FROM else "linear"
+
+
+def _table(columns: Sequence[str], rows: Rows) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
+
+
+def _failed(findings: Findings) -> str:
+    rows = failures(findings.record.results)
+    return "<h2>Failed</h2>\n" + _table(("episode", "strategy", "cause"), rows) if rows else ""

@@ -1,0 +1,241 @@
+"""report.md: an experiment for people, the result first."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from paredown.errors import ConfigError
+from paredown.methods import registry
+from paredown.report.cost import refusals, search_cost
+from paredown.report.findings import Findings
+from paredown.report.limits import in_limits
+from paredown.report.tables import (
+    EPISODE_COLUMNS,
+    FRONT_COLUMNS,
+    LEGEND,
+    episode_rows,
+    failures,
+    front_rows,
+)
+from paredown.report.words import NONE, name_of, one_line
+from paredown.spec.result import TrialResult
+from paredown.spec.units import human_bytes, human_count, human_seconds
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+
+
+def report_markdown(findings: Findings, stop_reason: str | None) -> str:
+    """The whole report; ends with a newline."""
+    sections = (
+        [f"# {_text(findings.record.name)}", _chart()],
+        ["## Result", *_result(findings)],
+        ["## What was asked", *_asked(findings, stop_reason)],
+        ["## Front", *_front(findings)],
+        ["## All episodes", *_episodes(findings)],
+        _refused(findings),
+        ["## How it was measured", *_protocols(findings)],
+        ["## Cost of the search", *_cost(findings)],
+        ["## Versions", *_mapping(findings.record.run.get("versions"))],
+    )
+    return "\n\n".join(part for section in sections for part in section if part) + "\n"
+
+
+def _chart() -> str:
+    return (
+        "![Compression ratio against loss of quality](search_space_analysis.png)\n\n"
+        "Interactive: [pareto_visualization.html](pareto_visualization.html)"
+    )
+
+
+def _result(findings: Findings) -> list[str]:
+    chosen = findings.recommendation
+    best, second = findings.result(chosen.episode), findings.result(chosen.runner_up)
+    if best is None:
+        return [f"**No recommendation:** {_text(chosen.reason)}"]
+    parts = [f"**Take {_named(best)}**: {_text(chosen.reason)}."]
+    parts += [f"- {_text(note)}" for note in best.notes]
+    parts += load_section(best, findings.record.config.model)
+    if second is not None:
+        parts.append(f"Runner-up: {_named(second)}: {_text(chosen.runner_up_reason)}.")
+    elif chosen.runner_up_reason:
+        parts.append(f"Runner-up: none; {_text(chosen.runner_up_reason)}.")
+    return parts
+
+
+def load_section(result: TrialResult, model: str) -> list[str]:
+    """How to load a result's artifact, or how to make it again where it was not kept."""
+    if result.episode == 0:
+        return []
+    if result.artifact is None:
+        again = shlex.join(
+            ["paredown", "compress", "-m", model, "-s", one_line(result.label, 2000), "-o", "DIR"]
+        )
+        return ["The artifact was not kept; make it again with", _fenced("bash", again)]
+    folder = repr(result.artifact)
+    parts = [
+        "To load it (paths are relative to this folder):",
+        _fenced("python", f"import paredown\n\nmodel = paredown.load({folder})"),
+    ]
+    if loads_with_transformers(result):
+        code = (
+            "from transformers import AutoModelForCausalLM\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained({folder}, dtype="auto")'
+        )
+        parts += ["or without paredown:", _fenced("python", code)]
+    return parts
+
+
+def loads_with_transformers(result: TrialResult) -> bool:
+    """Whether every step's format is one that plain transformers reads, and no note objects."""
+    if result.strategy is None:
+        return True
+    try:
+        methods = [registry.load(step.method) for step in result.strategy.steps]
+    except (ConfigError, ImportError):  # a plug-in that is not installed where the report is made
+        return False
+    return all("transformers" in m.runtimes for m in methods) and not any(
+        "transformers" in note for note in result.notes
+    )
+
+
+def _asked(findings: Findings, stop_reason: str | None) -> list[str]:
+    record = findings.record
+    config, spec = record.config, record.spec
+    lines = [
+        f"- model: {_code(config.model)}, {human_count(spec.parameters)} parameters, "
+        f"{_text(spec.architecture)}, {human_bytes(spec.weight_bytes)} in {_text(spec.dtype)}",
+        f"- evaluation text: {_code(config.data)}, {config.evaluate.tokens} tokens in windows of "
+        f"{config.evaluate.window}",
+        f"- calibration: {_code(config.calibration.source or f'training part of {config.data}')}, "
+        f"{config.calibration.samples} windows of {config.calibration.length} tokens",
+        f"- limits: {in_limits(config.limits) or 'none'}",
+        f"- objectives: {', '.join(config.objectives)}",
+        f"- search: {config.policy}, {config.episodes} episodes"
+        + (f", at most {config.budget_h:g} h" if config.budget_h else "")
+        + f", seed {config.seed}, methods: "
+        + (", ".join(map(_text, config.methods)) if config.methods else "all that suit"),
+        f"- device: {config.device}",
+        f"- ended because: {_text(stop_reason)}" if stop_reason else "",
+    ]
+    machine = _mapping(record.run.get("hardware"))
+    return ["\n".join(filter(None, lines)), *(["Machine:", *machine] if machine else [])]
+
+
+def _front(findings: Findings) -> list[str]:
+    record, front = findings.record, findings.front
+    if not front.episodes:
+        return ["Nothing finished with every objective measured."]
+    rows = front_rows(record.results, front, findings.recommendation)
+    text = (
+        f"Of {len(front.compared)} measured results, {len(front.episodes)} are on the front: "
+        f"each of the others is matched or beaten in all of {', '.join(front.objectives)} by one "
+        "of these. "
+        "The baseline is shown first, on the front or not."
+    )
+    return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND)]
+
+
+def _episodes(findings: Findings) -> list[str]:
+    record = findings.record
+    rows = episode_rows(record.results, findings.front, findings.recommendation)
+    if not rows:
+        return ["None has finished."]
+    parts = [_table(EPISODE_COLUMNS, rows)]
+    broken = [(str(r.episode), r.label, "; ".join(r.unmet)) for r in record.results if r.unmet]
+    notes = [(str(r.episode), r.label, "; ".join(r.notes)) for r in record.results if r.notes]
+    for title, column, entries in (
+        ("Failures", "cause", failures(record.results)),
+        ("Limits missed", "limits", broken),
+        ("Notes", "note", notes),
+    ):
+        if entries:
+            parts += [f"### {title}", _table(("episode", "strategy", column), entries)]
+    return parts
+
+
+def _refused(findings: Findings) -> list[str]:
+    entries = refusals(findings.record)
+    if not entries:
+        return []
+    return ["## Refused at planning", _table(("strategy", "reason"), entries, code=0)]
+
+
+def _protocols(findings: Findings) -> list[str]:
+    seen: dict[tuple[str, str, str], None] = {}
+    for result in findings.record.results:
+        for m in result.measurements:
+            seen.setdefault((m.name, f"{m.source}, {m.unit}, n = {m.n}", m.how))
+    if not seen:
+        return ["Nothing was measured."]
+    note = (
+        "Every number is of the artifact reloaded from disk. ± is one standard error; "
+        "n counts independent samples. `derived` numbers follow exactly from measured ones."
+    )
+    return [note, _table(("quantity", "source, unit, n", "how"), list(seen), code=None)]
+
+
+def _cost(findings: Findings) -> list[str]:
+    cost = search_cost(findings.record)
+    share = "" if cost.overhead is None else f" (overhead {100 * cost.overhead:.1f} %)"
+    lines = [
+        f"- {human_seconds(cost.wall_s)} in all{share}",
+        f"- {human_seconds(cost.compress_s)} compressing, "
+        f"{human_seconds(cost.evaluate_s)} evaluating",
+        f"- {cost.episodes_ok} episodes finished, {cost.episodes_failed} failed, "
+        f"{cost.refused} refused at planning, before anything was loaded",
+    ]
+    return ["\n".join(lines)]
+
+
+def _mapping(value: object) -> list[str]:
+    """A bullet per entry of a dict; nested ones on one line."""
+    if not isinstance(value, dict) or not value:
+        return []
+    return ["\n".join(f"- {_text(str(k))}: {_text(_flat(v))}" for k, v in value.items())]
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items()) or NONE
+    if isinstance(value, list | tuple):
+        return "; ".join(_flat(v) for v in value) or NONE
+    return NONE if value is None else str(value)
+
+
+def _named(result: TrialResult) -> str:
+    if result.episode == 0:
+        return name_of(result)
+    return f"episode {result.episode}, {_code(result.label)}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, code: int | None = 1) -> str:
+    """A table; column number `code` holds strategies and is set as code."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += [
+        "| "
+        + " | ".join(_cell_code(c) if i == code else _text(c) for i, c in enumerate(row))
+        + " |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _text(text: str) -> str:
+    """Someone else's words, so that nothing in them is read as Markdown or HTML."""
+    flat = one_line(text, 600)
+    return _SPECIAL.sub(r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def _code(text: str) -> str:
+    """Inline code; a backtick inside would end it."""
+    return "`" + one_line(text, 400).replace("`", "'") + "`"
+
+
+def _cell_code(text: str) -> str:
+    return _code(text).replace("|", "\\|")
+
+
+def _fenced(language: str, code: str) -> str:
+    return f"```{language}\n{code}\n```"

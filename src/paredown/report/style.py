@@ -1,0 +1,29 @@
+"""Colours and markers that figures share; told apart by the colour-blind, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from paredown.spec.result import TrialResult
+
+# Okabe and Ito 2008, "Color universal design"; yellow is left out: too faint on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#8C8C8C")
+INK = "#222222"
+MUTED = "#888888"
+BASELINE = "baseline"
+
+
+def method_of(result: TrialResult) -> str:
+    """What gives a point its colour: the last step, which decides how weights are stored."""
+    return BASELINE if result.strategy is None else result.strategy.steps[-1].method
+
+
+def is_pipeline(result: TrialResult) -> bool:
+    """Whether the strategy has more than one step."""
+    return result.strategy is not None and len(result.strategy.steps) > 1
+
+
+def colours(results: Iterable[TrialResult]) -> dict[str, str]:
+    """A colour per method, the same in every figure of an experiment."""
+    methods = sorted({method_of(r) for r in results} - {BASELINE})
+    return {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(methods)} | {BASELINE: INK}

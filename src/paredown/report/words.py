@@ -1,0 +1,113 @@
+"""Numbers as people read them: one place, so that table, figure and report say the same."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from paredown.spec.result import Measurement, TrialResult
+from paredown.spec.target import quality_loss
+from paredown.spec.units import Unit, human_bytes
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+NONE = "-"
+"""Shown where nothing was measured."""
+
+
+def number(value: float, stderr: float | None = None) -> str:
+    """A number with the digits its standard error justifies; without one, four of them."""
+    if not stderr or abs(value) >= 1e6:
+        return f"{value:.4g}"
+    return f"{value:.{_decimals(value, stderr)}f}"
+
+
+def _decimals(value: float, stderr: float) -> int:
+    """Places after the point for two digits of the error, at most seven digits of the value."""
+    smallest = max(stderr, abs(value) * 1e-5)
+    return max(0, 1 - math.floor(math.log10(smallest)))
+
+
+def with_error(measurement: Measurement | None) -> str:
+    """Value ± standard error, without the unit; sizes carry theirs."""
+    if measurement is None:
+        return NONE
+    value, stderr = measurement.value, measurement.stderr
+    if measurement.unit is Unit.BYTES:
+        spread = f" ± {human_bytes(stderr)}" if stderr else ""
+        return human_bytes(value) + spread
+    return number(value, stderr) + (f" ± {stderr:.2g}" if stderr else "")
+
+
+def with_unit(measurement: Measurement | None) -> str:
+    """`with_error` and the unit, where the unit is not in the name already."""
+    text = with_error(measurement)
+    silent = (Unit.BYTES, Unit.PERPLEXITY, Unit.FRACTION, Unit.RATIO)
+    if measurement is None or measurement.unit in silent:
+        return text
+    return f"{text} {measurement.unit}"
+
+
+def signed_percent(value: float | None) -> str:
+    """`3.14` -> `'+3.1 %'`."""
+    if value is None:
+        return NONE
+    return f"{value:+.1f} %" if abs(value) < 1000 else f"{value:+.2g} %"
+
+
+def times(value: float | None) -> str:
+    """`2.345` -> `'2.35x'`."""
+    return NONE if value is None else f"{value:.2f}x"
+
+
+def speedup(result: TrialResult, baseline: TrialResult | None) -> float | None:
+    """Decode speed relative to the baseline, as measured or from the two latencies."""
+    measured = result.value("speedup")
+    if measured is not None or baseline is None:
+        return measured
+    mine, base = result.value("decode_latency"), baseline.value("decode_latency")
+    return base / mine if mine and base else None
+
+
+def ratio(result: TrialResult, baseline: TrialResult | None) -> float | None:
+    """Size of the baseline's files over the artifact's, as measured or from the two sizes."""
+    measured = result.value("compression_ratio")
+    if measured is not None or baseline is None:
+        return measured
+    mine, base = result.value("size"), baseline.value("size")
+    return base / mine if mine and base else None
+
+
+def loss(result: TrialResult, baseline: TrialResult | None) -> float | None:
+    """Loss of quality in percent; None without a baseline."""
+    return None if baseline is None else quality_loss(result, baseline)
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """`text` without line breaks, colour codes and control characters, cut to `limit`."""
+    visible = "".join(c if c.isprintable() else " " for c in _COLOUR.sub("", text))
+    flat = " ".join(visible.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def name_of(result: TrialResult) -> str:
+    """How sentences call a result: `episode 3, gptq(bits=4)`."""
+    if result.episode == 0:
+        return "the uncompressed model"
+    return f"episode {result.episode}, {result.label}"
+
+
+def in_words(result: TrialResult, baseline: TrialResult | None) -> str:
+    """The numbers that decide, in one phrase; what was not measured is left out."""
+    size, memory = result.get("size"), result.get("peak_memory")
+    parts = []
+    if size is not None:
+        shrink = ratio(result, baseline)
+        smaller = f" ({times(shrink)} smaller)" if shrink and shrink > 1 else ""
+        parts.append(human_bytes(size.value) + smaller)
+    if (lost := loss(result, baseline)) is not None:
+        parts.append(f"perplexity {signed_percent(lost)}")
+    if (faster := speedup(result, baseline)) is not None:
+        parts.append(f"decodes at {times(faster)} the speed")
+    if memory is not None:
+        parts.append(f"{human_bytes(memory.value)} of memory")
+    return ", ".join(parts)

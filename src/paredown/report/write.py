@@ -1,0 +1,54 @@
+"""Writes the files of an experiment that sum it up: a few after every episode, all at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paredown.report.documents import final_document, front_document
+from paredown.report.findings import Findings, find
+from paredown.report.markdown import report_markdown
+from paredown.store.atomic import write_bytes, write_json, write_text
+from paredown.store.experiment import Experiment, ExperimentRecord
+
+FRONT_FILE = "pareto_frontier.json"
+FINAL_FILE = "final_results.json"
+HISTORY_FILE = "search_history.csv"
+FIGURE_FILE = "search_space_analysis.png"
+PAGE_FILE = "pareto_visualization.html"
+REPORT_FILE = "report.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found, and the files that say so."""
+
+    findings: Findings
+    files: tuple[Path, ...]
+
+
+def write_progress_files(record: ExperimentRecord) -> Findings:
+    """Write the front and the history; cheap enough for after every episode."""
+    findings = find(record)
+    write_json(record.folder / FRONT_FILE, front_document(findings))
+    Experiment(record.folder).write_history(record.results, set(findings.front.episodes))
+    return findings
+
+
+def write_report(record: ExperimentRecord, stop_reason: str) -> Report:
+    """Write every summary file; `final_results.json` comes last and marks the run as ended.
+
+    Raises:
+        ConfigError: the disk is full, or the folder cannot be written.
+    """
+    from paredown.report.figures import search_space_png
+    from paredown.report.html import front_html
+
+    folder = record.folder
+    findings = write_progress_files(record)
+    write_bytes(folder / FIGURE_FILE, search_space_png(findings))
+    write_text(folder / PAGE_FILE, front_html(findings))
+    write_text(folder / REPORT_FILE, report_markdown(findings, stop_reason))
+    write_json(folder / FINAL_FILE, final_document(findings, stop_reason))
+    names = (REPORT_FILE, PAGE_FILE, FIGURE_FILE, FINAL_FILE, FRONT_FILE, HISTORY_FILE)
+    return Report(findings=findings, files=tuple(folder / name for name in names))

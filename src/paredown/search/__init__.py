@@ -1,0 +1,1 @@
+"""What to try next: the space of strategies and the policies that walk it."""

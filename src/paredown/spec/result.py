@@ -1,0 +1,143 @@
+"""Results: measurements that can be trusted and repeated, and failures with their cause."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from paredown.spec.serial import SCHEMA_VERSION
+from paredown.spec.strategy import Strategy
+from paredown.spec.units import GB, Unit
+
+Source = Literal["measured", "derived", "estimated"]
+
+
+class Measurement(BaseModel):
+    """One number, with everything needed to trust or repeat it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    """What was measured, e.g. `perplexity`."""
+    value: float
+    """In `unit`. Always finite: what failed is a `Failure`, never a NaN."""
+    unit: Unit
+    n: int
+    """Independent samples behind the value (windows or repeats, not tokens)."""
+    stderr: float | None
+    """Standard error of the value; None when n == 1."""
+    lower_is_better: bool
+    source: Source
+    """`measured`, `derived` exactly from measurements, or `estimated` by a model."""
+    how: str
+    """The protocol and its settings, in words."""
+
+    @model_validator(mode="after")
+    def _trustworthy(self) -> Self:
+        if not math.isfinite(self.value):
+            raise ValueError(f"{self.name} is {self.value}; record a Failure instead")
+        if self.n < 1:
+            raise ValueError(f"{self.name}: n = {self.n}, but a measurement has n >= 1 samples")
+        if (self.stderr is None) != (self.n == 1):
+            raise ValueError(f"{self.name}: give stderr if and only if n > 1 (n = {self.n})")
+        return self
+
+
+class FailureKind(StrEnum):
+    """Why a trial produced nothing."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    UNSUPPORTED = "unsupported"
+    METHOD_ERROR = "method_error"
+    DIVERGED = "diverged"
+
+
+class Failure(BaseModel):
+    """Why a trial produced nothing, for people and for the search."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: FailureKind
+    message: str
+    stage: str = ""
+
+
+class TrialResult(BaseModel):
+    """What came of one strategy: measurements of its artifact, or the failure.
+
+    The flat fields (`accuracy` to `compression_ratio`) repeat measurements under the names
+    that scripts read; they are None where nothing was measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    schema_version: int = SCHEMA_VERSION
+    episode: int
+    strategy: Strategy | None
+    """None for the uncompressed baseline (episode 0)."""
+    label: str
+    """The strategy as shown to people: parameters at their default are left out."""
+    kind: str
+    """`baseline`, `quantization`, `pruning`, `tuning` or `pipeline`."""
+    status: Literal["ok", "failed"]
+    measurements: tuple[Measurement, ...] = ()
+    failure: Failure | None = None
+    unmet: tuple[str, ...] = ()
+    """Limits of the user that this result does not meet, in words."""
+    notes: tuple[str, ...] = ()
+    """What a user of this artifact should know, e.g. that its format has no fast kernel."""
+    artifact: str | None = None
+    """Path of the artifact, relative to the experiment folder, while it is kept."""
+    compress_s: float = 0.0
+    evaluate_s: float = 0.0
+    """Seconds spent inside compressing (with verification) and evaluating."""
+    wall_s: float = 0.0
+    """Seconds of the whole episode."""
+    accuracy: float | None = None
+    """Share of next tokens predicted right on the held-out text."""
+    latency_ms: float | None = None
+    """Decode, milliseconds per token."""
+    memory_gb: float | None = None
+    """Peak memory of the process that serves the artifact, 1e9 bytes."""
+    model_size_gb: float | None = None
+    """Weights files on disk, 1e9 bytes."""
+    energy_joules: float | None = None
+    """Not measured in this version."""
+    compression_ratio: float | None = None
+    """Base weights files / artifact weights files."""
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if (self.status == "failed") != (self.failure is not None):
+            raise ValueError("a failed trial has a failure, a finished one has none")
+        return self
+
+    def get(self, name: str) -> Measurement | None:
+        """The measurement called `name`, if there is one."""
+        return next((m for m in self.measurements if m.name == name), None)
+
+    def value(self, name: str) -> float | None:
+        """Value of the measurement called `name`, if there is one."""
+        found = self.get(name)
+        return None if found is None else found.value
+
+
+def flat_fields(measurements: tuple[Measurement, ...]) -> dict[str, float | None]:
+    """The flat fields of `TrialResult`, from its measurements."""
+    by_name = {m.name: m.value for m in measurements}
+
+    def scaled(name: str, factor: float) -> float | None:
+        return by_name[name] / factor if name in by_name else None
+
+    return {
+        "accuracy": by_name.get("accuracy"),
+        "latency_ms": by_name.get("decode_latency"),
+        "memory_gb": scaled("peak_memory", GB),
+        "model_size_gb": scaled("size", GB),
+        "energy_joules": by_name.get("energy"),
+        "compression_ratio": by_name.get("compression_ratio"),
+    }

@@ -1,0 +1,127 @@
+"""Sizes derived from a spec: files, serving and quantizing memory. Exact where only counts enter.
+
+"Derived" means computed from exact counts by the formulas below; what a process really takes is
+measured by `paredown evaluate`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+from paredown.errors import ConfigError
+from paredown.spec.model import ModelSpec
+from paredown.spec.structure import Block, find_structure, uses_conv1d
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DEFAULT_GROUP_SIZE = 64
+
+_CODE_BITS = {"int8": 8, "int4": 4}
+_SCALE_BYTES = 2  # bf16
+_SHARED_INPUT = (
+    re.compile(r"^(?P<where>.*)\b(q_proj|k_proj|v_proj)$"),
+    re.compile(r"^(?P<where>.*)\b(gate_proj|up_proj)$"),
+    re.compile(r"^(?P<where>.*)\b(w1|w3)$"),
+)
+"""Linears of a block that read the same input, and so share one Hessian."""
+
+
+def bytes_at(spec: ModelSpec, precision: Precision, group_size: int = DEFAULT_GROUP_SIZE) -> int:
+    """Bytes of the weights at a precision, on disk and in memory alike (packed stays packed).
+
+    fp32 and fp16: `parameters * 4` and `parameters * 2`. int8 and int4: symmetric codes for the
+    linears of the blocks, `rows * ceil(width * bits / 8)`, with a 16-bit scale per group,
+    `rows * ceil(width / group_size) * 2`; everything else (embeddings, head, norms, vision tower)
+    stays at 2 bytes per parameter.
+
+    Args:
+        spec: of an unquantized model, for int8 and int4.
+        precision: of the weights.
+        group_size: input features per scale; -1 for one scale per row.
+
+    Raises:
+        ConfigError: int8 or int4 of a model that is quantized already.
+    """
+    if precision == "fp32":
+        return 4 * spec.parameters
+    if precision == "fp16":
+        return 2 * spec.parameters
+    if spec.quantization is not None:
+        raise ConfigError(
+            f"{spec.name} is quantized already ({spec.quantization}); start from the unquantized "
+            "model"
+        )
+    bits = _CODE_BITS[precision]
+    in_axis = 0 if uses_conv1d(spec) else 1
+    total = rest = 0
+    for name in find_structure(spec).linears:
+        shape = spec.by_name[f"{name}.weight"].shape
+        width, rows = shape[in_axis], shape[1 - in_axis]
+        groups = 1 if group_size == -1 else -(-width // group_size)
+        total += rows * (-(-width * bits // 8) + groups * _SCALE_BYTES)
+        rest += width * rows
+    return total + 2 * (spec.parameters - rest)
+
+
+def kv_bytes_per_token(spec: ModelSpec, dtype_bytes: int = 2) -> int | None:
+    """Bytes that one token of context takes in the cache of keys and values.
+
+    `2 * layers * kv_heads * head_dim * dtype_bytes`; an upper bound where some layers attend to a
+    sliding window only. None when the spec lacks one of the numbers.
+    """
+    if spec.layers is None or spec.kv_heads is None or spec.head_dim is None:
+        return None
+    return 2 * spec.layers * spec.kv_heads * spec.head_dim * dtype_bytes
+
+
+def memory_to_serve(
+    spec: ModelSpec,
+    precision: Precision,
+    context: int,
+    batch: int = 1,
+    *,
+    group_size: int = DEFAULT_GROUP_SIZE,
+) -> int | None:
+    """Weights plus the 16-bit cache of `batch` sequences of `context` tokens.
+
+    `bytes_at(precision) + batch * context * kv_bytes_per_token`. The runtime's own memory is not
+    in it. None when the cache cannot be derived.
+    """
+    cache = kv_bytes_per_token(spec)
+    if cache is None:
+        return None
+    return bytes_at(spec, precision, group_size) + batch * context * cache
+
+
+def memory_to_quantize(spec: ModelSpec, calibration_tokens: int) -> int | None:
+    """Memory to quantize block by block with Hessians (GPTQ), weights of one block at a time.
+
+    The largest block in float32, `4 * parameters of the block`; its Hessians,
+    `4 * width**2` for each distinct input; the activations of the calibration set before and
+    after the block, `2 * 2 * tokens * hidden_size`; the embedding, 2 bytes per parameter.
+    None when the model has no blocks that can be told from its names.
+    """
+    blocks = find_structure(spec).blocks
+    if not blocks or spec.hidden_size is None:
+        return None
+    activations = 2 * 2 * calibration_tokens * spec.hidden_size
+    embedding = 2 * (spec.vocabulary or 0) * spec.hidden_size
+    return max(_block_bytes(spec, block) for block in blocks) + activations + embedding
+
+
+def _block_bytes(spec: ModelSpec, block: Block) -> int:
+    """A block in float32 with the Hessians of its distinct inputs."""
+    weights = sum(t.numel for t in spec.tensors if t.name.startswith(block.prefix + "."))
+    in_axis = 0 if uses_conv1d(spec) else 1
+    widths = {_input_of(n): spec.by_name[f"{n}.weight"].shape[in_axis] for n in block.linears}
+    return 4 * (weights + sum(width**2 for width in widths.values()))
+
+
+def _input_of(linear: str) -> str:
+    """A name for the input of a linear: linears with the same one share their Hessian."""
+    for number, pattern in enumerate(_SHARED_INPUT):
+        match = pattern.match(linear)
+        if match:
+            return f"{match['where']}#{number}"
+    return linear

@@ -1,0 +1,121 @@
+"""Strategies: ordered steps, written `l2_structured(ratio=0.2) > gptq(bits=4, group_size=64)`.
+
+The text form is read with Python's own parser, so values are Python (or JSON) literals and
+nothing is ever evaluated. Which methods and parameters exist is not known here:
+`paredown.methods.registry` validates a parsed strategy and fills in its defaults.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from paredown.errors import StrategyError
+from paredown.spec.serial import content_hash
+
+_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
+
+
+class Step(BaseModel):
+    """A method with its parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{k}={_literal(v)}" for k, v in self.params.items())
+        return f"{self.method}({inner})" if inner else self.method
+
+
+class Strategy(BaseModel):
+    """An ordered list of steps. Its content hash is its identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[Step, ...] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return " > ".join(str(step) for step in self.steps)
+
+    @property
+    def hash(self) -> str:
+        """Identity; meaningful on a canonical strategy, in which every parameter is explicit."""
+        return content_hash(self)
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def parse_strategy(text: str) -> Strategy:
+    """Read a strategy from its text form or from JSON (`{"steps": [...]}` or a list of steps).
+
+    Raises:
+        StrategyError: the text is not a strategy; the message shows what was found where.
+    """
+    stripped = text.strip()
+    if not stripped:
+        raise StrategyError("the strategy is empty; write for example 'gptq(bits=4)'")
+    if stripped[0] in "{[":
+        return _from_json(stripped)
+    try:
+        tree = ast.parse(stripped, mode="eval").body
+    except SyntaxError as error:
+        raise StrategyError(
+            f"cannot read the strategy {text!r}: {error.msg} at character {error.offset}; "
+            "write steps as method(name=value, ...) joined by '>'"
+        ) from None
+    return Strategy(steps=tuple(_step(node, stripped) for node in _chain(tree, stripped)))
+
+
+def _from_json(text: str) -> Strategy:
+    try:
+        data = json.loads(text)
+        return Strategy.model_validate({"steps": data} if isinstance(data, list) else data)
+    except ValueError as error:
+        raise StrategyError(f"cannot read the strategy from JSON: {error}") from None
+
+
+def _chain(tree: ast.expr, text: str) -> list[ast.expr]:
+    if not isinstance(tree, ast.Compare):
+        return [tree]
+    if not all(isinstance(op, ast.Gt) for op in tree.ops):
+        raise StrategyError(f"steps are joined by '>' only, in {text!r}")
+    return [tree.left, *tree.comparators]
+
+
+def _step(node: ast.expr, text: str) -> Step:
+    source = ast.get_source_segment(text, node) or text
+    if isinstance(node, ast.Name):
+        return Step(method=node.id)
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        raise StrategyError(f"{source!r} is no step; write method(name=value, ...)")
+    if node.args:
+        raise StrategyError(f"{source!r}: parameters need their names, as in bits=4")
+    params: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise StrategyError(f"{source!r}: '**' has no meaning in a strategy")
+        if keyword.arg in params:
+            raise StrategyError(f"{source!r}: {keyword.arg} is given twice")
+        params[keyword.arg] = _value(keyword.value, source)
+    return Step(method=node.func.id, params=params)
+
+
+def _value(node: ast.expr, source: str) -> Any:
+    if isinstance(node, ast.Name) and node.id in _WORDS:
+        return _WORDS[node.id]
+    try:
+        value = ast.literal_eval(node)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError):
+        raise StrategyError(
+            f"{source!r}: {ast.unparse(node)} is no value; use a number, true/false, "
+            'a "text", a [list] or a {"name": value}'
+        ) from None
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,48 @@
+"""Units of measured quantities, and how people read them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+GB = 1e9
+"""One gigabyte, decimal: what disks, limits and reports use here."""
+
+
+class Unit(StrEnum):
+    """Unit of a measurement's value and standard error."""
+
+    BYTES = "bytes"
+    MS_PER_TOKEN = "ms/token"
+    NATS_PER_TOKEN = "nats/token"
+    PERPLEXITY = "perplexity"
+    FRACTION = "fraction"
+    RATIO = "ratio"
+    SECONDS = "s"
+    JOULES = "J"
+
+
+def human_bytes(n: float) -> str:
+    """`269070000` -> `'269.1 MB'` (decimal units)."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(n) >= size:
+            return f"{n / size:.1f} {unit}"
+    return f"{n:.0f} B"
+
+
+def human_seconds(s: float) -> str:
+    """`75` -> `'1m15s'`; `3.2` -> `'3.2s'`."""
+    if s < 10:
+        return f"{s:.1f}s"
+    if s < 60:
+        return f"{s:.0f}s"
+    minutes, seconds = divmod(round(s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def human_count(n: float) -> str:
+    """`134515008` -> `'134.5M'`."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(n) >= size:
+            return f"{n / size:.1f}{unit}"
+    return f"{n:.0f}"

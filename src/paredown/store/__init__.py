@@ -1,0 +1,1 @@
+"""Experiment folders, atomic files, the event log and the result cache. No torch."""

@@ -1,0 +1,89 @@
+"""Files and folders that are either complete or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from paredown.errors import ConfigError
+from paredown.spec.serial import readable
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to a temporary name beside `path`, flush it to disk, and rename it.
+
+    Raises:
+        ConfigError: the disk is full, or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with clear_disk_errors(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes`, for UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes`, for readable JSON (pydantic models included)."""
+    write_text(path, readable(value))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty sibling folder; rename it to `path` on success, delete it on failure.
+
+    An existing folder at `path` is replaced only once the new one is complete.
+    """
+    with clear_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
+        try:
+            partial.chmod(0o755)
+            yield partial
+            if path.exists():
+                shutil.rmtree(path)
+            partial.rename(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Turn 'disk full' and 'not writable' into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigError(
+                f"the disk is full: could not write {path}; free some space, or choose another "
+                "folder with --output-dir (caches: PAREDOWN_HOME)"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ConfigError(
+                f"cannot write {path}: {error.strerror}; choose another folder"
+            ) from error
+        raise
+
+
+def folder_bytes(path: Path, pattern: str = "**/*") -> int:
+    """Bytes of all files below `path` that match `pattern`."""
+    return sum(f.stat().st_size for f in path.glob(pattern) if f.is_file())

@@ -1,0 +1,219 @@
+"""Experiment folders: the truth about a run. Written atomically, readable without torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from paredown.errors import ExperimentError, did_you_mean
+from paredown.spec.model import ModelSpec
+from paredown.spec.result import TrialResult
+from paredown.spec.run import RunConfig
+from paredown.spec.serial import SCHEMA_VERSION, plain
+from paredown.spec.strategy import Strategy
+from paredown.store.atomic import clear_disk_errors, write_json, write_text
+from paredown.store.events import EventLog, read_events
+
+_EPISODE = re.compile(r"^episode_(\d+)$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+HISTORY_FIELDS = (
+    "episode", "strategy", "kind", "status", "on_front", "perplexity", "kl", "top1_agreement",
+    "accuracy", "latency_ms", "prefill_ms", "memory_gb", "model_size_gb", "energy_joules",
+    "compression_ratio", "speedup", "wall_s", "failure", "unmet",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExperimentRecord:
+    """Everything an experiment folder says; opens on any machine."""
+
+    folder: Path
+    config: RunConfig
+    run: dict[str, Any]
+    """`run.json` as a whole: config, versions, hardware."""
+    spec: ModelSpec
+    results: tuple[TrialResult, ...]
+    """By episode; the baseline is episode 0."""
+    events: tuple[dict[str, Any], ...]
+    final: dict[str, Any] | None
+    """`final_results.json`, once the run has ended."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def baseline(self) -> TrialResult | None:
+        return next((r for r in self.results if r.episode == 0), None)
+
+    @property
+    def trials(self) -> tuple[TrialResult, ...]:
+        """All episodes but the baseline."""
+        return tuple(r for r in self.results if r.episode > 0)
+
+
+class Experiment:
+    """An experiment folder open for writing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.events = EventLog(folder / "events.jsonl")
+
+    @staticmethod
+    def create(folder: Path, config: RunConfig, spec: ModelSpec, run: dict[str, Any]) -> Experiment:
+        """Start a new experiment.
+
+        Raises:
+            ExperimentError: the name is not usable as a folder name.
+            ConfigError: the folder cannot be written.
+        """
+        if not _NAME.match(folder.name):
+            raise ExperimentError(
+                f"experiment name {folder.name!r}: use letters, digits, '.', '_' and '-'"
+            )
+        with clear_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "model_spec.json", spec)
+        document = {"schema_version": SCHEMA_VERSION, "config": plain(config), **run}
+        write_json(folder / "run.json", document)  # last: its presence marks the folder as ours
+        return Experiment(folder)
+
+    def episode(self, number: int) -> Path:
+        """Folder of episode `number`."""
+        return self.folder / f"episode_{number:03d}"
+
+    def begin(self, number: int, strategy: Strategy | None) -> Path:
+        """Create the folder of an episode and record what will be tried in it."""
+        folder = self.episode(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "strategy.json", strategy)
+        return folder
+
+    def finish(self, result: TrialResult) -> None:
+        """Record the result; from here on the episode is never run again."""
+        write_json(self.episode(result.episode) / "results.json", result)
+
+    def results(self) -> tuple[TrialResult, ...]:
+        """All finished episodes."""
+        return _read_results(self.folder)
+
+    def in_flight(self) -> tuple[int, Strategy] | None:
+        """The episode that was begun and not finished, if a kill left one."""
+        for folder in _episode_folders(self.folder):
+            path = folder / "strategy.json"
+            if path.exists() and not (folder / "results.json").exists():
+                data = json.loads(path.read_text())
+                if data is not None:
+                    return _number(folder), Strategy.model_validate(data)
+        return None
+
+    def write_history(self, results: tuple[TrialResult, ...], front: set[int]) -> None:
+        """search_history.csv: one row per episode."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, HISTORY_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_row(result, result.episode in front) for result in results)
+        write_text(self.folder / "search_history.csv", buffer.getvalue())
+
+
+def _row(result: TrialResult, on_front: bool) -> dict[str, object]:
+    return {
+        "episode": result.episode,
+        "strategy": result.label,
+        "kind": result.kind,
+        "status": result.status,
+        "on_front": int(on_front),
+        **{n: result.value(n) for n in ("perplexity", "kl", "top1_agreement", "speedup")},
+        "prefill_ms": result.value("prefill_latency"),
+        **{
+            name: getattr(result, name)
+            for name in ("accuracy", "latency_ms", "memory_gb", "model_size_gb",
+                         "energy_joules", "compression_ratio", "wall_s")
+        },
+        "failure": f"{result.failure.kind}: {result.failure.message}" if result.failure else "",
+        "unmet": "; ".join(result.unmet),
+    }  # fmt: skip
+
+
+def _number(folder: Path) -> int:
+    match = _EPISODE.match(folder.name)
+    if match is None:
+        raise AssertionError(folder)
+    return int(match[1])
+
+
+def _episode_folders(folder: Path) -> list[Path]:
+    return sorted((f for f in folder.glob("episode_*") if _EPISODE.match(f.name)), key=_number)
+
+
+def _read_results(folder: Path) -> tuple[TrialResult, ...]:
+    paths = [f / "results.json" for f in _episode_folders(folder)]
+    try:
+        return tuple(TrialResult.model_validate_json(p.read_text()) for p in paths if p.exists())
+    except ValidationError as error:
+        raise ExperimentError(f"{folder}: a results.json cannot be read: {error}") from None
+
+
+def is_experiment(folder: Path) -> bool:
+    """Whether an experiment was started in this folder."""
+    return (folder / "run.json").is_file()
+
+
+def read_experiment(folder: Path) -> ExperimentRecord:
+    """Read a finished or running experiment.
+
+    Raises:
+        ExperimentError: there is no experiment in `folder`, or a file in it is damaged.
+    """
+    folder = folder.resolve()
+    if not is_experiment(folder):
+        siblings = [f.name for f in folder.parent.glob("*") if is_experiment(f)]
+        hint = f"; {did_you_mean(folder.name, siblings)}" if siblings else ""
+        raise ExperimentError(f"{folder} is no experiment folder (it has no run.json){hint}")
+    try:
+        run = json.loads((folder / "run.json").read_text())
+        version = run.get("schema_version", 1)
+        if version > SCHEMA_VERSION:
+            raise ExperimentError(
+                f"{folder}: written by a newer paredown (schema {version}); please upgrade"
+            )
+        final_path = folder / "final_results.json"
+        return ExperimentRecord(
+            folder=folder,
+            config=RunConfig.model_validate(run["config"]),
+            run=run,
+            spec=ModelSpec.model_validate_json((folder / "model_spec.json").read_text()),
+            results=_read_results(folder),
+            events=tuple(read_events(folder / "events.jsonl")),
+            final=json.loads(final_path.read_text()) if final_path.exists() else None,
+        )
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise ExperimentError(f"{folder}: run.json or model_spec.json is damaged: {error}") from None
+
+
+def lock(folder: Path) -> int:
+    """Claim the folder for this process; released when the process ends, however it ends.
+
+    Raises:
+        ExperimentError: another process is running this experiment.
+    """
+    import fcntl
+
+    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ExperimentError(
+            f"{folder.name}: another process is running this experiment; wait for it, "
+            "or choose another --experiment-name"
+        ) from None
+    return handle

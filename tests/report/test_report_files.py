@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_samples import baseline, failed, findings, ok, point, record, several
+
+from paredown.report.cost import search_cost
+from paredown.report.figures import points, search_space_png
+from paredown.report.html import front_html, hover
+from paredown.report.markdown import loads_with_transformers, report_markdown
+from paredown.report.tables import EPISODE_COLUMNS, FRONT_COLUMNS
+from paredown.report.write import write_progress_files, write_report
+from paredown.spec.result import TrialResult
+from paredown.store.experiment import read_experiment
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>`|$a$ [b](c) %{y}'
+CASES: dict[str, tuple[TrialResult, ...]] = {
+    "nothing": (),
+    "baseline only": (baseline(),),
+    "only failures": (failed(0), failed(1), failed(2)),
+    "baseline and failures": (baseline(), failed(1)),
+    "one point": several()[:2],
+    "ties": (baseline(), *(ok(i, "bf16", {m.name: m.value for m in baseline().measurements})
+                           for i in (1, 2))),
+    "several": several(),
+    "no baseline": several()[1:],
+    "missing measurements": (baseline(), ok(1, "int8", {"perplexity": 21.0}),
+                             ok(2, "int8", {"size": 1e6}), ok(3, "int8", {})),
+    "a wreck": (baseline(), point(1, "rtn(bits=2)", 1e7, 0.2, 0.5, 0.5)),
+}  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_writes_every_file(name: str, tmp_path: Path) -> None:
+    experiment = record(tmp_path / "x", CASES[name])
+    report = write_report(experiment, "all episodes done")
+    assert sorted(f.name for f in report.files) == [
+        "final_results.json", "pareto_frontier.json", "pareto_visualization.html", "report.md",
+        "search_history.csv", "search_space_analysis.png",
+    ]  # fmt: skip
+    assert all(f.stat().st_size > 0 for f in report.files)
+    assert not list((tmp_path / "x").glob(".*.*"))  # no temporary file is left
+    final = read_experiment(tmp_path / "x").final
+    assert final is not None
+    assert final["stop_reason"] == "all episodes done"
+
+
+def test_final_results_hold_the_whole_answer(tmp_path: Path) -> None:
+    events: tuple[dict[str, Any], ...] = ({"event": "refused", "strategy": "a", "reason": "b"},)
+    write_report(
+        record(tmp_path / "x", several(), events=events, limits={"target_ratio": 2.5}), "x"
+    )
+    final = json.loads((tmp_path / "x" / "final_results.json").read_text())
+    assert final["schema_version"] == 1
+    assert final["baseline"]["episode"] == 0
+    assert {k: v["episode"] for k, v in final["best"].items()} == {
+        "quality": 1, "size": 3, "latency": 3, "memory": 3,
+    }  # fmt: skip
+    assert (final["knee"], final["front"]) == (2, [0, 1, 2, 3])
+    assert final["recommended"]["episode"] == 2
+    assert final["recommended"]["quality_loss_percent"] == pytest.approx(4.0)
+    assert final["runner_up"]["episode"] == 3
+    assert (final["limits"]["met"], final["limits"]["nearest"]) == (True, None)
+    assert final["cost"] == {
+        "wall_s": 53.0, "compress_s": 20.0, "evaluate_s": 25.0, "episodes_ok": 4,
+        "episodes_failed": 1, "refused": 1, "overhead_share": pytest.approx(8 / 53, abs=1e-4),
+    }  # fmt: skip
+
+
+def test_limits_nobody_meets_are_in_every_report(tmp_path: Path) -> None:
+    experiment = record(tmp_path / "x", several(), limits={"min_speedup": 10})
+    write_report(experiment, "all episodes done")
+    final = json.loads((tmp_path / "x" / "final_results.json").read_text())
+    assert (final["recommended"], final["limits"]["met"]) == (None, False)
+    assert final["limits"]["nearest"]["episode"] == 3
+    assert final["limits"]["nearest"]["missed"] == [
+        {"limit": "speed-up >= 10x", "seen": "2.00x", "accepted_by": "--min-speedup 2.0"}
+    ]
+    assert (
+        "No recommendation:** no result meets the limits"
+        in (tmp_path / "x" / "report.md").read_text()
+    )
+
+
+def test_frontier_and_history_agree(tmp_path: Path) -> None:
+    write_progress_files(record(tmp_path / "x", several()))
+    frontier = json.loads((tmp_path / "x" / "pareto_frontier.json").read_text())
+    assert [o["measurement"] for o in frontier["objectives"]] == [
+        "perplexity", "size", "decode_latency", "peak_memory",
+    ]  # fmt: skip
+    assert frontier["front"][1]["measurements"] == [
+        m.model_dump(mode="json") for m in several()[1].measurements
+    ]
+    with (tmp_path / "x" / "search_history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["episode"]) for r in rows if r["on_front"] == "1"] == [
+        entry["episode"] for entry in frontier["front"]
+    ]
+    assert not (tmp_path / "x" / "final_results.json").exists()
+
+
+def test_pauses_before_a_resume_cost_nothing(tmp_path: Path) -> None:
+    experiment = record(tmp_path / "x", (baseline(),))
+    (tmp_path / "x" / "events.jsonl").write_text(
+        '{"event":"started","time":100}\n{"event":"proposed","time":160}\n'
+        '{"event":"resumed","time":9000}\n{"event":"ended","time":9040}\n'
+    )
+    assert search_cost(read_experiment(experiment.folder)).wall_s == 100.0
+
+
+def test_the_page_needs_no_network_and_shows_all_panels(tmp_path: Path) -> None:
+    page = front_html(findings(tmp_path / "x", several()))
+    tags = Tags(page).found
+    assert not [(t, a) for t, a in tags if {"src", "href"} & set(a)]
+    assert "default-src 'none'" in page
+    for title in ("Quality against latency", "Quality against memory", "Quality against size",
+                  "Latency against memory"):  # fmt: skip
+        assert title in page
+    assert '"star"' in page
+
+
+def test_hover_has_every_number(tmp_path: Path) -> None:
+    found = findings(tmp_path / "x", several())
+    text = hover(found.record.results[3], found)
+    assert "<b>episode 3</b> (on the front)" in text
+    assert "<br>l2_structured(ratio=0.2)<br>&gt; gptq(bits=4)<br>" in text
+    assert "perplexity: 32.00 ± 0.32" in text
+    assert "decode latency: 15.00 ± 0.15 ms/token" in text
+    assert "speedup: 2 (derived)" in text
+    assert "recommended, knee" in hover(found.record.results[2], found)
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    results = (
+        baseline(),
+        point(1, "int8", 1.0, 0.5, 0.5, 0.5).model_copy(
+            update={"label": HOSTILE, "unmet": (HOSTILE,), "notes": (HOSTILE,)}
+        ),
+        failed(2, message=HOSTILE).model_copy(update={"label": HOSTILE}),
+    )
+    found = findings(tmp_path / "x", results, model=HOSTILE, data=HOSTILE)
+    page = front_html(found)
+    tags = Tags(page).found
+    assert not [t for t, _ in tags if t == "img"]
+    assert "alert(" not in "".join(f"{t}{a}" for t, a in tags)
+    assert "<script>alert" not in page
+    report = report_markdown(found, HOSTILE)
+    outside_code = re.sub(r"```.*?```|`[^`\n]*`", "", report, flags=re.DOTALL)
+    assert "<" not in outside_code
+    assert "[b](c)" not in outside_code
+    rows = [line for line in report.splitlines() if line.startswith("| 1 \\*")]
+    cells = [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows]
+    assert cells == [len(FRONT_COLUMNS), len(EPISODE_COLUMNS)]
+    assert search_space_png(found).startswith(b"\x89PNG")
+
+
+def test_a_name_that_the_font_lacks_is_no_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    search_space_png(findings(tmp_path / "x", several(), model="模型 🙂"))
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_the_figure_shows_what_has_ratio_and_loss(tmp_path: Path) -> None:
+    shown = points(findings(tmp_path / "x", several()))
+    assert [p.result.episode for p in shown] == [0, 1, 2, 3, 4]
+    assert [p.on_front for p in shown] == [True] * 4 + [False]
+    assert shown[0].loss_stderr == 0.0
+    assert shown[2].loss == pytest.approx(4.0)
+    assert shown[2].loss_stderr == pytest.approx(1.04)  # 1 % of 20.8, over the baseline's 20
+
+
+def test_the_report_says_how_to_load_what_was_kept(tmp_path: Path) -> None:
+    kept = several()[2].model_copy(update={"artifact": "episode_002/artifact"})
+    results = (*several()[:2], kept)
+    report = report_markdown(findings(tmp_path / "x", results), "all episodes done")
+    assert "**Take episode 2, `gptq(bits=4)`**: the smallest artifact" in report
+    assert "model = paredown.load('episode_002/artifact')" in report
+    noted = kept.model_copy(update={"notes": ("plain transformers cannot read it",)})
+    assert not loads_with_transformers(noted)
+    report = report_markdown(findings(tmp_path / "y", (*several()[:2], noted)), None)
+    assert "AutoModelForCausalLM" not in report
+
+
+def test_the_report_says_how_to_make_again_what_was_not_kept(tmp_path: Path) -> None:
+    report = report_markdown(findings(tmp_path / "x", several(), model="my model"), None)
+    assert "paredown compress -m 'my model' -s 'gptq(bits=4)' -o DIR" in report
+
+
+def test_the_report_lists_failures_refusals_protocols_and_versions(tmp_path: Path) -> None:
+    event = {"event": "refused", "strategy": "gptq > rtn", "reason": "quantized only once"}
+    experiment = record(tmp_path / "x", several(), events=(event,))
+    write_report(experiment, "time budget used up")
+    report = (tmp_path / "x" / "report.md").read_text()
+    for text in (
+        "out\\_of\\_memory in compress: used more than 2.0 GB",
+        "| `gptq > rtn` | quantized only once |",
+        "protocol of decode\\_latency",
+        "- torch: 2.10",
+        "- cores: 2",
+        "limits: none",
+        "ended because: time budget used up",
+    ):
+        assert text in report
+
+
+def test_a_method_that_is_not_installed_is_not_promised_to_transformers() -> None:
+    assert not loads_with_transformers(point(1, "from_a_plugin", 1.0, 1.0, 1.0, 1.0))
+
+
+def test_writing_is_quick(tmp_path: Path) -> None:
+    experiment = record(tmp_path / "x", several())
+    write_report(experiment, "warm-up: imports")
+    start = time.perf_counter()
+    write_report(experiment, "all episodes done")
+    assert time.perf_counter() - start < 3

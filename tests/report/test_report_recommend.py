@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from report_samples import BASE, baseline, failed, ok, point, several
+
+from paredown.report.front import find_front
+from paredown.report.recommend import Recommendation, recommend
+from paredown.spec.result import TrialResult
+from paredown.spec.run import OBJECTIVES, Objective
+from paredown.spec.target import Limits
+
+
+def choose(
+    results: tuple[TrialResult, ...],
+    objectives: tuple[Objective, ...] = OBJECTIVES,
+    **limits: Any,
+) -> Recommendation:
+    base = next((r for r in results if r.episode == 0), None)
+    return recommend(results, base, Limits(**limits), find_front(results, objectives))
+
+
+def test_without_limits_the_smallest_that_loses_at_most_five_percent() -> None:
+    found = choose(several())
+    assert (found.episode, found.runner_up, found.meets_limits) == (2, 1, None)
+    assert "smallest artifact of the front that loses at most 5 %" in found.reason
+    assert "94.5 MB (2.86x smaller), perplexity +4.0 %" in found.reason
+    assert "57 % larger" in found.runner_up_reason
+    assert "perplexity +0.5 % instead of +4.0 %" in found.runner_up_reason
+
+
+def test_without_limits_and_all_losing_much_the_knee() -> None:
+    results = (
+        baseline(),
+        point(1, "rtn(bits=4)", 1.30, 0.55, 0.9, 0.7),
+        point(2, "rtn(bits=3)", 1.40, 0.35, 0.6, 0.55),
+        point(3, "rtn(bits=2)", 9.00, 0.28, 0.58, 0.54),
+    )
+    assert find_front(results, OBJECTIVES).knee == 2
+    found = choose(results)
+    assert found.episode == 2
+    assert "no artifact of the front is known to lose at most 5 %" in found.reason
+    assert "knee" in found.reason
+
+
+def test_a_knee_at_the_baseline_gives_the_one_that_loses_least() -> None:
+    results = (baseline(), point(1, "rtn(bits=2)", 3.0, 0.3, 0.6, 0.5))
+    assert choose(results).episode == 1
+
+
+def test_a_limit_on_quality_gives_the_smallest_that_meets_it() -> None:
+    assert choose(several(), max_accuracy_loss=1).episode == 1
+    assert choose(several(), max_accuracy_loss=100).episode == 3
+
+
+def test_other_limits_give_the_one_that_loses_least() -> None:
+    found = choose(several(), target_ratio=2.5)
+    assert (found.episode, found.runner_up, found.meets_limits) == (2, 3, True)
+    assert "least loss of quality that meets every limit (ratio >= 2.5x)" in found.reason
+    assert choose(several(), max_memory_gb=0.7).episode == 1
+
+
+def test_only_one_meets_the_limits() -> None:
+    found = choose(several(), min_speedup=1.9)
+    assert (found.episode, found.runner_up) == (3, None)
+    assert found.runner_up_reason == "no other result of the front meets the limits"
+
+
+def test_limits_that_nobody_meets_name_the_nearest() -> None:
+    found = choose(several(), max_accuracy_loss=3, target_ratio=2.5)
+    assert (found.episode, found.meets_limits, found.nearest) == (None, False, 2)
+    assert "Nearest is episode 2, gptq(bits=4)" in found.reason
+    assert "quality loss <= 3 % (it has: +4.0 %)" in found.reason
+    assert "--max-accuracy-loss 4" in found.reason
+    assert "Even taken alone" not in found.reason
+
+
+def test_a_limit_out_of_reach_is_named_with_the_best_seen() -> None:
+    found = choose(several(), min_speedup=10)
+    assert found.nearest == 3
+    assert "nothing meets speed-up >= 10x (best: 2.00x" in found.reason
+
+
+def test_a_mend_would_really_accept_the_nearest() -> None:
+    assert choose(several(), max_memory_gb=0.1).reason.count("--max-memory-gb 0.45") == 1
+    assert choose(several(), max_memory_gb=0.45).meets_limits
+
+
+def test_what_was_not_measured_does_not_meet_a_limit() -> None:
+    values = {k: v / 2 for k, v in BASE.items() if k != "peak_memory"}
+    results = (baseline(), ok(1, "int8", values))
+    found = choose(results, ("quality", "size"), max_memory_gb=0.5)
+    assert (found.episode, found.meets_limits) == (None, False)
+    found = choose((results[1],), ("quality", "size"), max_memory_gb=0.5)
+    assert "memory <= 0.5 GB (it has: not measured)" in found.reason
+    assert "would accept" not in found.reason
+
+
+def test_a_limit_on_no_objective_may_choose_what_the_front_left_out() -> None:
+    """Episode 2 is dominated in quality and size, but only it is small enough in memory."""
+    results = (
+        baseline(),
+        point(1, "gptq(bits=4)", 1.02, 0.30, 0.6, 0.9),
+        point(2, "rtn(bits=4)", 1.04, 0.35, 0.6, 0.4),
+    )
+    found = choose(results, ("quality", "size"), max_memory_gb=0.5)
+    assert (found.episode, found.meets_limits) == (2, True)
+
+
+def test_the_baseline_only_where_nothing_is_better() -> None:
+    found = choose((baseline(), point(1, "rtn(bits=2)", 2.0, 1.0, 1.0, 1.0)))
+    assert (found.episode, found.runner_up) == (0, None)
+    assert "no result is better than it" in found.reason
+    twin = ok(1, "bf16", BASE)
+    assert choose((baseline(), twin)).episode == 0
+    found = choose((baseline(), twin), max_memory_gb=8)
+    assert (found.episode, found.meets_limits) == (0, True)
+
+
+@pytest.mark.parametrize("results", [(), (failed(1),)])
+def test_nothing_measured(results: tuple[TrialResult, ...]) -> None:
+    found = choose(results, max_memory_gb=1)
+    assert found.episode is None
+    assert "no episode finished" in found.reason
+
+
+def test_without_a_baseline_the_knee() -> None:
+    found = choose(several()[1:])
+    assert found.episode == find_front(several()[1:], OBJECTIVES).knee
