@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from report_samples import baseline, failed, ok, several
 from rich.console import Console
 
@@ -13,9 +14,9 @@ from paredown.report.tables import (
     episode_rows,
     failures,
     front_rows,
-    front_table,
     measurement_rows,
 )
+from paredown.report.terminal import front_table
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES
 from paredown.spec.target import Limits
@@ -75,11 +76,15 @@ def test_brackets_in_a_strategy_are_no_markup() -> None:
     assert label in text
 
 
-def test_a_narrow_terminal_loses_no_number() -> None:
-    text = rendered(several(), width=80)
-    assert max(len(line) for line in text.splitlines()) <= 80
-    for cell in ("94.5", "+60.0", "2.86x", "1.67x"):
+@pytest.mark.parametrize("width", [70, 80, 90, 100, 120])
+def test_a_narrow_terminal_drops_whole_columns_and_cuts_no_number(width: int) -> None:
+    text = rendered(several(), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    for cell in ("94.5 MB", "+60.0 %", "2.86x", "20.80 ±", "18.00 ±", "0.18"):
         assert cell in text
+    assert ("KL" in text) == (width >= 100)
+    assert ("900.0 MB" in text) == (width >= 80)
 
 
 def test_measurements_say_how() -> None:

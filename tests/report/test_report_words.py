@@ -1,9 +1,18 @@
 from __future__ import annotations
 
 import pytest
-from report_samples import baseline, measurement, point
+from report_samples import BASE, baseline, measurement, ok, point
 
-from paredown.report.words import in_words, number, one_line, signed_percent, with_error, with_unit
+from paredown.report.words import (
+    in_words,
+    number,
+    one_line,
+    ratio,
+    signed_percent,
+    speedup,
+    with_error,
+    with_unit,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,10 +34,10 @@ def test_the_error_decides_the_digits(value: float, stderr: float | None, text: 
 
 
 def test_units_are_said_once() -> None:
-    assert with_unit(measurement("decode_latency", 30.0, 0.3)) == "30.00 ± 0.3 ms/token"
+    assert with_unit(measurement("decode_latency", 30.0, 0.3)) == "30.00 ± 0.30 ms/token"
     assert with_unit(measurement("size", 94.5e6)) == "94.5 MB"
     assert with_unit(measurement("size", 94.5e6, 1e6)) == "94.5 MB ± 1.0 MB"
-    assert with_unit(measurement("perplexity", 20.0, 0.2)) == "20.00 ± 0.2"
+    assert with_unit(measurement("perplexity", 20.0, 0.2)) == "20.00 ± 0.20"
     assert with_error(None) == "-"
 
 
@@ -47,3 +56,11 @@ def test_in_words_leaves_out_what_was_not_measured() -> None:
     assert in_words(baseline().model_copy(update={"measurements": ()}), None) == ""
     larger = point(1, "rtn(bits=8)", 1.0, 1.25, 1.0, 1.0)
     assert "smaller" not in in_words(larger, baseline())
+
+
+def test_ratio_and_speed_follow_from_sizes_and_latencies_where_not_measured() -> None:
+    bare = ok(1, "rtn(bits=4)", BASE | {"size": 90e6, "decode_latency": 20.0})
+    assert ratio(bare, baseline()) == pytest.approx(3.0)
+    assert speedup(bare, baseline()) == pytest.approx(1.5)
+    assert ratio(bare, None) is None
+    assert speedup(ok(2, "int8", {}), baseline()) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import sys
@@ -88,6 +87,8 @@ def document(findings: Findings, state: State) -> dict[str, Any]:
 
 def _is_locked(path: Path) -> bool:
     """Whether another process holds the lock; a shared lock is taken and dropped at once."""
+    import fcntl
+
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -109,7 +110,7 @@ def _console() -> Console:
 
 
 def _summary(console: Console, findings: Findings, state: State) -> None:
-    from paredown.report.tables import front_table
+    from paredown.report.terminal import front_table
 
     record = findings.record
     _print_state(console, findings, state)
@@ -117,6 +118,7 @@ def _summary(console: Console, findings: Findings, state: State) -> None:
     if findings.front.episodes:
         console.print()
         console.print(front_table(record.results, findings.front, findings.recommendation))
+    console.print()
     _print_cost(console, findings)
     _print_files(console, record)
 
@@ -129,23 +131,28 @@ def _detailed(console: Console, findings: Findings, state: State) -> None:
         episode_rows,
         failures,
         measurement_rows,
-        text_table,
     )
+    from paredown.report.terminal import TextTable
 
     _summary(console, findings, state)
     record = findings.record
     rows = episode_rows(record.results, findings.front, findings.recommendation)
-    console.print(text_table(EPISODE_COLUMNS, rows, title="All episodes"))
+    console.print()
+    console.print(TextTable(columns=EPISODE_COLUMNS, rows=rows, title="All episodes"))
     for title, columns, entries in (
         ("Failures", ("episode", "strategy", "cause"), failures(record.results)),
         ("Refused at planning", ("strategy", "cause"), refusals(record)),
     ):
         if entries:
-            console.print(text_table(columns, entries, title=title))
+            console.print()
+            console.print(TextTable(columns=columns, rows=entries, title=title))
     for result in record.results:
         if result.measurements:
             title = f"Episode {result.episode}: {result.label}"
-            console.print(text_table(MEASUREMENT_COLUMNS, measurement_rows(result), title=title))
+            console.print()
+            console.print(
+                TextTable(columns=MEASUREMENT_COLUMNS, rows=measurement_rows(result), title=title)
+            )
         for note in (*result.notes, *(f"limit missed: {text}" for text in result.unmet)):
             console.print(f"  episode {result.episode}: {note}")
 
@@ -205,7 +212,7 @@ def _print_cost(console: Console, findings: Findings) -> None:
     cost = search_cost(findings.record)
     console.print(
         f"{cost.episodes_ok} episodes finished, {cost.episodes_failed} failed, "
-        f"{cost.refused} proposals refused at planning; {human_seconds(cost.wall_s)} in all "
+        f"{cost.refused} refused at planning; {human_seconds(cost.wall_s)} in all "
         f"({human_seconds(cost.compress_s)} compressing, "
         f"{human_seconds(cost.evaluate_s)} evaluating)"
     )

@@ -36,7 +36,8 @@ def evaluate(
     from paredown import api
     from paredown.cli.live import StepProgress
     from paredown.cli.settings import evaluate_config
-    from paredown.report.tables import MEASUREMENT_COLUMNS, measurement_rows, text_table
+    from paredown.report.tables import MEASUREMENT_COLUMNS, measurement_rows
+    from paredown.report.terminal import TextTable
     from paredown.spec.serial import readable
     from paredown.store.atomic import write_json
 
@@ -56,6 +57,6 @@ def evaluate(
     if as_json:
         print(readable(result), end="")
         return
-    console.print(text_table(MEASUREMENT_COLUMNS, measurement_rows(result), title=result.label))
+    console.print(TextTable(columns=MEASUREMENT_COLUMNS, rows=measurement_rows(result), title=result.label))
     for note in result.notes:
         console.print(Text(f"  - {note}"))

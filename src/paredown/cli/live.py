@@ -113,7 +113,7 @@ class RunProgress(StepProgress):
         self.console.print(Text("    " + summary_line(result)))
         if self.show_front:
             from paredown.report.front import find_front
-            from paredown.report.tables import front_table
+            from paredown.report.terminal import front_table
             from paredown.spec.run import OBJECTIVES
 
             self.console.print(front_table(self.results, find_front(self.results, OBJECTIVES)))

@@ -39,6 +39,11 @@ def check_neurons(spec: ModelSpec, params: NeuronParams) -> None:
     if len(widths) > 1:
         raise ConfigError(f"{spec.architecture}: MLPs of unequal width {sorted(widths)}")
     width = widths.pop()
+    if width <= MIN_WIDTH:
+        raise ConfigError(
+            f"{spec.architecture}: MLPs of {width} neurons are too narrow to prune; "
+            f"{MIN_WIDTH} are the least"
+        )
     if width * (1 - params.ratio) < MIN_WIDTH:
         raise ConfigError(
             f"ratio = {params.ratio:g} would leave {width * (1 - params.ratio):.0f} of {width} "

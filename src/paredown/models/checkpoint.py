@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from paredown.errors import ModelError
+from paredown.spec.headers import weights_files
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.store.atomic import clear_disk_errors, write_json
@@ -39,7 +40,7 @@ class Checkpoint:
         self.folder = folder
         self.spec: ModelSpec = infer_spec(folder, name=name)
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        self._open = {f: safe_open(f, framework="pt") for f in sorted(folder.glob("*.safetensors"))}
+        self._open = {f: safe_open(f, framework="pt") for f in weights_files(folder)}
         self._files = {name: file for file, handle in self._open.items() for name in handle.keys()}
 
     def read(self, name: str) -> Tensor:

@@ -95,7 +95,7 @@ def _load_dense(checkpoint: Checkpoint, device: str, trust_remote_code: bool) ->
 def _load_packed(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> Any:
     schemes = read_schemes(checkpoint)
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
-    dtype = TORCH_DTYPES[checkpoint.spec.dtype]
+    dtype = _float_dtype(checkpoint)
     model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
     kernels: Counter[str] = Counter()
     for names in _groups(list(schemes)):
@@ -126,6 +126,15 @@ def _load_packed(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -
         use_float32_attention(model)
     model.paredown = LoadInfo(dict(kernels), _notes(kernels, schemes, device))
     return model
+
+
+def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The floating-point dtype that most bytes of the checkpoint are stored in."""
+    sizes: Counter[str] = Counter()
+    for tensor in checkpoint.spec.tensors:
+        if TORCH_DTYPES[tensor.dtype].is_floating_point:
+            sizes[tensor.dtype] += tensor.nbytes
+    return TORCH_DTYPES[sizes.most_common(1)[0][0]]
 
 
 def _groups(names: list[str]) -> list[list[str]]:

@@ -1,12 +1,8 @@
-"""Tables of results: rows of plain text for any medium, and rich tables for the terminal."""
+"""Tables of results as rows of plain text, for terminal, Markdown and HTML alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from paredown.report.findings import finished_baseline
 from paredown.report.front import Front
@@ -22,16 +18,14 @@ from paredown.report.words import (
     with_error,
 )
 from paredown.spec.result import TrialResult
-from paredown.spec.units import human_bytes, human_seconds
+from paredown.spec.units import Unit, human_bytes, human_seconds
 
 FRONT_COLUMNS = (
-    "episode", "strategy", "perplexity", "loss", "KL", "ms/token", "speed-up",
+    "#", "strategy", "perplexity", "loss", "KL", "ms/token", "speed",
     "memory", "size", "ratio",
 )  # fmt: skip
-EPISODE_COLUMNS = ("episode", "strategy", "kind", "result", *FRONT_COLUMNS[2:], "time")
+EPISODE_COLUMNS = ("#", "strategy", "kind", "result", *FRONT_COLUMNS[2:], "time")
 MEASUREMENT_COLUMNS = ("name", "value", "unit", "stderr", "n", "source", "how")
-_WORDS = {"episode", "strategy", "kind", "result", "cause", "how", "name", "unit", "source"}
-_STRATEGY_WIDTH = 12
 LEGEND = "* recommended, + runner-up, k knee, ! misses a limit"
 
 Rows = list[tuple[str, ...]]
@@ -76,7 +70,7 @@ def measurement_rows(result: TrialResult) -> Rows:
     return [
         (
             m.name,
-            f"{m.value:.6g}",
+            f"{m.value:.0f}" if m.unit is Unit.BYTES else f"{m.value:.6g}",
             m.unit.value,
             NONE if m.stderr is None else f"{m.stderr:.2g}",
             str(m.n),
@@ -85,47 +79,6 @@ def measurement_rows(result: TrialResult) -> Rows:
         )
         for m in result.measurements
     ]
-
-
-def front_table(
-    results: Sequence[TrialResult],
-    front: Front,
-    recommendation: Recommendation | None = None,
-    *,
-    title: str = "Pareto front",
-) -> Table:
-    """The front for the terminal, baseline first."""
-    rows = front_rows(results, front, recommendation)
-    return text_table(FRONT_COLUMNS, rows, title=title, caption=LEGEND if recommendation else None)
-
-
-def text_table(
-    columns: Sequence[str],
-    rows: Sequence[tuple[str, ...]],
-    *,
-    title: str | None = None,
-    caption: str | None = None,
-) -> Table:
-    """A rich table of plain texts; nothing in them is read as markup."""
-    table = Table(
-        title=None if title is None else Text(title),
-        caption=None if caption is None else Text(caption, style="dim"),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for name in columns:
-        words = name in _WORDS
-        table.add_column(
-            Text(name),
-            justify="left" if words else "right",
-            overflow="fold",
-            min_width=_STRATEGY_WIDTH if name == "strategy" else None,
-        )
-    for row in rows:
-        recommended = "*" in row[0]
-        table.add_row(*(Text(cell) for cell in row), style="bold" if recommended else None)
-    return table
 
 
 def failures(results: Sequence[TrialResult]) -> Rows:

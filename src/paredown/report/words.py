@@ -35,7 +35,10 @@ def with_error(measurement: Measurement | None) -> str:
     if measurement.unit is Unit.BYTES:
         spread = f" ± {human_bytes(stderr)}" if stderr else ""
         return human_bytes(value) + spread
-    return number(value, stderr) + (f" ± {stderr:.2g}" if stderr else "")
+    if not stderr:
+        return number(value)
+    spread = f"{stderr:.2g}" if abs(value) >= 1e6 else f"{stderr:.{_decimals(value, stderr)}f}"
+    return f"{number(value, stderr)} ± {spread}"
 
 
 def with_unit(measurement: Measurement | None) -> str:

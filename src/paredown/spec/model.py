@@ -97,4 +97,6 @@ class ModelSpec(BaseModel):
 
     def with_tensors(self, tensors: list[TensorInfo], **changes: object) -> ModelSpec:
         """This spec with other stored tensors, as a method's prediction needs it."""
-        return self.model_copy(update={"tensors": tuple(tensors), **changes})
+        changed = self.model_copy(update={"tensors": tuple(tensors), **changes})
+        changed.__dict__.pop("by_name", None)  # the copy would look up the old tensors
+        return changed
