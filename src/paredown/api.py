@@ -1,9 +1,9 @@
 """The public functions, as `paredown.optimize` and so on.
 
-    import paredown
+import paredown
 
-    front = paredown.optimize("demo", data="pydoc", episodes=6)
-    model = paredown.load(front.best.artifact)
+front = paredown.optimize("demo", data="pydoc", episodes=6)
+model = paredown.load(front.best.artifact)
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from report_samples import baseline, failed, findings, ok, point, record, several
 
-from paredown.report.cost import search_cost
+from paredown.report.cost import refusals, search_cost
 from paredown.report.figures import points, search_space_png
+from paredown.report.findings import find
 from paredown.report.html import front_html, hover
-from paredown.report.markdown import loads_with_transformers, report_markdown
+from paredown.report.markdown import report_markdown
 from paredown.report.tables import EPISODE_COLUMNS, FRONT_COLUMNS
 from paredown.report.write import write_progress_files, write_report
 from paredown.spec.result import TrialResult
@@ -122,7 +124,7 @@ def test_pauses_before_a_resume_cost_nothing(tmp_path: Path) -> None:
     experiment = record(tmp_path / "x", (baseline(),))
     (tmp_path / "x" / "events.jsonl").write_text(
         '{"event":"started","time":100}\n{"event":"proposed","time":160}\n'
-        '{"event":"resumed","time":9000}\n{"event":"ended","time":9040}\n'
+        '{"event":"started","time":9000}\n{"event":"ended","time":9040}\n'
     )
     assert search_cost(read_experiment(experiment.folder)).wall_s == 100.0
 
@@ -195,10 +197,24 @@ def test_the_report_says_how_to_load_what_was_kept(tmp_path: Path) -> None:
     report = report_markdown(findings(tmp_path / "x", results), "all episodes done")
     assert "**Take episode 2, `gptq(bits=4)`**: the smallest artifact" in report
     assert "model = paredown.load('episode_002/artifact')" in report
-    noted = kept.model_copy(update={"notes": ("plain transformers cannot read it",)})
-    assert not loads_with_transformers(noted)
-    report = report_markdown(findings(tmp_path / "y", (*several()[:2], noted)), None)
     assert "AutoModelForCausalLM" not in report
+    checked = kept.model_copy(update={"notes": ("plain transformers loads it (checked)",)})
+    report = report_markdown(findings(tmp_path / "y", (*several()[:2], checked)), None)
+    assert "AutoModelForCausalLM.from_pretrained('episode_002/artifact'" in report
+
+
+def test_a_refusal_said_again_at_a_resume_counts_once(tmp_path: Path) -> None:
+    event = {"event": "refused", "strategy": "a", "reason": "b"}
+    experiment = record(tmp_path / "x", (baseline(),), events=(event, event))
+    assert refusals(experiment) == [("a", "b")]
+
+
+def test_the_machine_is_told_in_units_for_people(tmp_path: Path) -> None:
+    experiment = record(tmp_path / "x", (baseline(),))
+    machine = {"memory_bytes": 16e9, "flags": [], "gpus": [{"name": "G", "memory_bytes": 80e9}]}
+    known = replace(experiment, run={"hardware": machine})
+    report = report_markdown(find(known), None)
+    assert "- memory: 16.0 GB\n- flags: -\n- gpus: name G, memory 80.0 GB\n" in report
 
 
 def test_the_report_says_how_to_make_again_what_was_not_kept(tmp_path: Path) -> None:
@@ -221,10 +237,6 @@ def test_the_report_lists_failures_refusals_protocols_and_versions(tmp_path: Pat
         "ended because: time budget used up",
     ):
         assert text in report
-
-
-def test_a_method_that_is_not_installed_is_not_promised_to_transformers() -> None:
-    assert not loads_with_transformers(point(1, "from_a_plugin", 1.0, 1.0, 1.0, 1.0))
 
 
 def test_writing_is_quick(tmp_path: Path) -> None:

@@ -89,13 +89,21 @@ def test_a_limit_out_of_reach_is_named_with_the_best_seen() -> None:
     ("limit", "asked"),
     [("max_memory_gb", 0.1), ("max_accuracy_loss", 0.1), ("min_speedup", 9), ("target_ratio", 9)],
 )
-def test_the_mend_would_really_accept_the_nearest(limit: str, asked: float) -> None:
+def test_the_mend_would_really_accept_the_nearest(limit: str, asked: Any) -> None:
     results = (baseline(), point(1, "gptq(bits=4)", 1.0333, 0.3517, 0.6123, 0.5123))
-    found = choose(results, **{limit: asked})
+    bound: dict[str, Any] = {limit: asked}
+    found = choose(results, **bound)
     option = "--" + limit.replace("_", "-")
     mend = re.search(rf"{option} ([\d.]+) would accept it", found.reason)
     assert mend is not None
-    assert choose(results, **{limit: float(mend[1])}).episode == 1
+    assert choose(results, **(bound | {limit: float(mend[1])})).episode == 1
+
+
+def test_when_only_the_baseline_meets_the_limits_the_nearest_is_named() -> None:
+    found = choose(several(), max_accuracy_loss=0.1)
+    assert (found.episode, found.meets_limits, found.nearest) == (0, True, 1)
+    assert found.reason.startswith("only the uncompressed model meets the limits")
+    assert "Nearest is episode 1, int8: it misses quality loss <= 0.1 %" in found.reason
 
 
 def test_nearest_is_judged_by_the_worst_miss() -> None:

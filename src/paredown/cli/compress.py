@@ -9,9 +9,7 @@ import typer
 
 
 def compress(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Local folder, hub name, or 'demo'.")
-    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Local folder, hub name, or 'demo'.")],
     strategy: Annotated[
         str,
         typer.Option("--strategy", "-s", help="e.g. 'gptq(bits=4)' or 'l2_structured > rtn'."),

@@ -57,6 +57,8 @@ def evaluate(
     if as_json:
         print(readable(result), end="")
         return
-    console.print(TextTable(columns=MEASUREMENT_COLUMNS, rows=measurement_rows(result), title=result.label))
+    console.print(
+        TextTable(columns=MEASUREMENT_COLUMNS, rows=measurement_rows(result), title=result.label)
+    )
     for note in result.notes:
         console.print(Text(f"  - {note}"))

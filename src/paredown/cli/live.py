@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
 from paredown.spec.units import human_bytes, human_seconds
 
 _STAGES = {"compress": (0.0, 0.5), "verify": (0.5, 0.6), "evaluate": (0.6, 1.0)}
@@ -28,7 +29,7 @@ class StepProgress:
         self._printed = 0.0
         self._start = time.monotonic()
 
-    def __enter__(self) -> StepProgress:
+    def __enter__(self) -> Self:
         self.live.start()
         return self
 
@@ -53,20 +54,29 @@ class StepProgress:
         if left is None and done > 0.03:
             left = elapsed * (1 - done) / done
         remaining = "" if left is None else f", about {human_seconds(left)} left"
-        line = f"[{'#' * filled}{'.' * (width - filled)}] {what} ({human_seconds(elapsed)}{remaining})"
+        line = (
+            f"[{'#' * filled}{'.' * (width - filled)}] {what} ({human_seconds(elapsed)}{remaining})"
+        )
         if self.console.is_terminal:
             self.live.update(Text(line, overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self._printed > _QUIET_S:
             self._printed = time.monotonic()
-            self.console.print(Text(line))
+            self.console.print(Text(line), soft_wrap=True)
 
 
 class RunProgress(StepProgress):
     """Listener of an experiment: a line per decision and result, the bar in between."""
 
-    def __init__(self, console: Console, episodes: int, *, show_front: bool = False) -> None:
+    def __init__(
+        self,
+        console: Console,
+        episodes: int,
+        objectives: tuple[Objective, ...],
+        *,
+        show_front: bool = False,
+    ) -> None:
         super().__init__(console)
-        self.episodes, self.show_front = episodes, show_front
+        self.episodes, self.objectives, self.show_front = episodes, objectives, show_front
         self.results: list[TrialResult] = []
         self._seconds: list[float] = []
         self._label = ""
@@ -89,12 +99,11 @@ class RunProgress(StepProgress):
 
         document = fields.get("strategy")
         self._label = (
-            "baseline"
-            if document is None
-            else registry.label(Strategy.model_validate(document))
+            "baseline" if document is None else registry.label(Strategy.model_validate(document))
         )
         head = f"episode {fields['episode']}/{self.episodes}  {self._label}"
-        self.console.print(Text.assemble((head, "bold"), f"  ({fields['reason']})"))
+        line = Text.assemble((head, "bold"), f"  ({fields['reason']})")
+        self.console.print(line, soft_wrap=True)
 
     def _progress(self, fields: dict[str, Any], share: float) -> None:
         left = None
@@ -105,18 +114,20 @@ class RunProgress(StepProgress):
             left -= mean if fields["episode"] > 0 else 0
         what = f"episode {fields['episode']}: {fields['stage']}, {fields['message']}"
         done = (len(self._seconds) + share) / (self.episodes + 1)
-        self.show(what, done, time.monotonic() - self._start, None if left is None else max(left, 0))
+        self.show(
+            what, done, time.monotonic() - self._start, None if left is None else max(left, 0)
+        )
 
     def _result(self, result: TrialResult) -> None:
         self._seconds.append(result.wall_s)
         self.results.append(result)
-        self.console.print(Text("    " + summary_line(result)))
+        self.console.print(Text("    " + summary_line(result)), soft_wrap=True)
         if self.show_front:
             from paredown.report.front import find_front
             from paredown.report.terminal import front_table
-            from paredown.spec.run import OBJECTIVES
 
-            self.console.print(front_table(self.results, find_front(self.results, OBJECTIVES)))
+            front = find_front(self.results, self.objectives)
+            self.console.print(front_table(self.results, front))
 
 
 def summary_line(result: TrialResult) -> str:

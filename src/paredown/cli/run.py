@@ -67,9 +67,9 @@ def run(
     experiment_name: Annotated[
         str | None, typer.Option(help="Name of the experiment's folder.")
     ] = None,
-    output_dir: Annotated[
-        Path, typer.Option(help="Folder that holds experiments.")
-    ] = Path("data/experiments"),
+    output_dir: Annotated[Path, typer.Option(help="Folder that holds experiments.")] = Path(
+        "data/experiments"
+    ),
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an experiment that exists.")
     ] = False,
@@ -99,7 +99,9 @@ def run(
         "data_dir": None if data_dir is None else data_dir.resolve(),
         "episodes": episodes,
         "budget_h": budget,
-        "methods": None if methods is None else [m.strip() for m in methods.split(",") if m.strip()],
+        "methods": None
+        if methods is None
+        else [m.strip() for m in methods.split(",") if m.strip()],
         "policy": policy,
         "device": device,
         "seed": seed,
@@ -131,7 +133,7 @@ def _execute(
     from paredown.cli.live import RunProgress
     from paredown.coordinate.run import run_experiment
 
-    with RunProgress(console, request.episodes, show_front=live) as progress:
+    with RunProgress(console, request.episodes, request.objectives, show_front=live) as progress:
         record = run_experiment(
             request, name=name, output_dir=output_dir, resume=resume, listen=progress
         )

@@ -13,6 +13,7 @@ from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.trial import Bench, Built
 from paredown.report.front import find_front
+from paredown.report.recommend import recommend
 from paredown.report.write import write_progress_files
 from paredown.search.base import Budget, Decision, Policy
 from paredown.spec.result import TrialResult
@@ -152,11 +153,14 @@ def update_state(state: State, run: Run) -> State:
 
 
 def keep_front_only(experiment: Experiment, plan: Plan) -> None:
-    """Delete artifacts of results that are not on the front; their measurements stay."""
+    """Delete artifacts that are neither on the front nor recommended; measurements stay."""
     results = experiment.results()
     front = find_front(results, plan.config.objectives)
+    baseline = next((r for r in results if r.episode == 0), None)
+    advice = recommend(results, baseline, plan.config.limits, front)
+    kept = {*front.episodes, advice.episode, advice.runner_up, advice.nearest}
     for result in results:
-        if result.artifact is not None and result.episode not in front.episodes:
+        if result.artifact is not None and result.episode not in kept:
             shutil.rmtree(experiment.folder / result.artifact, ignore_errors=True)
             experiment.finish(result.model_copy(update={"artifact": None}))
 
@@ -173,6 +177,7 @@ def measure_baseline(run: Run) -> TrialResult:
     )
     run.experiment.finish(result)
     run.experiment.events.add("episode", episode=0, status="ok", seconds=round(result.wall_s, 1))
+    write_progress_files(read_experiment(run.experiment.folder))
     run.listen("result", {"result": result})
     return result
 
@@ -198,6 +203,3 @@ def _watch(run: Run, episode: int) -> trial.Watch:
         )
 
     return watch
-
-
-

@@ -81,9 +81,11 @@ def _is_finished(folder: Path, config: RunConfig) -> bool:
     if not is_experiment(folder):
         return False
     record = read_experiment(folder)
-    return record.final is not None and len(record.trials) >= min(
-        config.episodes, record.config.episodes
-    ) and config.episodes <= record.config.episodes
+    return (
+        record.final is not None
+        and len(record.trials) >= min(config.episodes, record.config.episodes)
+        and config.episodes <= record.config.episodes
+    )
 
 
 def _open(folder: Path, plan: Plan) -> Experiment:

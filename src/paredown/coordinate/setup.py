@@ -54,9 +54,7 @@ def prepare(config: RunConfig) -> Plan:
     target = Target(device=device, limits=config.limits)
     space = Space.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     base = open_base(config.model, folder, spec)
-    return Plan(
-        config=config, base=base, machine=machine, target=target, text=text, space=space
-    )
+    return Plan(config=config, base=base, machine=machine, target=target, text=text, space=space)
 
 
 def open_base(name: str, folder: Path, spec: ModelSpec) -> Base:

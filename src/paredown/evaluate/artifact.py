@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from torch import Tensor
 
 from paredown.evaluate.footprint import measure_memory, measure_size
-from paredown.evaluate.latency import measure_latency
+from paredown.evaluate.latency import measure_latency, measure_speedup
 from paredown.evaluate.quality import BaseOutputs, for_quality, measure_quality
 from paredown.models.load import load
 from paredown.spec.result import Measurement
@@ -30,6 +31,7 @@ def evaluate_folder(
     tokens: Tensor,
     protocol: str,
     base: Callable[[], BaseOutputs],
+    base_folder: Path,
     base_bytes: int,
     config: EvaluateConfig,
     device: str,
@@ -39,7 +41,8 @@ def evaluate_folder(
     """Measure a model folder as it will run.
 
     Serving comes first, while the process holds nothing but the model, so that its peak memory is
-    that of serving; quality follows.
+    that of serving; quality follows, and last the decode speed in turns with the base, where there
+    is room for both.
     """
     progress(0.0, "loading")
     model = load(folder, device=device, trust_remote_code=trust_remote_code)
@@ -51,5 +54,22 @@ def evaluate_folder(
     quality = measure_quality(
         for_quality(model, device), tokens, base(), protocol=protocol, device=device
     )
-    size = measure_size(folder, base_bytes)
-    return Evaluation((*quality, *latency, *memory, *size), notes)
+    del model
+    found = [*quality, *latency, *memory, *measure_size(folder, base_bytes)]
+    if base_folder != folder and _has_room(base_bytes, device):
+        progress(0.85, "decode speed beside the base")
+        # `for_quality` may have widened the model: what is compared is the model as it is served.
+        served = load(folder, device=device, trust_remote_code=trust_remote_code)
+        reference = load(base_folder, device=device, trust_remote_code=trust_remote_code)
+        found.append(measure_speedup(served, reference, config, device=device))
+    return Evaluation(tuple(found), notes)
+
+
+def _has_room(base_bytes: int, device: str) -> bool:
+    """Whether the base model fits beside what this process holds."""
+    if device == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        return bool(free > 1.2 * base_bytes)
+    return bool(psutil.virtual_memory().available > 1.5 * base_bytes)

@@ -12,6 +12,9 @@ from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.units import Unit
 
+_SHORT_PROMPT = 32
+"""Prompt of the comparison with the base, which is about decoding."""
+
 
 @torch.inference_mode()
 def measure_latency(
@@ -40,6 +43,40 @@ def measure_latency(
         _measurement("decode_latency", decode[1:], how),
         _measurement("prefill_latency", prefill[1:], how),
     ]
+
+
+@torch.inference_mode()
+def measure_speedup(
+    model: Any, base: Any, config: EvaluateConfig, *, device: str, seed: int = 0
+) -> Measurement:
+    """Decode speed of `model` relative to `base`, measured in turns.
+
+    Both are in this process and take turns, so that whatever slows the machine slows both. The
+    ratio is taken pair by pair; reported are its median and the median's standard error.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    n_decode = max(config.decode_tokens // 2, 4)
+    ratios = []
+    for _ in range(config.repeats + 1):
+        prompt = torch.randint(0, vocabulary, (1, _SHORT_PROMPT), generator=generator).to(device)
+        _, mine = _one(model, prompt, n_decode, device)
+        _, reference = _one(base, prompt, n_decode, device)
+        ratios.append(reference / mine)
+    spread = median_spread(ratios[1:])
+    return Measurement(
+        name="speedup",
+        value=spread.value,
+        unit=Unit.RATIO,
+        n=spread.n,
+        stderr=spread.stderr,
+        lower_is_better=False,
+        source="measured",
+        how=(
+            f"decode of base and artifact in turns, {config.repeats} pairs after a warm-up, "
+            f"prompt {_SHORT_PROMPT}, {n_decode} tokens; median of the ratios"
+        ),
+    )
 
 
 def _one(model: Any, prompt: torch.Tensor, n_decode: int, device: str) -> tuple[float, float]:

@@ -82,7 +82,9 @@ def _apply_head(
     hidden: Tensor, head: Tensor, bias: Tensor | None, post: tuple[float, float]
 ) -> Tensor:
     """Logits from final hidden states: linear, scaled, soft-capped where the family does it."""
-    logits = nn.functional.linear(hidden.float(), head.float(), None if bias is None else bias.float())
+    logits = nn.functional.linear(
+        hidden.float(), head.float(), None if bias is None else bias.float()
+    )
     scale, cap = post
     logits = logits * scale
     return torch.tanh(logits / cap) * cap if cap else logits

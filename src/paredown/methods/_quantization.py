@@ -72,10 +72,6 @@ def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
         ]
         if not params.symmetric:
             words = math.ceil(rows * params.bits / 32)
-            zero = TensorInfo(
-                name=f"{name}.weight_zero_point", dtype="I32", shape=(words, groups)
-            )
+            zero = TensorInfo(name=f"{name}.weight_zero_point", dtype="I32", shape=(words, groups))
             tensors.append(zero)
     return spec.with_tensors(tensors, quantization="compressed-tensors")
-
-

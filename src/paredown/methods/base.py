@@ -100,9 +100,7 @@ class Method(ABC, Generic[P]):
         """The spec after this step, with the exact list of stored tensors."""
 
     @abstractmethod
-    def apply(
-        self, source: Checkpoint, out: Path, params: P, context: Context
-    ) -> Tensor | None:
+    def apply(self, source: Checkpoint, out: Path, params: P, context: Context) -> Tensor | None:
         """Compress the model folder `source` into the empty folder `out`.
 
         Deterministic for a seed. A complete Hugging Face folder stands in `out` afterwards.

@@ -64,8 +64,8 @@ class Int8(Method[Int8Params]):
         import torch
         from transformers import BitsAndBytesConfig
 
-        from paredown.models.probe import probe, probe_tokens
         from paredown.models.foreign import copy_side_files, quantize_on_load
+        from paredown.models.probe import probe, probe_tokens
         from paredown.spec.structure import find_structure
 
         chosen = set(select_linears(source.spec, params.skip))

@@ -133,9 +133,7 @@ def _self_written(
     }  # fmt: skip
 
     def write(path: Path) -> None:
-        ids = _sample_texts(
-            folder, count * length, seed * 2 + _SELF_SEEDS[part], trust_remote_code
-        )
+        ids = _sample_texts(folder, count * length, seed * 2 + _SELF_SEEDS[part], trust_remote_code)
         save_file({"ids": ids}, path)
 
     ids = load_file(cache.get_or_put("self-text", key, ".safetensors", write))["ids"]
@@ -183,5 +181,3 @@ def _is_varied(ids: Tensor) -> bool:
     """Whether fewer than half of a text's 4-grams are repeats of earlier ones."""
     grams = [tuple(ids[i : i + 4].tolist()) for i in range(len(ids) - 3)]
     return len(set(grams)) > len(grams) / 2
-
-

@@ -41,7 +41,11 @@ class Checkpoint:
         self.spec: ModelSpec = infer_spec(folder, name=name)
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         self._open = {f: safe_open(f, framework="pt") for f in weights_files(folder)}
-        self._files = {name: file for file, handle in self._open.items() for name in handle.keys()}
+        self._files = {
+            name: file
+            for file, handle in self._open.items()
+            for name in handle.keys()  # noqa: SIM118  no dict: it cannot be iterated
+        }
 
     def read(self, name: str) -> Tensor:
         """One tensor, in the dtype it is stored in; a copy that nothing else shares.

@@ -163,7 +163,8 @@ def convert_gguf(gguf: Path, out: Path) -> None:
     worst = float((after - before).abs().max())
     if worst > 1e-2:
         raise ModelError(f"rescaling the built-in model changed its logits by {worst:.2g}")
-    model.to(torch.bfloat16).save_pretrained(out)
+    half: Any = model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+    half.save_pretrained(out)
     _mend_config(out)
 
 
@@ -213,7 +214,12 @@ def _mend_tokenizer(folder: Path) -> None:
         "type": "Sequence",
         "pretokenizers": [
             {"type": "Digits", "individual_digits": True},
-            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            {
+                "type": "ByteLevel",
+                "add_prefix_space": False,
+                "trim_offsets": True,
+                "use_regex": True,
+            },
         ],
     }
     path.write_text(json.dumps(data, ensure_ascii=False))

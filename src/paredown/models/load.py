@@ -71,7 +71,7 @@ def _load_dense(checkpoint: Checkpoint, device: str, trust_remote_code: bool) ->
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
     method = checkpoint.spec.quantization
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,
             dtype="auto",

@@ -53,6 +53,10 @@ class PackedWeight(nn.Module):
     holds, because that is what the kernels read.
     """
 
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None
+
     def __init__(self, codes: Tensor, grid: Grid, *, dtype: torch.dtype, device: str) -> None:
         """`codes` is (rows, width) int8 on `grid`; `dtype` is that of activations."""
         super().__init__()

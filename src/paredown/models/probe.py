@@ -55,5 +55,3 @@ def compare(expected: Tensor, found: Tensor, loader: str) -> float:
             f"KL {mean:.3g} nats per token, at most {KL_TOLERANCE} is rounding"
         )
     return mean
-
-

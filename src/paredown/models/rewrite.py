@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from paredown.models.probe import probe_tokens
 from paredown.models.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
 from paredown.models.compressed_tensors import Scheme, packed_tensors, quantization_config
+from paredown.models.probe import probe_tokens
 from paredown.models.walk import BlockWalk, submodule
 from paredown.ops.affine import Grid, dequantize
 from paredown.spec.structure import Block, select_linears

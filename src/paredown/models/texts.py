@@ -87,9 +87,7 @@ def check_calibration(name: str, evaluation: str) -> None:
         raise DataError(f"calibration on {name!r}: only the train split may be used")
 
 
-def parts(
-    evaluation: TextSource, calibration: TextSource | None
-) -> tuple[list[str], list[str]]:
+def parts(evaluation: TextSource, calibration: TextSource | None) -> tuple[list[str], list[str]]:
     """Calibration and evaluation documents, checked to be disjoint.
 
     Raises:
@@ -154,7 +152,9 @@ def _pydoc(part: Part) -> list[str]:
         return held_out
     forbidden = _long_lines(held_out)
     return [
-        t for t in dict.fromkeys(by_name) if not _is_held_out(t) and not _long_lines([t]) & forbidden
+        t
+        for t in dict.fromkeys(by_name)
+        if not _is_held_out(t) and not _long_lines([t]) & forbidden
     ]
 
 
@@ -202,7 +202,7 @@ def _read_file(file: Path) -> list[str]:
             raise DataError(f"{file}, line {number}: no JSON ({error})") from None
         field = next((f for f in _TEXT_FIELDS if isinstance(row, dict) and f in row), None)
         if field is None or not isinstance(row[field], str):
-            raise DataError(f"{file}, line {number}: needs a field \"text\" that holds a string")
+            raise DataError(f'{file}, line {number}: needs a field "text" that holds a string')
         documents.append(row[field])
     return documents
 
@@ -218,7 +218,10 @@ _HUB: dict[str, tuple[str, str, dict[Part, str]]] = {
     "wikitext2": (
         "Salesforce/wikitext",
         "wikitext-2-raw-v1",
-        {"calibration": "train-00000-of-00001.parquet", "evaluation": "test-00000-of-00001.parquet"},
+        {
+            "calibration": "train-00000-of-00001.parquet",
+            "evaluation": "test-00000-of-00001.parquet",
+        },
     ),
 }
 

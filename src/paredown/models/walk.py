@@ -131,7 +131,7 @@ class BlockWalk:
             fill(self.model, self.checkpoint, inside, dtype=self.dtype, device=self.device)
             module = self.model.get_submodule(name)
             yield block, module
-            module.to("meta")
+            module.to(torch.device("meta"))
 
     @torch.no_grad()
     def advance(

@@ -36,7 +36,7 @@ class Grid:
 
     @property
     def low(self) -> int:
-        return -(2 ** (self.bits - 1))
+        return -int(2 ** (self.bits - 1))
 
     @property
     def high(self) -> int:

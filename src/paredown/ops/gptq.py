@@ -55,7 +55,8 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
             inverse = torch.cholesky_inverse(lower)
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not failed:
-                return upper
+                factor: Tensor = upper
+                return factor
         share *= 10
     raise NumericsError("the Hessian is not positive definite, even with damping 1")
 

@@ -7,6 +7,7 @@ codes are shifted to unsigned (`code + 2**(b-1)`) before packing. Rows are padde
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     unsigned = (codes.cpu().numpy().astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
     words = packed_width(width, bits)
     if bits == 8:
-        stream = unsigned
+        stream: np.ndarray[Any, Any] = unsigned
     elif bits == 4:
         even = unsigned if width % 2 == 0 else np.pad(unsigned, ((0, 0), (0, 1)))
         stream = even[:, 0::2] | (even[:, 1::2] << 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+
 def l2_scores(inputs: list[Tensor], output: Tensor) -> Tensor:
     """L2 norm of all weights of each neuron: (width,) float32.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -131,8 +132,8 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
 
     from paredown.methods import registry
     from paredown.methods.base import Context
-    from paredown.models.description import describe
     from paredown.models.checkpoint import Checkpoint
+    from paredown.models.description import describe
     from paredown.spec.serial import content_hash
     from paredown.store.atomic import new_folder
 
@@ -152,7 +153,6 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
             def report(share: float, message: str, i: int = i, name: str = method.name) -> None:
                 progress((i + share) / len(steps), f"{name}: {message}")
 
-            calibration_from = source_folder
             expected = method.apply(
                 source,
                 target,
@@ -163,7 +163,7 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
                     source_hash=source_hash,
                     scratch=scratch,
                     cache=Cache.default(),
-                    calibration=lambda f=calibration_from: _calibration(job, f),
+                    calibration=partial(_calibration, job, source_folder),
                     progress=report,
                     trust_remote_code=job.trust_remote_code,
                 ),
@@ -203,8 +203,8 @@ def _calibration(job: CompressJob, folder: Path) -> Tensor:
 def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    from paredown.models.probe import compare, probe, probe_tokens
     from paredown.models.load import load, load_dense
+    from paredown.models.probe import compare, probe, probe_tokens
 
     model = load(job.artifact, device=job.device, trust_remote_code=job.trust_remote_code)
     tokens = probe_tokens(model.config.get_text_config().vocab_size)
@@ -215,9 +215,7 @@ def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
     result: dict[str, Any] = {"notes": notes, "kl_paredown": compare(expected, found, "paredown")}
     progress(0.5, "reloaded through paredown")
     if job.plain:
-        plain = load_dense(
-            job.artifact, device=job.device, trust_remote_code=job.trust_remote_code
-        )
+        plain = load_dense(job.artifact, device=job.device, trust_remote_code=job.trust_remote_code)
         result["kl_transformers"] = compare(expected, probe(plain, tokens), "plain transformers")
     return result
 
@@ -257,6 +255,7 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
             device=job.device,
             trust_remote_code=job.trust_remote_code,
         ),
+        base_folder=job.base,
         base_bytes=job.base_bytes,
         config=job.config,
         device=job.device,

@@ -23,6 +23,14 @@ from paredown.pipeline.jobs import JOB, run
 from paredown.spec.result import FailureKind
 from paredown.store.atomic import write_json
 
+_WARM = (
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "paredown.evaluate.artifact",
+    "paredown.models.rewrite",
+)
+"""Imported once, before any job; what they do at import must survive a fork."""
+
 
 def main(folder: Path) -> int:
     """Run the job in `folder`, write `result.json`, and return the exit code."""
@@ -70,7 +78,6 @@ def serve() -> None:
     import torch  # noqa: F401
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    import paredown.evaluate.artifact
     import paredown.models.rewrite  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

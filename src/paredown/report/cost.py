@@ -8,8 +8,8 @@ from typing import Any
 
 from paredown.store.experiment import ExperimentRecord
 
-_STARTS = ("start", "resum")
-"""How events that begin a session are called: `started`, `resumed`."""
+_START = "started"
+"""The event that begins a session; a resume begins another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Cost:
     """Trials, without the baseline."""
     episodes_failed: int
     refused: int
-    """Proposals refused at planning time, before anything was loaded."""
+    """Strategies refused at planning time, before anything was loaded."""
 
     @property
     def overhead(self) -> float | None:
@@ -47,15 +47,13 @@ def search_cost(record: ExperimentRecord) -> Cost:
 
 
 def refusals(record: ExperimentRecord) -> list[tuple[str, str]]:
-    """strategy and reason of every proposal that was refused at planning time."""
-    return [
-        (
-            str(event.get("label") or event.get("strategy") or "-"),
-            str(event.get("reason") or event.get("message") or event.get("why") or "-"),
-        )
+    """strategy and reason of every strategy refused at planning; a resume says them again."""
+    found = (
+        (str(event.get("strategy", "-")), str(event.get("reason", "-")))
         for event in record.events
         if event.get("event") == "refused"
-    ]
+    )
+    return list(dict.fromkeys(found))
 
 
 def as_json(cost: Cost) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def _active(events: Sequence[dict[str, Any]]) -> float:
         time = event.get("time")
         if not isinstance(time, int | float):
             continue
-        if first is None or last is None or str(event.get("event", "")).startswith(_STARTS):
+        if first is None or last is None or event.get("event") == _START:
             total += last - first if first is not None and last is not None else 0.0
             first = time
         last = time

@@ -83,7 +83,7 @@ def find_nearest(
     alone = _met_by_nobody(results, baseline, limits)
     return Nearest(
         episode=best.episode,
-        reason=f"no result meets the limits. Nearest is {name_of(best)}: it misses {text}{accept}."
+        reason=f"Nearest is {name_of(best)}: it misses {text}{accept}."
         + (f" Even taken alone, nothing meets {alone}." if alone else ""),
     )
 

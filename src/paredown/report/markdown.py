@@ -6,8 +6,6 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from paredown.errors import ConfigError
-from paredown.methods import registry
 from paredown.report.cost import refusals, search_cost
 from paredown.report.findings import Findings
 from paredown.report.limits import in_limits
@@ -20,9 +18,10 @@ from paredown.report.tables import (
     front_rows,
 )
 from paredown.report.words import NONE, name_of, one_line
-from paredown.spec.result import TrialResult
+from paredown.spec.result import CHECKED_PLAIN, TrialResult
 from paredown.spec.units import human_bytes, human_count, human_seconds
 
+"""How the note begins that a trial leaves when the reload through transformers was checked."""
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
@@ -88,16 +87,8 @@ def load_section(result: TrialResult, model: str) -> list[str]:
 
 
 def loads_with_transformers(result: TrialResult) -> bool:
-    """Whether every step's format is one that plain transformers reads, and no note objects."""
-    if result.strategy is None:
-        return True
-    try:
-        methods = [registry.load(step.method) for step in result.strategy.steps]
-    except (ConfigError, ImportError):  # a plug-in that is not installed where the report is made
-        return False
-    return all("transformers" in m.runtimes for m in methods) and not any(
-        "transformers" in note for note in result.notes
-    )
+    """Whether plain transformers was seen to load this artifact."""
+    return CHECKED_PLAIN in result.notes
 
 
 def _asked(findings: Findings, stop_reason: str | None) -> list[str]:
@@ -193,12 +184,21 @@ def _mapping(value: object) -> list[str]:
     """A bullet per entry of a dict; nested ones on one line."""
     if not isinstance(value, dict) or not value:
         return []
-    return ["\n".join(f"- {_text(str(k))}: {_text(_flat(v))}" for k, v in value.items())]
+    return ["\n".join(f"- {_text(key)}: {_text(text)}" for key, text in _entries(value))]
+
+
+def _entries(mapping: dict[str, object]) -> list[tuple[str, str]]:
+    return [
+        (key.removesuffix("_bytes").replace("_", " "), human_bytes(value))
+        if key.endswith("_bytes") and isinstance(value, int | float)
+        else (key.replace("_", " "), _flat(value))
+        for key, value in mapping.items()
+    ]
 
 
 def _flat(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items()) or NONE
+        return ", ".join(f"{key} {text}" for key, text in _entries(value)) or NONE
     if isinstance(value, list | tuple):
         return "; ".join(_flat(v) for v in value) or NONE
     return NONE if value is None else str(value)

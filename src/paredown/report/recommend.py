@@ -51,12 +51,27 @@ def recommend(
     if not in_limits(limits):
         return _without_limits(finished, baseline, front)
     meeting = [r for r in finished if not broken(r, baseline, limits)]
-    if not meeting:
-        nearest = find_nearest(finished, baseline, limits)
-        return Recommendation(
-            episode=None, reason=nearest.reason, meets_limits=False, nearest=nearest.episode
-        )
+    missing = [r for r in finished if r not in meeting and r.episode > 0]
+    if not meeting or (missing and all(r.episode == 0 for r in meeting)):
+        return _met_by_no_trial(finished, missing, meeting, baseline, limits)
     return _under_limits(finished, meeting, baseline, limits, front)
+
+
+def _met_by_no_trial(
+    finished: Sequence[TrialResult],
+    missing: Sequence[TrialResult],
+    meeting: Sequence[TrialResult],
+    baseline: TrialResult | None,
+    limits: Limits,
+) -> Recommendation:
+    nearest = find_nearest(missing or finished, baseline, limits)
+    who = "only the uncompressed model" if meeting else "no result"
+    return Recommendation(
+        episode=meeting[0].episode if meeting else None,
+        reason=f"{who} meets the limits ({in_limits(limits)}). {nearest.reason}",
+        meets_limits=bool(meeting),
+        nearest=nearest.episode,
+    )
 
 
 def _under_limits(

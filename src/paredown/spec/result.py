@@ -12,6 +12,9 @@ from paredown.spec.serial import SCHEMA_VERSION
 from paredown.spec.strategy import Strategy
 from paredown.spec.units import GB, Unit
 
+CHECKED_PLAIN = "plain transformers loads it (checked)"
+"""The note of an artifact that plain transformers has loaded, in a fresh process, correctly."""
+
 Source = Literal["measured", "derived", "estimated"]
 
 

@@ -17,7 +17,9 @@ _BLOCK = re.compile(
     r"^(?P<stack>(?:.*\.)?(?:layers|h|blocks|block))\.(?P<index>\d+)\.(?P<rest>.+)$"
 )
 _VISION = re.compile(r"(^|\.)(vision|visual|image|vit|mm_projector|multi_modal)")
-_NOT_LINEAR = re.compile(r"(norm|ln_|layernorm|embed|wpe|wte|rotary|router|expert_gate|\.gate\.weight$)", re.I)
+_NOT_LINEAR = re.compile(
+    r"(norm|ln_|layernorm|embed|wpe|wte|rotary|router|expert_gate|\.gate\.weight$)", re.I
+)
 
 
 @dataclass(frozen=True)

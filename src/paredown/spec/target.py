@@ -27,20 +27,26 @@ class Limits(BaseModel):
     """Size of the baseline's files over the artifact's; 3 means three times smaller."""
 
     def unmet(self, result: TrialResult, baseline: TrialResult) -> tuple[str, ...]:
-        """The limits that `result` breaks, each in words with the number seen."""
-        broken: list[str] = []
+        """The limits that `result` does not meet, each in words with the number seen.
+
+        What was not measured does not meet its limit.
+        """
         memory = result.value("peak_memory")
-        if self.max_memory_gb and memory is not None and memory > self.max_memory_gb * GB:
-            broken.append(f"memory {memory / GB:.2f} GB > {self.max_memory_gb:g} GB")
-        loss = quality_loss(result, baseline)
-        if self.max_accuracy_loss is not None and loss is not None and loss > self.max_accuracy_loss:
-            broken.append(f"quality loss {loss:.1f} % > {self.max_accuracy_loss:g} %")
-        speedup = result.value("speedup")
-        if self.min_speedup and speedup is not None and speedup < self.min_speedup:
-            broken.append(f"speed-up {speedup:.2f}x < {self.min_speedup:g}x")
-        ratio = result.value("compression_ratio")
-        if self.target_ratio and ratio is not None and ratio < self.target_ratio:
-            broken.append(f"ratio {ratio:.2f}x < {self.target_ratio:g}x")
+        checks = (
+            ("memory", self.max_memory_gb, None if memory is None else memory / GB, "GB", 1),
+            ("quality loss", self.max_accuracy_loss, quality_loss(result, baseline), "%", 1),
+            ("speed-up", self.min_speedup, result.value("speedup"), "x", -1),
+            ("ratio", self.target_ratio, result.value("compression_ratio"), "x", -1),
+        )
+        broken = []
+        for name, limit, seen, unit, sign in checks:
+            if limit is None:
+                continue
+            if seen is None:
+                broken.append(f"{name} was not measured")
+            elif sign * seen > sign * limit:
+                relation = ">" if sign > 0 else "<"
+                broken.append(f"{name} {seen:.3g} {unit} {relation} {limit:g} {unit}")
         return tuple(broken)
 
 

@@ -58,9 +58,7 @@ class Cache:
         self._evict(keep=path)
         return path
 
-    def get_or_put(
-        self, kind: str, key: Any, suffix: str, write: Callable[[Path], object]
-    ) -> Path:
+    def get_or_put(self, kind: str, key: Any, suffix: str, write: Callable[[Path], object]) -> Path:
         """The stored file; computed by `write` the first time."""
         return self.get(kind, key, suffix) or self.put(kind, key, suffix, write)
 

@@ -196,7 +196,9 @@ def read_experiment(folder: Path) -> ExperimentRecord:
             final=json.loads(final_path.read_text()) if final_path.exists() else None,
         )
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise ExperimentError(f"{folder}: run.json or model_spec.json is damaged: {error}") from None
+        raise ExperimentError(
+            f"{folder}: run.json or model_spec.json is damaged: {error}"
+        ) from None
 
 
 def lock(folder: Path) -> int:

@@ -1,0 +1,158 @@
+"""The contract of a method as tests; subclass it for every method, your own included.
+
+class TestMyMethod(MethodConformance):
+    method_name = "mine"
+    params = {"strength": 2}
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from paredown.errors import MethodError
+from paredown.methods import registry
+from paredown.methods.base import AnyMethod, Context, Params
+from paredown.models.checkpoint import Checkpoint
+from paredown.models.load import load, load_dense
+from paredown.models.probe import compare, probe, probe_tokens
+from paredown.spec.strategy import Step, Strategy
+from paredown.spec.target import Target
+from paredown.store.cache import Cache
+from paredown.testing.tiny import VOCABULARY, tiny_model
+
+
+class MethodConformance:
+    """Subclass, and set the class attributes."""
+
+    method_name: ClassVar[str]
+    params: ClassVar[dict[str, Any]] = {}
+    """Parameters that fit the tiny model."""
+    family: ClassVar[str] = "llama"
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
+
+    @pytest.fixture
+    def method(self) -> AnyMethod:
+        return registry.load(self.method_name)
+
+    @pytest.fixture
+    def settings(self, method: AnyMethod) -> Params:
+        return method.params_type.model_validate(self.params)
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Checkpoint:
+        return Checkpoint(tiny_model(tmp_path / "model", self.family, dtype=self.dtype))
+
+    def context(self, tmp_path: Path, **changes: Any) -> Context:
+        """What a worker would hand to the method."""
+        tokens = torch.randint(0, VOCABULARY, (4, 32), generator=torch.Generator().manual_seed(1))
+        settings: dict[str, Any] = {
+            "device": "cpu",
+            "seed": 0,
+            "source_hash": f"tiny-{self.family}",
+            "scratch": tmp_path / "scratch",
+            "cache": Cache(tmp_path / "cache"),
+            "calibration": lambda: tokens,
+            "progress": lambda share, message: None,
+        }
+        return Context(**(settings | changes))
+
+    def run(
+        self, method: AnyMethod, source: Checkpoint, settings: Params, tmp_path: Path, name: str
+    ) -> tuple[Path, torch.Tensor | None]:
+        """Apply the method; returns the artifact and the logits it claims."""
+        out = tmp_path / name
+        out.mkdir()
+        return out, method.apply(source, out, settings, self.context(tmp_path))
+
+    def test_parameters_survive_json(self, settings: Params) -> None:
+        assert type(settings).model_validate_json(settings.model_dump_json()) == settings
+
+    def test_unknown_parameters_are_refused(self, settings: Params) -> None:
+        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+            type(settings).model_validate({**settings.model_dump(), "no_such_parameter": 1})
+
+    def test_listing_needs_no_torch(self, method: AnyMethod) -> None:
+        assert method.summary
+        assert json.dumps(method.params_type.model_json_schema())
+
+    def test_check_accepts_the_model(
+        self, method: AnyMethod, settings: Params, source: Checkpoint
+    ) -> None:
+        method.check(source.spec, settings, Target())
+
+    def test_artifact_is_what_was_predicted_and_meant(
+        self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
+    ) -> None:
+        out, claimed = self.run(method, source, settings, tmp_path, "out")
+        stored = {t.name: t for t in Checkpoint(out).spec.tensors}
+        predicted = {t.name: t for t in method.predict(source.spec, settings).tensors}
+        assert stored == predicted
+        tokens = probe_tokens(VOCABULARY)
+        found = probe(load(out), tokens)
+        assert compare(found if claimed is None else claimed, found, "paredown") < 0.01
+        if "transformers" in method.runtimes:
+            plain = probe(load_dense(out), tokens)
+            assert compare(found, plain, "plain transformers") < 0.01
+
+    def test_same_seed_same_result(
+        self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
+    ) -> None:
+        one, _ = self.run(method, source, settings, tmp_path, "one")
+        two, _ = self.run(method, source, settings, tmp_path, "two")
+        first, second = Checkpoint(one), Checkpoint(two)
+        assert first.names == second.names
+        assert all(torch.equal(first.read(n), second.read(n)) for n in first.names)
+
+    def test_source_is_left_alone(
+        self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
+    ) -> None:
+        before = {f.name: f.read_bytes() for f in source.folder.iterdir()}
+        self.run(method, source, settings, tmp_path, "out")
+        assert {f.name: f.read_bytes() for f in source.folder.iterdir()} == before
+
+    def test_skipped_layers_are_bit_identical(
+        self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
+    ) -> None:
+        if "skip" not in method.params_type.model_fields:
+            pytest.skip("the method has no `skip`")
+        some = settings.model_copy(update={"skip": ("*.0.*",)})
+        out, _ = self.run(method, source, some, tmp_path, "out")
+        result = Checkpoint(out)
+        kept = [n for n in source.names if ".0." in n]
+        assert kept
+        assert all(torch.equal(result.read(n), source.read(n)) for n in kept)
+
+    def test_tied_embeddings_stay_tied(
+        self, method: AnyMethod, settings: Params, tmp_path: Path
+    ) -> None:
+        tied = Checkpoint(
+            tiny_model(tmp_path / "tied", self.family, dtype=self.dtype, tie_word_embeddings=True)
+        )
+        out, _ = self.run(method, tied, settings, tmp_path, "out")
+        model = load(out)
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+    def test_non_finite_weights_are_refused(
+        self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
+    ) -> None:
+        from safetensors.torch import load_file, save_file
+
+        file = source.folder / "model.safetensors"
+        tensors = load_file(file)
+        name = next(n for n in tensors if n.endswith(("up_proj.weight", "fc1.weight")))
+        tensors[name][3, 5] = float("nan")
+        save_file(tensors, file, metadata={"format": "pt"})
+        with pytest.raises(MethodError):
+            self.run(method, Checkpoint(source.folder), settings, tmp_path, "out")
+
+    def test_strategy_with_it_round_trips(self) -> None:
+        strategy = Strategy(steps=(Step(method=self.method_name, params=self.params),))
+        full = registry.canonical(strategy)
+        assert registry.canonical(str(full)) == full
+        assert registry.canonical(registry.label(full)) == full
