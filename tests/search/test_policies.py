@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from search_fakes import (
     use_fakes,
 )
 
+from paredown.analysis.hypervolume import hypervolume
+from paredown.analysis.pareto import FloatArray
 from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.errors import ConfigError
 from paredown.methods import registry
@@ -177,26 +180,45 @@ def test_tpe_start_up_can_be_set(space: Space) -> None:
     assert len(play(Tpe(seed=0, n_startup=0), space, episodes=3)) == 4
 
 
-def best_after(results: tuple[TrialResult, ...]) -> float:
-    values = [r.value("perplexity") for r in results if r.strategy is not None]
-    return float(np.log(min(v for v in values if v is not None) / 20))
+REFERENCE = np.log([4.0, 1.0])  # four times the perplexity, the size of the baseline
 
 
-def test_tpe_finds_a_known_best_faster_than_random() -> None:
+def log_costs(results: Sequence[TrialResult]) -> FloatArray:
+    """Perplexity and size, over the baseline's."""
+    values = [
+        [(r.value("perplexity") or 0) / 20, (r.value("size") or 0) / 768e3]
+        for r in results
+        if r.strategy is not None
+    ]
+    return np.log(values)
+
+
+def test_tpe_covers_more_than_random_with_the_same_trials() -> None:
     space = build(max_steps=3)
-    truth = smooth_truth
-    scores = np.array([[r.value("perplexity") for r in [truth(s, 1)]][0] for s in space.strategies])
-    best = space.strategies[int(scores.argmin())].hash
 
-    def episodes_needed(policy: Policy) -> int:
-        results = play(policy, space, episodes=40)
-        found = [r.strategy is not None and r.strategy.hash == best for r in results]
-        return found.index(True) if True in found else 41
+    def covered(policy: Policy) -> float:
+        return hypervolume(log_costs(play(policy, space, episodes=14)), REFERENCE)
 
-    seeds = range(12)
-    ours = [episodes_needed(Tpe(seed=s, objectives=("quality",), n_startup=3)) for s in seeds]
-    theirs = [episodes_needed(Uniform(seed=s)) for s in seeds]
-    print(ours, theirs)
+    ours = [covered(Tpe(seed=s, objectives=("quality", "size"))) for s in range(8)]
+    theirs = [covered(Uniform(seed=s)) for s in range(8)]
+    gain = paired_bootstrap_ci(ours, theirs, statistic=lambda a, b: float((a - b).mean()), seed=0)
+    best = hypervolume(log_costs([smooth_truth(s, 1) for s in space.strategies]), REFERENCE)
+    assert gain.low > 0.1 * best
+    assert np.mean(ours) > 0.85 * best
+
+
+def test_tpe_finds_a_known_best_sooner_than_random() -> None:
+    space = build(max_steps=3)
+    known = sorted(smooth_truth(s, 1).value("perplexity") or 0 for s in space.strategies)
+
+    def trials_needed(policy: Policy) -> int:
+        """Until one of the best three of all strategies is found."""
+        results = play(policy, space, episodes=25)
+        found = [(r.value("perplexity") or 0) <= known[2] for r in results[1:]]
+        return found.index(True) + 1 if True in found else 26
+
+    ours = [trials_needed(Tpe(seed=s, objectives=("quality",))) for s in range(8)]
+    theirs = [trials_needed(Uniform(seed=s)) for s in range(8)]
     gain = paired_bootstrap_ci(theirs, ours, statistic=lambda a, b: float((a - b).mean()), seed=0)
     assert gain.low > 0
 

@@ -40,12 +40,19 @@ class LoadInfo:
     """What a user should know, e.g. that a format brings no speed-up here."""
 
 
-def load(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
+def load(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
     """Load a model folder as a transformers model in evaluation mode.
 
     Args:
         path: an artifact of paredown or an ordinary model folder.
         device: `cpu` or `cuda`.
+        dtype: of activations and unquantized weights; None keeps the stored one.
         trust_remote_code: allow code that comes with the model to run.
 
     Returns:
@@ -56,16 +63,24 @@ def load(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = Fal
     """
     checkpoint = Checkpoint(Path(path))
     if checkpoint.spec.quantization == "compressed-tensors":
-        return _load_packed(checkpoint, device, trust_remote_code)
-    return _load_dense(checkpoint, device, trust_remote_code)
+        return _load_packed(checkpoint, device, dtype, trust_remote_code)
+    return _load_dense(checkpoint, device, dtype, trust_remote_code)
 
 
-def load_dense(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
+def load_dense(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
     """The same folder through plain transformers, whatever its format."""
-    return _load_dense(Checkpoint(Path(path)), device, trust_remote_code)
+    return _load_dense(Checkpoint(Path(path)), device, dtype, trust_remote_code)
 
 
-def _load_dense(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> Any:
+def _load_dense(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
+) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
@@ -74,7 +89,7 @@ def _load_dense(checkpoint: Checkpoint, device: str, trust_remote_code: bool) ->
         model: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,
-            dtype="auto",
+            dtype=dtype or "auto",
             device_map=device if method == "bitsandbytes" else None,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
@@ -92,10 +107,12 @@ def _load_dense(checkpoint: Checkpoint, device: str, trust_remote_code: bool) ->
 
 
 @torch.no_grad()
-def _load_packed(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> Any:
+def _load_packed(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
+) -> Any:
     schemes = read_schemes(checkpoint)
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
-    dtype = _float_dtype(checkpoint)
+    dtype = dtype or _float_dtype(checkpoint)
     model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
     kernels: Counter[str] = Counter()
     for names in _groups(list(schemes)):

@@ -86,12 +86,25 @@ class BlockWalk:
         outside = [n for n in checkpoint.names if not n.startswith(inside)]
         fill(self.model, checkpoint, outside, device=device)
         self.model.tie_weights()
+        self._widen_small_parts()
         self._probe_tokens = probe.to(device)
         self._calls: dict[tuple[int, ...], _Call] = {}
         self._names = [module_name(self.model, block.prefix) for block in self.blocks]
-        windows = () if tokens is None else tokens.split(max(1, BATCH_TOKENS // tokens.shape[1]))
+        per_batch = 0 if tokens is None else max(1, BATCH_TOKENS // tokens.shape[1])
+        windows = [] if tokens is None else list(tokens.split(per_batch))
         self.hidden = [self._embed(batch) for batch in windows]
         self.probe = self._embed(self._probe_tokens)
+
+    def _widen_small_parts(self) -> None:
+        """Norms and the like compute in `dtype`; embedding and head stay as stored, being large."""
+        embedding = self.model.get_input_embeddings()
+        head = self.model.get_output_embeddings()
+        large = {id(embedding.weight), id(head.weight)}
+        for parameter in self.model.parameters():
+            if not parameter.is_meta and id(parameter) not in large:
+                parameter.data = parameter.data.to(self.dtype)
+        embedding.register_forward_hook(lambda module, args, output: output.to(self.dtype))
+        head.forward = lambda hidden: _project(hidden, head.weight, head.bias)
 
     @torch.no_grad()
     def _embed(self, batch: Tensor) -> Tensor:
@@ -158,9 +171,16 @@ class BlockWalk:
     def logits(self) -> Tensor:
         """The probe's logits (length, vocabulary) in float32, once all blocks were walked."""
         with self._recorders() as recorders:
-            recorders[-1].output = self.probe.to(self.model.get_input_embeddings().weight.dtype)
+            recorders[-1].output = self.probe
             logits: Tensor = self.model(input_ids=self._probe_tokens, use_cache=False).logits
         return logits[0].float().cpu()
+
+
+def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, rows: int = 8192) -> Tensor:
+    """`hidden W^T + b` in float32 without a float32 copy of the whole of a large W."""
+    parts = [hidden.float() @ part.float().T for part in weight.split(rows)]
+    logits = torch.cat(parts, dim=-1)
+    return logits if bias is None else logits + bias.float()
 
 
 def _cast(call: _Call, dtype: torch.dtype) -> _Call:

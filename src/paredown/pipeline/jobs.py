@@ -201,23 +201,61 @@ def _calibration(job: CompressJob, folder: Path) -> Tensor:
 
 
 def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
+    """Reload as it will be served, then exactly, through every loader; compare with what was meant.
+
+    The exact comparison computes in float32, where nothing but the weights can differ. Where there
+    is no room for that, or bitsandbytes fixes the dtype, 16 bits and a wider tolerance have to do.
+    """
+    import torch
     from safetensors.torch import load_file
 
+    from paredown.models.checkpoint import Checkpoint
     from paredown.models.load import load, load_dense
-    from paredown.models.probe import compare, probe, probe_tokens
+    from paredown.models.probe import (
+        EXACT,
+        ROUNDED,
+        check_kernels,
+        compare,
+        probe,
+        probe_tokens,
+    )
 
-    model = load(job.artifact, device=job.device, trust_remote_code=job.trust_remote_code)
-    tokens = probe_tokens(model.config.get_text_config().vocab_size)
-    found = probe(model, tokens)
-    notes = model.paredown.notes
-    del model
+    spec = Checkpoint(job.artifact).spec
+    tokens = probe_tokens(spec.vocabulary or 2)
+    options: dict[str, Any] = {"device": job.device, "trust_remote_code": job.trust_remote_code}
+    served = load(job.artifact, **options)
+    result: dict[str, Any] = {
+        "notes": served.paredown.notes,
+        "kernel_error": check_kernels(served),
+    }
+    found = probe(served, tokens)
+    del served
+    progress(0.4, "reloaded through paredown")
+    exact = spec.quantization != "bitsandbytes" and _fits_float32(spec.parameters, job.device)
+    if exact:
+        options["dtype"] = torch.float32
+        found = probe(load(job.artifact, **options), tokens)
+    tolerance = EXACT if exact else ROUNDED
     expected = found if job.expected is None else load_file(job.expected)["logits"]
-    result: dict[str, Any] = {"notes": notes, "kl_paredown": compare(expected, found, "paredown")}
-    progress(0.5, "reloaded through paredown")
+    result["kl_paredown"] = compare(expected, found, "paredown", tolerance=tolerance)
     if job.plain:
-        plain = load_dense(job.artifact, device=job.device, trust_remote_code=job.trust_remote_code)
-        result["kl_transformers"] = compare(expected, probe(plain, tokens), "plain transformers")
+        progress(0.7, "reloading through plain transformers")
+        plain = probe(load_dense(job.artifact, **options), tokens)
+        result["kl_transformers"] = compare(
+            expected, plain, "plain transformers", tolerance=tolerance
+        )
     return result
+
+
+def _fits_float32(parameters: int, device: str) -> bool:
+    """Whether the whole model in float32 leaves room to breathe."""
+    if device == "cuda":
+        import torch
+
+        return bool(torch.cuda.mem_get_info()[0] > 6 * parameters)
+    import psutil
+
+    return bool(psutil.virtual_memory().available > 6 * parameters)
 
 
 def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
