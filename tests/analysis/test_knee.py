@@ -19,11 +19,11 @@ def test_the_knee_of_a_hyperbola_is_its_symmetric_point() -> None:
 
 
 def test_three_columns() -> None:
-    assert knee([[0, 1, 1], [1, 0, 1], [1, 1, 0], [0.3, 0.3, 0.3]]) == 3
+    assert knee([[0.0, 1, 1], [1.0, 0, 1], [1.0, 1, 0], [0.3, 0.3, 0.3]]) == 3
 
 
 def test_a_front_that_bulges_outwards_has_its_knee_at_an_end() -> None:
-    assert knee([[0, 1], [0.9, 0.9], [1, 0]]) == 0
+    assert knee([[0.0, 1.0], [0.9, 0.9], [1.0, 0.0]]) == 0
 
 
 def test_units_and_offsets_do_not_matter() -> None:

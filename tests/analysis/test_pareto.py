@@ -63,7 +63,7 @@ def test_a_real_improvement_stays() -> None:
 
 def test_hand_worked_boxes() -> None:
     # Resolution 1: boxes [1, 2), [2, 4), [4, 8). Rows in boxes (0, 2), (0, 1), (1, 0), (1, 1).
-    costs = [[1, 4.0], [1.9, 3.9], [3.9, 1], [2, 2]]
+    costs = [[1.0, 4.0], [1.9, 3.9], [3.9, 1.0], [2.0, 2.0]]
     assert pareto_mask(costs, resolution=[1, 1]).tolist() == [False, True, True, False]
 
 

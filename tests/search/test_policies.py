@@ -213,9 +213,9 @@ def test_tpe_finds_a_known_best_sooner_than_random() -> None:
 
     def trials_needed(policy: Policy) -> int:
         """Until one of the best three of all strategies is found."""
-        results = play(policy, space, episodes=25)
+        results = play(policy, space, episodes=20)
         found = [(r.value("perplexity") or 0) <= known[2] for r in results[1:]]
-        return found.index(True) + 1 if True in found else 26
+        return found.index(True) + 1 if True in found else 21
 
     ours = [trials_needed(Tpe(seed=s, objectives=("quality",))) for s in range(8)]
     theirs = [trials_needed(Uniform(seed=s)) for s in range(8)]
@@ -263,20 +263,22 @@ def test_tpe_learns_from_the_objectives_that_all_trials_have(space: Space) -> No
     assert decision.reason.endswith("4 trials on perplexity, size, decode_latency")
 
 
-def test_tpe_turns_away_from_broken_limits() -> None:
-    # Without the limit the smallest is best; with it, what has 2 bits or a cut is infeasible.
-    space = build(methods=("round", "solve", "cut"), max_steps=2)
-    limits = Limits(max_accuracy_loss=90.0)
+def test_tpe_turns_away_from_broken_limits(space: Space) -> None:
+    tried = [space.strategies[place] for place in range(8)]
+    history = [BASELINE] + [
+        result(strategy, episode=episode, perplexity=40.0, size=1e5)  # small, and no longer good
+        if "round" in str(strategy)
+        else result(strategy, episode=episode, perplexity=21.0, size=4e5)
+        for episode, strategy in enumerate(tried, start=1)
+    ]
 
-    def share_within(given: Limits) -> float:
-        runs = [
-            play(Tpe(seed=s, objectives=("size",)), space, episodes=14, limits=given)
-            for s in range(6)
-        ]
-        met = [not limits.unmet(r, BASELINE) for run in runs for r in run[4:]]
-        return float(np.mean(met))
+    def share_of_round(limits: Limits) -> float:
+        policies = [Tpe(seed=seed, objectives=("size",)) for seed in range(30)]
+        drawn = [p.propose(history, space, limits, budget=MORE).strategy for p in policies]
+        return float(np.mean(["round" in str(strategy) for strategy in drawn]))
 
-    assert share_within(limits) > share_within(Limits()) + 0.1
+    assert share_of_round(Limits()) > 0.6
+    assert share_of_round(Limits(max_accuracy_loss=10)) < 0.2
 
 
 def test_violations_hand_worked() -> None:

@@ -83,7 +83,7 @@ def compress(state: State, run: Run) -> State:
     strategy = _strategy(state)
     episode = state["episode"]
     folder = run.experiment.begin(episode, strategy)
-    shutil.rmtree(folder / "artifact", ignore_errors=True)
+    trial.discard(folder / "artifact")
     built = trial.build(
         run.bench,
         strategy,

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from paredown.ops.affine import Grid
 
-Kernel = Literal["int4", "int8", "unpack"]
+Kernel = Literal["int4", "int4x2", "int8", "unpack"]
+"""`int4x2`: codes of 5 to 8 bits as two halves of 4 bits, `16 high + low`, in one int4 product."""
+
 KERNEL_ROWS = 64
 """Up to this many rows the packed kernels beat unpacking once and multiplying densely."""
 _INT4_GROUPS = (256, 128, 64, 32)
@@ -31,7 +33,11 @@ def choose_kernel(grid: Grid, rows: int, width: int, device: str) -> Kernel:
         return "unpack"
     if grid.bits <= 4 and kernel_group(grid, width) and int4_block(rows) is not None:
         return "int4"
-    return "int8" if grid.group_size == width else "unpack"
+    if grid.group_size == width:
+        return "int8"
+    if grid.bits > 4 and kernel_group(grid, width) and int4_block(2 * rows) is not None:
+        return "int4x2"
+    return "unpack"
 
 
 def dense_dtype(device: str) -> torch.dtype:
@@ -71,22 +77,32 @@ class PackedWeight(nn.Module):
         )
         self.dense_dtype = dense_dtype(device) if dtype == torch.bfloat16 else dtype
         scale = grid.scale.float().to(device)
-        if self.kernel == "int4":
-            group = kernel_group(grid, self.width)
-            if group is None:
-                raise AssertionError("choose_kernel has checked this")
-            unsigned = (codes.to(torch.int32) + 8).contiguous()
-            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unsigned, 8)
-            # The kernel computes (q - 8) scale + shift, so a zero-point becomes a shift.
-            zero = torch.zeros_like(scale) if grid.zero is None else grid.zero.float()
-            pairs = torch.stack((scale, -zero * scale), dim=-1)  # (rows, n_group, 2)
-            pairs = pairs.repeat_interleave(grid.group_size // group, dim=1)
-            self.group_size = group
-            self._keep(packed, pairs.transpose(0, 1).to(dtype).contiguous(), None)
+        if self.kernel in ("int4", "int4x2"):
+            self._keep_int4(codes, grid, scale)
         else:
             zero_point = None if grid.zero is None else grid.zero.to(device)
             kept = scale[:, 0].to(dtype) if self.kernel == "int8" else scale
             self._keep(codes.to(device).contiguous(), kept, zero_point)
+
+    def _keep_int4(self, codes: Tensor, grid: Grid, scale: Tensor) -> None:
+        """Bring codes and scales into the form of torch's int4 kernel: `(q - 8) scale + shift`."""
+        group = kernel_group(grid, self.width)
+        if group is None:
+            raise AssertionError("choose_kernel has checked this")
+        zero = torch.zeros_like(scale) if grid.zero is None else grid.zero.float()
+        shift = -zero * scale
+        if self.kernel == "int4":
+            unsigned = codes.to(torch.int32) + 8
+            pairs = torch.stack((scale, shift), dim=-1)  # (rows, n_group, 2)
+        else:
+            high = codes >> 4  # code = 16 high + low, low in 0 .. 15
+            unsigned = torch.cat((high.to(torch.int32) + 8, (codes - 16 * high).to(torch.int32)))
+            highs = torch.stack((16 * scale, torch.zeros_like(scale)), dim=-1)
+            pairs = torch.cat((highs, torch.stack((scale, shift + 8 * scale), dim=-1)))
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unsigned.contiguous(), 8)
+        pairs = pairs.repeat_interleave(grid.group_size // group, dim=1)
+        self.group_size = group
+        self._keep(packed, pairs.transpose(0, 1).to(self.dtype).contiguous(), None)
 
     def _keep(self, codes: Tensor, scale: Tensor, zero: Tensor | None) -> None:
         self.register_buffer("codes", codes, persistent=False)
@@ -97,11 +113,11 @@ class PackedWeight(nn.Module):
         """`x W^T` for x (n, width): (n, rows) in x's dtype."""
         if self.kernel == "unpack" or len(x) > KERNEL_ROWS:
             return (x.to(self.dense_dtype) @ self.dense(self.dense_dtype).T).to(x.dtype)
-        if self.kernel == "int4":
+        if self.kernel in ("int4", "int4x2"):
             y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
                 x, self.codes, self.group_size, self.scale
             )
-            return y
+            return y if self.kernel == "int4" else y[:, : self.rows] + y[:, self.rows :]
         y = torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scale)
         if self.zero is not None:
             y = y - x.sum(-1, keepdim=True) * (self.scale * self.zero[:, 0].to(x.dtype))
@@ -109,11 +125,13 @@ class PackedWeight(nn.Module):
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weights, unpacked, (rows, width) in `dtype`; nothing is kept."""
-        if self.kernel == "int4":
-            groups = unpack_int4(self.codes, dtype).view(self.rows, -1, self.group_size)
+        if self.kernel in ("int4", "int4x2"):
+            rows = len(self.codes)
+            groups = unpack_int4(self.codes, dtype).view(rows, -1, self.group_size)
             pairs = self.scale.transpose(0, 1).to(dtype)  # (rows, n_group, 2)
-            dense = groups.sub_(8).mul_(pairs[..., :1])
-            return dense.add_(pairs[..., 1:]).view(self.rows, self.width)
+            dense = groups.sub_(8).mul_(pairs[..., :1]).add_(pairs[..., 1:])
+            dense = dense.view(rows, self.width)
+            return dense if self.kernel == "int4" else dense[: self.rows] + dense[self.rows :]
         groups = self.codes.view(self.rows, -1, self.group_size).to(dtype)
         if self.zero is not None:
             groups -= self.zero[..., None].to(dtype)

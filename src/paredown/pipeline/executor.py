@@ -56,6 +56,7 @@ class LocalExecutor:
         """`memory_bytes` limits each worker; None: nine tenths of what is free at its start."""
         self.memory_bytes = memory_bytes
         self._server: subprocess.Popen[bytes] | None = None
+        self._ready = False
 
     def __enter__(self) -> LocalExecutor:
         self.start()
@@ -87,11 +88,15 @@ class LocalExecutor:
         if self._server is not None:
             if self._server.stdin is not None:
                 self._server.stdin.close()
+            if not self._ready:
+                self._server.kill()  # still importing: it would not notice for seconds
             try:
                 self._server.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()
+            if self._server.stdout is not None:
+                self._server.stdout.close()
             self._server = None
 
     def run(

@@ -132,7 +132,7 @@ def build(
     try:
         notes = _compress_and_verify(bench, strategy, out, clock)
     except _TrialFailed as error:
-        shutil.rmtree(out, ignore_errors=True)
+        discard(out)
         return Built(failure=error.failure, config_error=error.config_error, seconds=clock.elapsed)
     finally:
         _tidy(folder)
@@ -211,7 +211,7 @@ def measure(
     artifact = folder / "artifact"
 
     def failed(failure: Failure) -> TrialResult:
-        shutil.rmtree(artifact, ignore_errors=True)
+        discard(artifact)
         wall = built.seconds + clock.elapsed
         return TrialResult(
             **common, status="failed", failure=failure, evaluate_s=clock.elapsed, wall_s=wall
@@ -331,5 +331,9 @@ def _tidy(folder: Path) -> None:
     for name in ("job.json", "progress.json", "progress.tmp", "result.json", EXPECTED):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "steps", ignore_errors=True)
-    for partial in folder.glob(".artifact.partial-*"):
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def discard(artifact: Path) -> None:
+    """Delete an artifact and whatever a killed worker left of it."""
+    for left in (artifact, *artifact.parent.glob(f".{artifact.name}.partial-*")):
+        shutil.rmtree(left, ignore_errors=True)

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 from paredown.report.front import COLUMNS, Front, find_front
 from paredown.report.limits import broken, find_nearest, in_limits
-from paredown.report.words import in_words, loss, signed_percent
+from paredown.report.words import in_words, loss, signed_percent, speedup
 from paredown.spec.result import TrialResult
 from paredown.spec.target import Limits
 
 ACCEPTED_LOSS = 5.0
 """Loss of quality, in percent, that is taken as acceptable when the user sets no limit."""
+
+ACCEPTED_SPEED = 0.9
+"""Decode speed, relative to the baseline, that is taken as acceptable when there is no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ def recommend(
 
     Limits that bound the loss of quality leave the smallest artifact that meets them all as the
     choice; other limits leave the one that loses least. Without limits it is the smallest
-    artifact of the front that loses at most `ACCEPTED_LOSS` percent, else the knee of the front.
+    artifact of the front that loses at most `ACCEPTED_LOSS` percent and is no slower than
+    `ACCEPTED_SPEED`, else the knee of the front.
     The uncompressed model is recommended only where nothing is better than it in any objective.
     """
     finished = [r for r in results if r.episode in front.compared]
@@ -107,16 +111,23 @@ def _without_limits(
     candidates = _better([r for r in finished if r in front], baseline, front)
     if not candidates:
         return _keep_baseline(baseline, meets_limits=None)
-    good = [r for r in candidates if _loses_at_most(r, baseline, ACCEPTED_LOSS)]
+    small_loss = [r for r in candidates if _loses_at_most(r, baseline, ACCEPTED_LOSS)]
+    good = [r for r in small_loss if (speedup(r, baseline) or 1.0) >= ACCEPTED_SPEED]
     if good:
         ranked = sorted(good, key=_by_size)
         ranked += sorted((r for r in candidates if r not in good), key=_by_quality)
-        rule = f"the smallest artifact of the front that loses at most {ACCEPTED_LOSS:g} %"
+        rule = (
+            f"the smallest artifact of the front that loses at most {ACCEPTED_LOSS:g} % "
+            f"and decodes at least {ACCEPTED_SPEED:g}x as fast"
+        )
     else:
         ranked = sorted(candidates, key=_by_quality)
         bend = [r for r in ranked if r.episode == front.knee]
         ranked = bend + [r for r in ranked if r not in bend]
-        high = f"no artifact of the front is known to lose at most {ACCEPTED_LOSS:g} % of quality"
+        high = (
+            f"no artifact of the front is known to lose at most {ACCEPTED_LOSS:g} % of quality "
+            f"and to decode at least {ACCEPTED_SPEED:g}x as fast"
+        )
         rule = f"{high}; this is the " + ("knee of the front" if bend else "one that loses least")
     reason = f"{rule}: {in_words(ranked[0], baseline)} (no limit was given)"
     return _with_runner_up(ranked, reason, baseline, meets_limits=None)

@@ -1,0 +1,73 @@
+"""A plug-in whose methods fail in every way a library can; installed into a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal, final
+
+from paredown.methods.base import Context, Kind, Method, Params
+from paredown.spec.model import ModelSpec
+from paredown.spec.target import Target
+
+
+class FaultyParams(Params):
+    """How to fail."""
+
+    how: Literal["hang", "crash", "kill", "exit", "memory", "raise", "lie", "nan"] = "raise"
+    """What happens in `apply`."""
+
+
+@final
+class Faulty(Method[FaultyParams]):
+    """Fails while compressing, or builds an artifact that is not what it says."""
+
+    name = "faulty"
+    kind = Kind.PRUNING
+    summary = "fails"
+    params_type = FaultyParams
+
+    def check(self, spec: ModelSpec, params: FaultyParams, target: Target) -> None:
+        pass
+
+    def predict(self, spec: ModelSpec, params: FaultyParams) -> ModelSpec:
+        return spec
+
+    def apply(self, source: Any, out: Path, params: FaultyParams, context: Context) -> Any:
+        import torch
+
+        (out / "half-written.bin").write_bytes(b"x")
+        match params.how:
+            case "hang":
+                time.sleep(1000)
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit":
+                os._exit(0)
+            case "memory":
+                hog = [bytearray(os.urandom(1 << 20)) * 50 for _ in range(100)]
+                time.sleep(len(hog))
+            case "raise":
+                raise RuntimeError("the library gave up")
+            case "lie" | "nan":
+                return _write_wrong(source, out, params.how, torch)
+        raise AssertionError(params.how)
+
+
+def _write_wrong(source: Any, out: Path, how: str, torch: Any) -> Any:
+    """Store other weights than those whose logits are claimed."""
+    from paredown.models.checkpoint import CheckpointWriter
+    from paredown.models.load import load
+    from paredown.models.probe import probe, probe_tokens
+
+    with CheckpointWriter(out, source) as writer:
+        for name in source.names:
+            value = source.read(name)
+            if name.endswith("down_proj.weight"):
+                value = value * (float("nan") if how == "nan" else 1.5)
+            writer.add(name, value)
+    return probe(load(source.folder), probe_tokens(source.spec.vocabulary))

@@ -1,0 +1,131 @@
+"""Trials in real worker processes, on a tiny model: what works, and every way to fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from paredown.errors import ConfigError
+from paredown.methods import registry
+from paredown.pipeline import trial
+from paredown.pipeline.executor import LocalExecutor
+from paredown.pipeline.trial import Bench
+from paredown.spec.result import FailureKind
+from tests.samples import tiny_bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path, executor: LocalExecutor) -> Bench:
+    return tiny_bench(tmp_path, executor)
+
+
+def test_a_trial_builds_proves_and_measures(bench: Bench, tmp_path: Path) -> None:
+    base = trial.measure(bench, None, tmp_path / "episode_000", episode=0, timeout_s=100)
+    assert base.status == "ok"
+    assert base.value("kl") == pytest.approx(0.0, abs=1e-6)
+    assert base.value("top1_agreement") == 1.0
+    assert base.compression_ratio == 1.0
+    strategy = registry.canonical("rtn(bits=4, group_size=32)")
+    folder = tmp_path / "episode_001"
+    stages: list[str] = []
+    built = trial.build(
+        bench, strategy, folder, folder / "artifact", timeout_s=100,
+        watch=lambda stage, share, message: stages.append(stage),
+    )  # fmt: skip
+    assert built.failure is None
+    result = trial.measure(
+        bench, strategy, folder, episode=1, timeout_s=100, built=built, baseline=base
+    )
+    assert result.status == "ok"
+    kl, size = result.get("kl"), result.get("size")
+    assert kl is not None
+    assert size is not None
+    assert 0 < kl.value < 5
+    assert kl.n > 1
+    assert size.value == sum(f.stat().st_size for f in (folder / "artifact").glob("*.safetensors"))
+    assert {m.name for m in result.measurements} >= {
+        "perplexity", "accuracy", "kl", "top1_agreement", "decode_latency", "prefill_latency",
+        "peak_memory", "size", "compression_ratio", "speedup",
+    }  # fmt: skip
+    assert sorted(p.name for p in folder.iterdir()) == ["artifact", "worker.log"]
+    described = json.loads((folder / "artifact" / "paredown.json").read_text())
+    assert described["strategy_text"] == str(strategy)
+    assert {m["name"] for m in described["measurements"]} >= {"kl", "size"}
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ("raise", FailureKind.METHOD_ERROR, "the library gave up"),
+        ("crash", FailureKind.METHOD_ERROR, "SIGSEGV"),
+        ("kill", FailureKind.OUT_OF_MEMORY, "killed from outside"),
+        ("exit", FailureKind.METHOD_ERROR, "left no result"),
+        ("lie", FailureKind.METHOD_ERROR, "not the one that was compressed"),
+        ("nan", FailureKind.METHOD_ERROR, "not finite"),
+    ],
+)
+def test_a_failing_library_becomes_a_record(
+    bench: Bench, tmp_path: Path, how: str, kind: FailureKind, words: str
+) -> None:
+    strategy = registry.canonical(f'faulty(how="{how}")')
+    out = tmp_path / "artifact"
+    built = trial.build(bench, strategy, tmp_path / "jobs", out, timeout_s=100)
+    assert built.failure is not None
+    assert built.failure.kind is kind
+    assert words in built.failure.message
+    assert not out.exists()
+    assert not list(tmp_path.glob(".artifact.partial-*"))
+    after = registry.canonical("rtn(group_size=32)")  # the executor goes on
+    assert trial.build(bench, after, tmp_path / "next", out, timeout_s=100).failure is None
+
+
+def test_a_hanging_method_is_stopped(bench: Bench, tmp_path: Path) -> None:
+    strategy = registry.canonical('faulty(how="hang")')
+    built = trial.build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=12)
+    assert built.failure is not None
+    assert built.failure.kind is FailureKind.TIMEOUT
+    assert built.seconds < 60
+
+
+def test_a_greedy_method_is_stopped(bench: Bench, tmp_path: Path) -> None:
+    bench.executor.memory_bytes = 1.5e9
+    strategy = registry.canonical('faulty(how="memory")')
+    built = trial.build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=100)
+    assert built.failure is not None
+    assert built.failure.kind is FailureKind.OUT_OF_MEMORY
+    assert "the limit is 1.5 GB" in built.failure.message
+
+
+def test_a_base_that_cannot_be_measured_is_an_error(bench: Bench, tmp_path: Path) -> None:
+    (bench.base.folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="the base model could not be measured"):
+        trial.measure(bench, None, tmp_path / "episode_000", episode=0, timeout_s=100)
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """SIGKILL of the main process leaves no worker behind."""
+    script = (
+        "import time\n"
+        "from paredown.pipeline.executor import LocalExecutor\n"
+        "e = LocalExecutor(); e.start(); print(e._server.pid, flush=True); time.sleep(100)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=tmp_path, text=True
+    )
+    assert parent.stdout is not None
+    server = int(parent.stdout.readline())
+    assert psutil.pid_exists(server)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(server) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not psutil.pid_exists(server)
