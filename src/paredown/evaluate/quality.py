@@ -36,6 +36,8 @@ class _Sums:
 
     tokens: list[int]
     nll: list[float]
+    more: list[float]
+    """Rise of the negative log-likelihood over the base's."""
     right: list[float]
     kl: list[float]
     agree: list[float]
@@ -148,7 +150,7 @@ def measure_quality(
     Raises:
         MethodError: logits that are not finite (recorded as `diverged`).
     """
-    sums = _Sums([], [], [], [], [])
+    sums = _Sums([], [], [], [], [], [])
     for i, window in enumerate(tokens):
         logits = model(window[None].to(device), use_cache=False).logits[0, :-1]
         if not torch.isfinite(logits).all():
@@ -159,28 +161,19 @@ def measure_quality(
         sums.tokens.append(len(window) - 1)
         sums.nll.append(float(scores.nll.sum()))
         sums.right.append(float(scores.right.sum()))
-        if scores.kl is not None and scores.agree is not None:
+        if scores.kl is not None and scores.base_nll is not None and scores.agree is not None:
             sums.kl.append(float(scores.kl.sum()))
+            sums.more.append(float((scores.nll - scores.base_nll).sum()))
             sums.agree.append(float(scores.agree.sum()))
     length = tokens.shape[1]
     how = (
         f"{protocol}; {len(tokens)} windows of {length} tokens without overlap, "
         f"{sum(sums.tokens)} scored tokens; standard error over windows"
     )
-    nll = clustered_ratio_stderr(sums.nll, sums.tokens)
-    perplexity = float(np.exp(nll.value))
-    found = [
-        Measurement(
-            name="perplexity",
-            value=perplexity,
-            unit=Unit.PERPLEXITY,
-            n=nll.n,
-            stderr=None if nll.stderr is None else nll.stderr * perplexity,  # delta method
-            lower_is_better=True,
-            source="measured",
-            how=how,
-        )
-    ]
+    found = [_exponential("perplexity", sums.nll, sums.tokens, Unit.PERPLEXITY, how)]
+    if sums.more:
+        paired = f"paired with the base token by token; {how}"
+        found.append(_exponential("perplexity_ratio", sums.more, sums.tokens, Unit.RATIO, paired))
     for name, values, unit, lower in (
         ("accuracy", sums.right, Unit.FRACTION, False),
         ("kl", sums.kl, Unit.NATS_PER_TOKEN, True),
@@ -201,6 +194,24 @@ def measure_quality(
                 )
             )
     return found
+
+
+def _exponential(
+    name: str, sums: list[float], tokens: list[int], unit: Unit, how: str
+) -> Measurement:
+    """exp of a mean per token; its standard error by the delta method."""
+    mean = clustered_ratio_stderr(sums, tokens)
+    value = float(np.exp(mean.value))
+    return Measurement(
+        name=name,
+        value=value,
+        unit=unit,
+        n=mean.n,
+        stderr=None if mean.stderr is None else mean.stderr * value,
+        lower_is_better=True,
+        source="measured",
+        how=how,
+    )
 
 
 class DivergedError(MethodError):

@@ -15,12 +15,14 @@ class TokenScores:
     Attributes:
         nll: negative log-likelihood of the true next token, nats.
         right: whether the most likely token is the true one.
+        base_nll: the base's negative log-likelihood of the true token; None without base logits.
         kl: KL(base || model), nats; None without base logits.
         agree: whether model and base have the same most likely token; None without base.
     """
 
     nll: Tensor
     right: Tensor
+    base_nll: Tensor | None
     kl: Tensor | None
     agree: Tensor | None
 
@@ -36,7 +38,7 @@ def score_tokens(
         base_logits: (tokens, vocabulary) of the base model on the same positions, or None.
         rows: tokens per chunk.
     """
-    nll, right, kl, agree = [], [], [], []
+    nll, right, base_nll, kl, agree = [], [], [], [], []
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
         mine = torch.log_softmax(logits[part].float(), dim=-1)
@@ -45,11 +47,13 @@ def score_tokens(
         right.append(top == targets[part])
         if base_logits is not None:
             base = torch.log_softmax(base_logits[part].float(), dim=-1)
+            base_nll.append(-base.gather(-1, targets[part, None])[:, 0])
             agree.append(base.argmax(-1) == top)
             kl.append(kl_rows(base, mine))
     return TokenScores(
         nll=torch.cat(nll),
         right=torch.cat(right),
+        base_nll=torch.cat(base_nll) if base_nll else None,
         kl=torch.cat(kl) if kl else None,
         agree=torch.cat(agree) if agree else None,
     )

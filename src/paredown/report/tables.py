@@ -100,7 +100,7 @@ def _numbers(result: TrialResult, baseline: TrialResult | None) -> tuple[str, ..
     memory, size = result.value("peak_memory"), result.value("size")
     return (
         with_error(result.get("perplexity")),
-        NONE if is_baseline else signed_percent(loss(result, baseline)),
+        NONE if is_baseline else _loss_with_error(result, baseline),
         NONE if is_baseline else with_error(result.get("kl")),
         with_error(result.get("decode_latency")),
         NONE if is_baseline else times(speedup(result, baseline)),
@@ -108,6 +108,13 @@ def _numbers(result: TrialResult, baseline: TrialResult | None) -> tuple[str, ..
         NONE if size is None else human_bytes(size),
         NONE if is_baseline else times(ratio(result, baseline)),
     )
+
+
+def _loss_with_error(result: TrialResult, baseline: TrialResult | None) -> str:
+    """The rise of perplexity; its error is that of the comparison on the same tokens."""
+    text = signed_percent(loss(result, baseline))
+    paired = result.get("perplexity_ratio")
+    return text if paired is None or paired.stderr is None else f"{text} ± {paired.stderr:.1%}"
 
 
 def _marked(result: TrialResult, front: Front, recommendation: Recommendation | None) -> str:
