@@ -115,6 +115,14 @@ def test_paired_interval_of_a_shift_is_the_shift() -> None:
     assert found.level == 0.95
 
 
+def test_pairs_are_drawn_together_whatever_the_statistic() -> None:
+    a = np.random.default_rng(0).random(10)
+    found = paired_bootstrap_ci(
+        a + 0.5, a, statistic=lambda x, y: float(np.abs(x - y).max()), seed=0
+    )
+    assert (found.low, found.high) == pytest.approx((0.5, 0.5))
+
+
 def test_paired_interval_near_the_normal_theory() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(size=200)

@@ -81,7 +81,7 @@ def test_the_same_request_again_must_say_resume(tmp_path: Path) -> None:
     )  # fmt: skip
     assert again == []
     other = settings(tmp_path, episodes=1, seed=7)
-    with pytest.raises(ExperimentError, match="other settings .*seed: 0 there, 7 now"):
+    with pytest.raises(ExperimentError, match=r"other settings .*seed: 0 there, 7 now"):
         paredown.optimize(**other, experiment_name="a", output_dir=tmp_path, resume=True)  # type: ignore[arg-type]
     more = settings(tmp_path, episodes=2)
     front = paredown.optimize(

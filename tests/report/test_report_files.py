@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_samples import baseline, failed, findings, ok, point, record, several
 
 from paredown.report.cost import refusals, search_cost
 from paredown.report.figures import points, search_space_png
@@ -21,6 +20,7 @@ from paredown.report.tables import EPISODE_COLUMNS, FRONT_COLUMNS
 from paredown.report.write import write_progress_files, write_report
 from paredown.spec.result import TrialResult
 from paredown.store.experiment import read_experiment
+from tests.report.report_samples import baseline, failed, findings, ok, point, record, several
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>`|$a$ [b](c) %{y}'
 CASES: dict[str, tuple[TrialResult, ...]] = {

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from report_samples import BASE, baseline, failed, ok, point, several
 
 from paredown.report.front import find_front
 from paredown.spec.run import OBJECTIVES
+from tests.report.report_samples import BASE, baseline, failed, ok, point, several
 
 
 def test_front_holds_the_non_dominated_results_and_the_baseline() -> None:

@@ -4,13 +4,13 @@ import re
 from typing import Any
 
 import pytest
-from report_samples import BASE, baseline, failed, ok, point, several
 
 from paredown.report.front import find_front
 from paredown.report.recommend import Recommendation, recommend
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.target import Limits
+from tests.report.report_samples import BASE, baseline, failed, ok, point, several
 
 
 def choose(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 
 import pytest
-from report_samples import baseline, failed, ok, several
 from rich.console import Console
 
 from paredown.report.front import find_front
@@ -20,6 +19,7 @@ from paredown.report.terminal import front_table
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES
 from paredown.spec.target import Limits
+from tests.report.report_samples import baseline, failed, ok, several
 
 
 def rendered(results: tuple[TrialResult, ...], width: int = 140) -> str:

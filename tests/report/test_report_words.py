@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from report_samples import BASE, baseline, measurement, ok, point
 
 from paredown.report.words import (
     in_words,
@@ -13,6 +12,7 @@ from paredown.report.words import (
     with_error,
     with_unit,
 )
+from tests.report.report_samples import BASE, baseline, measurement, ok, point
 
 
 @pytest.mark.parametrize(

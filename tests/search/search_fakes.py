@@ -132,7 +132,7 @@ class Exotic(RoundBase):
 
 
 METHODS = {
-    kind.name: f"search_fakes:{kind.__name__}"
+    kind.name: f"tests.search.search_fakes:{kind.__name__}"
     for kind in (Same, Round, Solve, Exotic, Cut, Trim, Mend)
 }
 WORKING = ("round", "solve", "cut", "trim", "mend")

@@ -8,16 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from search_fakes import (
-    build,
-    failure,
-    model_spec,
-    play,
-    proposed,
-    result,
-    smooth_truth,
-    use_fakes,
-)
 
 from paredown.analysis.hypervolume import hypervolume
 from paredown.analysis.pareto import FloatArray
@@ -33,7 +23,16 @@ from paredown.search.tpe import Tpe, violations
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES
 from paredown.spec.strategy import Strategy
-from paredown.spec.target import Limits, Target
+from paredown.spec.target import Limits
+from tests.search.search_fakes import (
+    build,
+    failure,
+    play,
+    proposed,
+    result,
+    smooth_truth,
+    use_fakes,
+)
 
 BASELINE = result(None, episode=0, perplexity=20.0, size=768e3)
 MORE = Budget(episodes_left=10)
@@ -235,6 +234,38 @@ def test_tpe_avoids_what_resembles_failures() -> None:
     assert np.mean(["round" in label for run in tried for label in run[2:]]) < 0.5
 
 
+def test_tpe_takes_a_failure_for_worse_than_a_broken_limit(space: Space) -> None:
+    history = [BASELINE] + [
+        failure(strategy, episode=episode)
+        if "round" in str(strategy)
+        else result(strategy, episode=episode, perplexity=40.0, size=4e5)
+        for episode, strategy in enumerate(space.strategies[:8], start=1)
+    ]
+    limits = Limits(max_accuracy_loss=10)
+    policies = [Tpe(seed=seed, objectives=("size",)) for seed in range(30)]
+    drawn = [p.propose(history, space, limits, budget=MORE).strategy for p in policies]
+    assert np.mean(["round" in str(strategy) for strategy in drawn]) < 0.2
+
+
+def test_scores_are_logarithms_over_the_baseline(space: Space) -> None:
+    small, other, broken = space.strategies[:3]
+    history = [
+        BASELINE,
+        result(small, episode=1, perplexity=40.0, size=192e3),
+        result(other, episode=2, perplexity=10.0, size=384e3),
+        failure(broken, episode=3),
+    ]
+    names = ("perplexity", "size")
+    costs = [score.costs for score in tpe._scores(history, names, Limits())]
+    assert costs == [
+        pytest.approx(np.log([2, 1 / 4])),
+        pytest.approx(np.log([1 / 2, 1 / 2])),
+        pytest.approx(np.log([2, 1])),  # the worst seen of each, the baseline's included
+    ]
+    without = [score.costs for score in tpe._scores(history[1:], names, Limits(target_ratio=9))]
+    assert without[1] == pytest.approx(np.log([1 / 4, 2]))
+
+
 def test_tpe_survives_that_everything_fails(space: Space) -> None:
     results = play(Tpe(seed=0), space, episodes=1000,
                    truth=lambda s, n: failure(s, episode=n))  # fmt: skip
@@ -311,6 +342,9 @@ def test_optuna_keeps_its_log_level(space: Space) -> None:
     import optuna
 
     before = optuna.logging.get_verbosity()
-    play(Tpe(seed=0), space, episodes=5)
-    assert optuna.logging.get_verbosity() == before
-    assert Space.build(model_spec(), Target()).by_hash
+    optuna.logging.set_verbosity(optuna.logging.DEBUG)
+    try:
+        play(Tpe(seed=0), space, episodes=5)
+        assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from search_fakes import METHODS, WORKING, build, model_spec, use_fakes
 
 from paredown.errors import ConfigError, MissingExtraError, StrategyError
 from paredown.methods import registry
@@ -13,6 +12,7 @@ from paredown.search import space as space_module
 from paredown.search.space import Space
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Limits, Target
+from tests.search.search_fakes import METHODS, WORKING, build, model_spec, use_fakes
 
 
 @pytest.fixture(autouse=True)

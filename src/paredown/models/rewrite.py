@@ -16,7 +16,7 @@ from paredown.models.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWrite
 from paredown.models.compressed_tensors import Scheme, packed_tensors, quantization_config
 from paredown.models.probe import probe_tokens
 from paredown.models.walk import BlockWalk, submodule
-from paredown.ops.affine import Grid, dequantize
+from paredown.ops.affine import Grid, dequantize, require_finite
 from paredown.spec.structure import Block, select_linears
 
 Progress = Callable[[float, str], None]
@@ -106,6 +106,9 @@ def keep_neurons(
 
     Returns:
         Logits of the smaller model on the probe, computed from the weights in memory.
+
+    Raises:
+        NumericsError: an MLP holds a NaN or an infinity, whose neuron has no score.
     """
     from paredown.spec.structure import find_structure
 
@@ -115,6 +118,8 @@ def keep_neurons(
             mlp = mlps[block.index]
             inputs = [submodule(module, block, name) for name in mlp.inputs]
             output = submodule(module, block, mlp.output)
+            for layer, name in zip([*inputs, output], [*mlp.inputs, mlp.output], strict=True):
+                require_finite(layer.weight, name)
             kept = keep(block.index, [m.weight.detach() for m in inputs], output.weight.detach())
             for layer, name in zip(inputs, mlp.inputs, strict=True):
                 layer.weight = nn.Parameter(layer.weight[kept], requires_grad=False)

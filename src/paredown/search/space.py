@@ -93,8 +93,6 @@ class Space:
                 refused[str(raw)] = str(error)
                 continue
             key = strategy.hash
-            if key in by_hash:
-                continue
             try:
                 predicted[key] = registry.check(strategy, spec, target).weight_bytes
                 by_hash[key] = strategy
