@@ -32,6 +32,7 @@ from paredown.spec.result import TrialResult
 from paredown.spec.run import CalibrationConfig, EvaluateConfig, RunConfig
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Target
+from paredown.store.atomic import require_writable
 from paredown.store.experiment import ExperimentRecord, read_experiment
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -206,6 +207,7 @@ def compress(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not empty; choose a new folder")
+    require_writable(output.parent)
     text = check_text(data, calibration.source, data_dir)
     machine = detect()
     target = Target(device=choose_device(device, machine))
@@ -224,7 +226,6 @@ def compress(
             executor=executor,
             trust_remote_code=trust_remote_code,
         )
-        output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".paredown-", dir=output.parent) as scratch:
             built = trial.build(
                 bench, canonical, Path(scratch), output, timeout_s=_FOREVER_S, watch=watch

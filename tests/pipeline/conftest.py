@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from paredown.methods import registry
 from paredown.pipeline.executor import LocalExecutor
 
 
@@ -22,10 +23,12 @@ def shared_executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalE
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(site))
         sys.path.insert(0, str(site))
+        registry._plugins.cache_clear()
         with LocalExecutor() as executor:
             executor.start()
             yield executor
         sys.path.remove(str(site))
+    registry._plugins.cache_clear()
 
 
 @pytest.fixture

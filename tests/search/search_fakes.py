@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Annotated, Any, final
 
@@ -148,7 +147,7 @@ def _resized(spec: ModelSpec, *, rows: float) -> ModelSpec:
 def use_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fakes are all the methods there are."""
     monkeypatch.setattr(registry, "BUILTIN", METHODS)
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(()))
+    monkeypatch.setattr(registry, "_plugins", lambda: ())
 
 
 def model_spec() -> ModelSpec:

@@ -17,6 +17,7 @@ from paredown.report.write import write_report
 from paredown.search import policies
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
+from paredown.store.atomic import require_writable
 from paredown.store.experiment import (
     Experiment,
     ExperimentRecord,
@@ -50,6 +51,7 @@ def run_experiment(
         ExperimentError: the experiment exists (and `resume` is off, or settings differ).
     """
     folder = output_dir / (name or default_name(config))
+    require_writable(output_dir)
     config = _settled(folder, config, resume=resume)
     if resume and _is_finished(folder, config):
         return read_experiment(folder)

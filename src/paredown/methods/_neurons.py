@@ -10,7 +10,7 @@ from paredown.errors import ConfigError
 from paredown.methods.base import Params
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
-from paredown.spec.structure import MIN_WIDTH, find_structure, kept_width, uses_conv1d
+from paredown.spec.structure import MIN_WIDTH, kept_width, uses_conv1d
 
 
 class NeuronParams(Params):
@@ -30,7 +30,7 @@ def check_neurons(spec: ModelSpec, params: NeuronParams) -> None:
         raise ConfigError(f"{spec.architecture}: pruning of Conv1D layers is not there yet")
     if spec.experts:
         raise ConfigError(f"{spec.architecture}: pruning of experts is not there yet")
-    structure = find_structure(spec)
+    structure = spec.structure
     widths = {mlp.width for mlp in structure.mlps}
     if len(structure.mlps) != len(structure.blocks) or not widths:
         raise ConfigError(
@@ -58,7 +58,7 @@ def check_neurons(spec: ModelSpec, params: NeuronParams) -> None:
 
 def predict_neurons(spec: ModelSpec, params: NeuronParams) -> ModelSpec:
     """The exact tensors of the narrower checkpoint."""
-    mlps = find_structure(spec).mlps
+    mlps = spec.structure.mlps
     width = kept_width(mlps[0].width, params.ratio)
     rows = {f"{name}.{leaf}" for m in mlps for name in m.inputs for leaf in ("weight", "bias")}
     columns = {f"{m.output}.weight" for m in mlps}

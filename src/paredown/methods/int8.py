@@ -66,10 +66,9 @@ class Int8(Method[Int8Params]):
 
         from paredown.models.foreign import copy_side_files, quantize_on_load
         from paredown.models.probe import probe, probe_tokens
-        from paredown.spec.structure import find_structure
 
         chosen = set(select_linears(source.spec, params.skip))
-        kept = [n for n in find_structure(source.spec).linears if n not in chosen]
+        kept = [n for n in source.spec.structure.linears if n not in chosen]
         context.progress(0.1, "loading with bitsandbytes")
         model = quantize_on_load(
             source,

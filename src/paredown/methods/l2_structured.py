@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from paredown.methods._neurons import NeuronParams, check_neurons, predict_neurons
 from paredown.methods.base import Context, Kind, Method
 from paredown.spec.model import ModelSpec
-from paredown.spec.structure import find_structure, kept_width
+from paredown.spec.structure import kept_width
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class L2Structured(Method[L2StructuredParams]):
         from paredown.models.rewrite import keep_neurons, probe_walk
         from paredown.ops.saliency import l2_scores, strongest
 
-        width = kept_width(find_structure(source.spec).mlps[0].width, params.ratio)
+        width = kept_width(source.spec.structure.mlps[0].width, params.ratio)
         return keep_neurons(
             source,
             out,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from paredown.methods._neurons import NeuronParams, check_neurons, predict_neurons
 from paredown.methods.base import Context, Kind, Method
 from paredown.spec.model import ModelSpec
-from paredown.spec.structure import find_structure, kept_width
+from paredown.spec.structure import kept_width
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class RandomStructured(Method[RandomStructuredParams]):
         from paredown.models.rewrite import keep_neurons, probe_walk
         from paredown.ops.saliency import random_scores, strongest
 
-        full = find_structure(source.spec).mlps[0].width
+        full = source.spec.structure.mlps[0].width
         width = kept_width(full, params.ratio)
         return keep_neurons(
             source,

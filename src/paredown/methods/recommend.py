@@ -13,7 +13,7 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.run import CalibrationConfig
 from paredown.spec.sizes import memory_to_quantize
 from paredown.spec.strategy import Strategy, parse_strategy
-from paredown.spec.structure import find_structure, uses_conv1d
+from paredown.spec.structure import uses_conv1d
 from paredown.spec.target import Target
 from paredown.spec.units import human_bytes
 
@@ -66,7 +66,7 @@ def recommend(spec: ModelSpec, machine: Machine) -> list[Recommendation]:
 def best_group_size(spec: ModelSpec) -> int:
     """The largest usual group size that divides every linear's width, else -1 (whole rows)."""
     axis = 0 if uses_conv1d(spec) else 1
-    widths = {spec.by_name[f"{n}.weight"].shape[axis] for n in find_structure(spec).linears}
+    widths = {spec.by_name[f"{n}.weight"].shape[axis] for n in spec.structure.linears}
     fitting = (g for g in GROUP_SIZES if all(width % g == 0 for width in widths))
     return next(fitting, -1) if widths else -1
 

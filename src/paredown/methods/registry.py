@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
 from pydantic import ValidationError
@@ -26,10 +27,16 @@ BUILTIN: dict[str, str] = {
 GROUP = "paredown.methods"
 
 
+@cache
+def _plugins() -> tuple[EntryPoint, ...]:
+    """Installed plug-ins; read once, because it searches every installed package."""
+    return tuple(entry_points(group=GROUP))
+
+
 def names() -> dict[str, str]:
     """Every known method, name -> "module:Class". A plug-in may not shadow another method."""
     found = dict(BUILTIN)
-    for entry in entry_points(group=GROUP):
+    for entry in _plugins():
         if entry.name in found:
             raise ConfigError(
                 f"method {entry.name!r} is provided by both {found[entry.name]} and "

@@ -121,9 +121,8 @@ def _input_of(block: Block, name: str) -> str:
 
 
 def _blocks(source: Checkpoint) -> tuple[Block, ...]:
-    from paredown.spec.structure import find_structure
 
-    return find_structure(source.spec).blocks
+    return source.spec.structure.blocks
 
 
 class ResultBank:

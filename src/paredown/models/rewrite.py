@@ -110,9 +110,8 @@ def keep_neurons(
     Raises:
         NumericsError: an MLP holds a NaN or an infinity, whose neuron has no score.
     """
-    from paredown.spec.structure import find_structure
 
-    mlps = {mlp.block: mlp for mlp in find_structure(source.spec).mlps}
+    mlps = {mlp.block: mlp for mlp in source.spec.structure.mlps}
     with CheckpointWriter(out, source) as writer:
         for done, (block, module) in enumerate(walk):
             mlp = mlps[block.index]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from paredown.errors import MethodError
 from paredown.models.checkpoint import Checkpoint
 from paredown.models.skeleton import empty_model, fill, module_name, read_config
-from paredown.spec.structure import Block, find_structure
+from paredown.spec.structure import Block
 
 BATCH_TOKENS = 2048
 """Tokens per forward pass of one block."""
@@ -78,7 +78,7 @@ class BlockWalk:
         """
         config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
         self.checkpoint, self.dtype, self.device = checkpoint, dtype, device
-        self.blocks = find_structure(checkpoint.spec).blocks
+        self.blocks = checkpoint.spec.structure.blocks
         if not self.blocks:
             raise MethodError(f"{checkpoint.folder}: no transformer blocks were found")
         inside = tuple(block.prefix + "." for block in self.blocks)

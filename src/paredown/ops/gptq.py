@@ -47,7 +47,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     if mean <= 0:
         return torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     share = damping
-    while share <= 1.0:
+    while True:
         damped = hessian.clone()
         damped.diagonal().add_(share * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
@@ -57,7 +57,9 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
             if not failed:
                 factor: Tensor = upper
                 return factor
-        share *= 10
+        if share >= 1.0:
+            break
+        share = min(1.0, 10 * max(share, 1e-6))
     raise NumericsError("the Hessian is not positive definite, even with damping 1")
 
 

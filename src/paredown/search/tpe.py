@@ -2,9 +2,9 @@
 
 The space is flattened for it: one parameter per kind names the method of that kind (or none), and
 each method has parameters of its own. What is learned of a method alone thus serves its pipelines,
-too; with one parameter for the whole sequence of methods the search took twice as many trials to
-cover the same hypervolume. The study is built anew from the history at every call; no Optuna
-storage exists that could disagree with the experiment folder.
+too: on the artificial truth of our tests this covers 93 % of the hypervolume in 10 trials, and one
+parameter for the whole sequence of methods 69 %. The study is built anew from the history at every
+call; no Optuna storage exists that could disagree with the experiment folder.
 """
 
 from __future__ import annotations

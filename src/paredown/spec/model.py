@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from paredown.spec.serial import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from paredown.spec.structure import Structure
 
 DTYPE_BYTES: dict[str, float] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -90,6 +94,13 @@ class ModelSpec(BaseModel):
         """Tensors by name."""
         return {t.name: t for t in self.tensors}
 
+    @cached_property
+    def structure(self) -> Structure:
+        """Blocks, linears and MLPs, read off the tensor names."""
+        from paredown.spec.structure import find_structure
+
+        return find_structure(self)
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of all stored tensors, exact."""
@@ -98,5 +109,6 @@ class ModelSpec(BaseModel):
     def with_tensors(self, tensors: list[TensorInfo], **changes: object) -> ModelSpec:
         """This spec with other stored tensors, as a method's prediction needs it."""
         changed = self.model_copy(update={"tensors": tuple(tensors), **changes})
-        changed.__dict__.pop("by_name", None)  # the copy would look up the old tensors
+        for derived in ("by_name", "structure"):  # the copy would hold those of the old tensors
+            changed.__dict__.pop(derived, None)
         return changed

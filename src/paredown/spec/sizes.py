@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from paredown.errors import ConfigError
 from paredown.spec.model import ModelSpec
-from paredown.spec.structure import Block, find_structure, uses_conv1d
+from paredown.spec.structure import Block, uses_conv1d
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -55,7 +55,7 @@ def bytes_at(spec: ModelSpec, precision: Precision, group_size: int = DEFAULT_GR
     bits = _CODE_BITS[precision]
     in_axis = 0 if uses_conv1d(spec) else 1
     total = rest = 0
-    for name in find_structure(spec).linears:
+    for name in spec.structure.linears:
         shape = spec.by_name[f"{name}.weight"].shape
         width, rows = shape[in_axis], shape[1 - in_axis]
         groups = 1 if group_size == -1 else -(-width // group_size)
@@ -102,7 +102,7 @@ def memory_to_quantize(spec: ModelSpec, calibration_tokens: int) -> int | None:
     after the block, `2 * 2 * tokens * hidden_size`; the embedding, 2 bytes per parameter.
     None when the model has no blocks that can be told from its names.
     """
-    blocks = find_structure(spec).blocks
+    blocks = spec.structure.blocks
     if not blocks or spec.hidden_size is None:
         return None
     activations = 2 * 2 * calibration_tokens * spec.hidden_size

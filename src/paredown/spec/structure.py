@@ -105,7 +105,7 @@ def select_linears(spec: ModelSpec, skip: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         ConfigError: a pattern of `skip` matches no module: most likely a misspelling.
     """
-    linears = find_structure(spec).linears
+    linears = spec.structure.linears
     modules = {t.name.rpartition(".")[0] for t in spec.tensors} | {"lm_head"}
     for pattern in skip:
         if not any(matches(name, pattern) for name in modules):

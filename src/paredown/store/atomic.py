@@ -14,6 +14,23 @@ from typing import Any
 from paredown.errors import ConfigError
 from paredown.spec.serial import readable
 
+_NOT_WRITABLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG,
+}  # fmt: skip
+
+
+def require_writable(path: Path) -> None:
+    """Show that files can be written in `path`, or in the folder where it will be created.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    existing = path.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    with clear_disk_errors(path), tempfile.TemporaryFile(dir=existing):
+        pass
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to a temporary name beside `path`, flush it to disk, and rename it.
@@ -77,7 +94,7 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: could not write {path}; free some space, or choose another "
                 "folder with --output-dir (caches: PAREDOWN_HOME)"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _NOT_WRITABLE:
             raise ConfigError(
                 f"cannot write {path}: {error.strerror}; choose another folder"
             ) from error
