@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -121,6 +123,20 @@ def test_zero_point_fits_in_the_code_width(weight: torch.Tensor, shift: float) -
     assert grid.zero.min() >= -8
     assert grid.zero.max() <= 7
     assert torch.all(grid.zero == (-8 if shift > 0 else 7))
+    largest = (weight + shift).abs().reshape(8, -1, 32).amax(-1)
+    torch.testing.assert_close(grid.scale, largest / 15)  # the range begins at 0.0
+
+
+def test_zero_point_belongs_to_the_stored_scale() -> None:
+    # 255 steps of a bfloat16 scale miss the range by up to half a step: 128 would overflow int8.
+    weight = -torch.rand(64, 16, generator=torch.Generator().manual_seed(0)) - 1.0
+    grid = fit(weight, 8, 16, symmetric=False, scale_dtype=torch.bfloat16)
+    assert grid.zero is not None
+    assert (-weight.amin(-1) / grid.scale.float()[:, 0] > 255.5).any()
+    assert (grid.zero <= 127).all()
+    exact = (-128 - weight.amin(-1) / grid.scale.float()[:, 0]).round().clamp(max=127)
+    assert torch.equal(grid.zero[:, 0].float(), exact)
+    assert not torch.equal(exact, torch.full_like(exact, 127))
 
 
 def test_mirrored_weights_have_the_same_symmetric_grid(weight: torch.Tensor) -> None:
@@ -165,7 +181,12 @@ def test_dequantized_dtype_is_as_asked(weight: torch.Tensor) -> None:
 
 
 def search_by_hand(
-    group: np.ndarray, importance: np.ndarray, bits: int, symmetric: bool, steps: int
+    group: np.ndarray[Any, Any],
+    importance: np.ndarray[Any, Any],
+    bits: int,
+    symmetric: bool,
+    steps: int,
+    dtype: torch.dtype,
 ) -> tuple[float, int]:
     """One group in float64, candidate by candidate: (scale, zero) of least weighted error."""
     low, high = min(group.min(), 0.0), max(group.max(), 0.0)
@@ -175,7 +196,7 @@ def search_by_hand(
     found: list[tuple[float, int, float, int]] = []
     for i in range(steps + 1):
         factor = 1 - (1 - SHRINK) * i / max(steps, 1)
-        scale = (high - low) * factor / (2**bits - 1)
+        scale = torch.tensor((high - low) * factor / (2**bits - 1)).to(dtype).item()
         zero = (
             0 if symmetric else int(np.clip(np.round(bottom - low * factor / scale), bottom, top))
         )
@@ -186,11 +207,14 @@ def search_by_hand(
     return scale, zero
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("bits", "dtype"),
+    [(2, torch.float32), (3, torch.float32), (4, torch.float32), (8, torch.bfloat16)],
+)
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_range_search_agrees_with_one_written_out(
-    weight: torch.Tensor, bits: int, symmetric: bool, weighted: bool
+    weight: torch.Tensor, bits: int, dtype: torch.dtype, symmetric: bool, weighted: bool
 ) -> None:
     importance = torch.rand(64, generator=torch.Generator().manual_seed(2)) ** 4
     grid = fit(
@@ -198,6 +222,7 @@ def test_range_search_agrees_with_one_written_out(
         bits,
         16,
         symmetric=symmetric,
+        scale_dtype=dtype,
         importance=importance if weighted else None,
         steps=12,
     )
@@ -205,9 +230,8 @@ def test_range_search_agrees_with_one_written_out(
     for row in range(8):
         for group in range(4):
             part = slice(16 * group, 16 * group + 16)
-            scale, zero = search_by_hand(
-                weight[row, part].double().numpy(), used[part].double().numpy(), bits, symmetric, 12
-            )
+            numbers = weight[row, part].double().numpy(), used[part].double().numpy()
+            scale, zero = search_by_hand(*numbers, bits, symmetric, 12, dtype)
             assert grid.scale[row, group].item() == pytest.approx(scale, rel=1e-5)
             if grid.zero is not None:
                 assert grid.zero[row, group].item() == zero

@@ -185,6 +185,24 @@ def test_groups_stay_those_of_the_stored_order() -> None:
     assert torch.equal(found.grid.scale, plain.scale)
 
 
+def test_the_grid_counts_features_by_their_activity() -> None:
+    weight, hessian = random_weight(8, 32, 1), correlated(32, 2)
+    hessian[5], hessian[:, 5] = 0.0, 0.0  # never seen: counts as an average feature
+    activity = hessian.diagonal().clone()
+    activity[5] = hessian.diagonal().mean()
+    expected = fit_grid(
+        weight,
+        bits=2,
+        group_size=16,
+        symmetric=True,
+        scale_dtype=torch.float32,
+        importance=activity,
+        steps=20,
+    )
+    found = solved(weight, hessian, bits=2, group_size=16, act_order=True, steps=20)
+    assert torch.equal(found.grid.scale, expected.scale)
+
+
 def test_rows_are_solved_independently() -> None:
     weight, hessian = random_weight(8, 32, 1), correlated(32, 2)
     whole = solved(weight, hessian, act_order=True, steps=5)
@@ -254,11 +272,17 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
         solved(weight, hessian)
 
 
-def test_the_weight_is_left_alone_and_half_precision_is_widened() -> None:
+@pytest.mark.parametrize("act_order", [True, False])
+def test_the_weight_and_the_hessian_are_left_alone(act_order: bool) -> None:
+    weight, hessian = random_weight(4, 32, 1), correlated(32, 2)
+    solved(weight, hessian, act_order=act_order)
+    assert torch.equal(weight, random_weight(4, 32, 1))
+    assert torch.equal(hessian, correlated(32, 2))
+
+
+def test_half_precision_is_widened_first() -> None:
     weight, hessian = random_weight(4, 32, 1).bfloat16(), correlated(32, 2)
-    before = weight.clone()
     half = solved(weight, hessian, scale_dtype=torch.bfloat16)
-    assert torch.equal(weight, before)
     assert half.grid.scale.dtype == torch.bfloat16
     full = solved(weight.float(), hessian, scale_dtype=torch.bfloat16)
     assert torch.equal(half.codes, full.codes)

@@ -9,6 +9,7 @@ from typing import Any
 
 from paredown.coordinate.setup import Plan
 from paredown.coordinate.state import State
+from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.trial import Bench, Built
@@ -92,6 +93,9 @@ def compress(state: State, run: Run) -> State:
         timeout_s=time_limit(run),
         watch=_watch(run, episode),
     )
+    if built.failure is not None and built.config_error:
+        # Not this strategy but the request (or the disk) is at fault: the next would fail alike.
+        raise ConfigError(f"{registry.label(strategy)}: {built.failure.message}")
     return {"built": built.model_dump(mode="json")}
 
 

@@ -58,10 +58,9 @@ def run_experiment(
     with LocalExecutor(memory_bytes=memory_limit(config.worker_memory_gb)) as executor:
         executor.start()  # torch is imported there while the request is checked here
         plan = prepare(config)
-        experiment = _open(folder, plan)
-        handle = lock(experiment.folder)
+        handle = lock(folder)
         try:
-            return _search(plan, experiment, executor, listen)
+            return _search(plan, _open(folder, plan), executor, listen)
         finally:
             os.close(handle)
 
@@ -83,11 +82,7 @@ def _is_finished(folder: Path, config: RunConfig) -> bool:
     if not is_experiment(folder):
         return False
     record = read_experiment(folder)
-    return (
-        record.final is not None
-        and len(record.trials) >= min(config.episodes, record.config.episodes)
-        and config.episodes <= record.config.episodes
-    )
+    return record.final is not None and len(record.trials) >= config.episodes
 
 
 def _open(folder: Path, plan: Plan) -> Experiment:

@@ -89,7 +89,7 @@ def solve(
         NumericsError: weight or Hessian not finite, or no Cholesky factor.
     """
     require_finite(weight)
-    work = weight.float().clone()
+    work = weight.float()
     diagonal = hessian.diagonal()
     # A feature never seen in calibration says nothing: its weights keep their rounding alone.
     importance = torch.where(diagonal > 0, diagonal, diagonal.mean()).clamp(min=1e-12)

@@ -69,18 +69,7 @@ class Experiment:
 
     @staticmethod
     def create(folder: Path, config: RunConfig, spec: ModelSpec, run: dict[str, Any]) -> Experiment:
-        """Start a new experiment.
-
-        Raises:
-            ExperimentError: the name is not usable as a folder name.
-            ConfigError: the folder cannot be written.
-        """
-        if not _NAME.match(folder.name):
-            raise ExperimentError(
-                f"experiment name {folder.name!r}: use letters, digits, '.', '_' and '-'"
-            )
-        with clear_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        """Write what is known at the start into a folder that `lock` has claimed."""
         write_json(folder / "model_spec.json", spec)
         document = {"schema_version": SCHEMA_VERSION, "config": plain(config), **run}
         write_json(folder / "run.json", document)  # last: its presence marks the folder as ours
@@ -202,13 +191,20 @@ def read_experiment(folder: Path) -> ExperimentRecord:
 
 
 def lock(folder: Path) -> int:
-    """Claim the folder for this process; released when the process ends, however it ends.
+    """Claim the folder (created if need be) for this process until it ends, however it ends.
 
     Raises:
-        ExperimentError: another process is running this experiment.
+        ConfigError: the folder cannot be written.
+        ExperimentError: its name is not usable, or another process is running this experiment.
     """
     import fcntl
 
+    if not _NAME.match(folder.name):
+        raise ExperimentError(
+            f"experiment name {folder.name!r}: use letters, digits, '.', '_' and '-'"
+        )
+    with clear_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
