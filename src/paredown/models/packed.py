@@ -188,22 +188,24 @@ class _Shared:
     """One packed product of several linears that read the same input (q, k, v; gate, up).
 
     The first asked computes for all; the others find their part waiting, as long as they are asked
-    with the very same tensor. Nothing outlives its last reader.
+    with the very same tensor, unchanged. Nothing outlives its last reader.
     """
 
     def __init__(self, weight: PackedWeight, sizes: list[int]) -> None:
         self.weight, self.sizes = weight, sizes
         self._input: Tensor | None = None
+        self._version = 0
         self._parts: dict[int, Tensor] = {}
 
     def product(self, x: Tensor, part: int) -> Tensor:
         """Rows of part number `part` of `x W^T`, in x's leading shape."""
-        if self._input is not x or part not in self._parts:
+        version = 0 if x.is_inference() else x._version  # grows with every change in place
+        if self._input is not x or self._version != version or part not in self._parts:
             y = self.weight.multiply(x.reshape(-1, self.weight.width))
             y = y.view(*x.shape[:-1], y.shape[-1])
             if len(self.sizes) == 1:
                 return y
-            self._input = x
+            self._input, self._version = x, version
             self._parts = dict(enumerate(y.split(self.sizes, dim=-1)))
         found = self._parts.pop(part)
         if not self._parts:
