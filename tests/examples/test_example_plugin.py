@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -26,7 +27,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 class TestMagnitudeColumns(MethodConformance):
     method_name = "magnitude_columns"
-    params = {"ratio": 0.3}
+    params: ClassVar[dict[str, Any]] = {"ratio": 0.3}
 
 
 def test_it_chains_with_built_in_methods() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,11 +11,13 @@ import torch
 
 from paredown.errors import ConfigError, GroupSizeError, StrategyError
 from paredown.methods import registry
+from paredown.methods.base import Context
 from paredown.models.checkpoint import Checkpoint
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Target
+from paredown.store.cache import Cache
 from paredown.testing.conformance import MethodConformance
 from paredown.testing.tiny import tiny_config, tiny_model
 
@@ -96,6 +99,32 @@ class TestGptqGemma2(MethodConformance):
     method_name = "gptq"
     params: ClassVar[dict[str, Any]] = {"bits": 4, "group_size": 32}
     family = "gemma2"
+
+    def test_a_second_trial_does_not_measure_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Other bits on the same text read the Hessians; the same request reads the results."""
+        source = Checkpoint(tiny_model(tmp_path / "model", tokenizer=False))
+        method = registry.load("gptq")
+        context = self.context(tmp_path)
+        fresh = self.context(tmp_path, cache=Cache(tmp_path / "empty"))
+
+        def run(name: str, bits: int, context: Context) -> Checkpoint:
+            out = tmp_path / name
+            out.mkdir()
+            settings = method.params_type.model_validate({"bits": bits, "group_size": 32})
+            method.apply(source, out, settings, context)
+            return Checkpoint(out)
+
+        first, uncached = run("four", 4, context), run("three-uncached", 3, fresh)
+        monkeypatch.setattr("paredown.models.hessians.HessianBank._measure", None)
+        three = run("three", 3, context)
+        assert all(torch.equal(three.read(n), uncached.read(n)) for n in uncached.names)
+        monkeypatch.setattr("paredown.ops.gptq.solve", None)
+        again = run("four-again", 4, context)
+        assert all(torch.equal(again.read(n), first.read(n)) for n in first.names)
+        with pytest.raises(TypeError, match="not callable"):  # another text is another Hessian
+            run("other", 4, replace(context, calibration=lambda: torch.ones(4, 32).long()))
 
 
 class TestInt8(MethodConformance):

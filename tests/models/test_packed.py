@@ -90,7 +90,7 @@ def test_any_number_of_output_features(rows: int, bits: int, group_size: int) ->
 def test_the_int4_layout_is_undone(rows: int, width: int) -> None:
     if int4_block(rows) is None:  # then nothing is packed this way
         assert rows % 64
-        assert choose_kernel(part(rows, 32, 4, 32)[1], rows, 32, "cpu") == "unpack"
+        assert choose_kernel(part(rows, 32, 4, 32)[1], rows, 32, "cpu") != "int4"
         return
     codes = torch.randint(0, 16, (rows, width), generator=torch.Generator().manual_seed(1))
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 8)

@@ -237,6 +237,23 @@ def test_range_search_agrees_with_one_written_out(
                 assert grid.zero[row, group].item() == zero
 
 
+def test_range_search_keeps_scale_and_zero_point_together() -> None:
+    # Where bfloat16 rounds the scale, each range has a zero-point of its own.
+    weight = -torch.rand(64, 16, generator=torch.Generator().manual_seed(0)) - 1.0
+    importance = torch.zeros(16)
+    importance[0] = 1.0  # smaller ranges are as good or better for most rows
+    grid = fit(
+        weight, 8, 16, symmetric=False, scale_dtype=torch.bfloat16, importance=importance, steps=7
+    )
+    assert grid.zero is not None
+    numbers = importance.double().numpy()
+    expected = [
+        search_by_hand(row.double().numpy(), numbers, 8, False, 7, torch.bfloat16) for row in weight
+    ]
+    assert len({zero for _, zero in expected}) > 1
+    assert [*zip(grid.scale[:, 0].tolist(), grid.zero[:, 0].tolist(), strict=True)] == expected
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_searching_never_makes_it_worse_and_helps_at_few_bits(
     weight: torch.Tensor, symmetric: bool

@@ -13,11 +13,10 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from paredown.errors import ModelError
-from paredown.spec.headers import weights_files
+from paredown.spec.headers import tensor_location
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.store.atomic import clear_disk_errors, write_json
@@ -40,28 +39,33 @@ class Checkpoint:
         self.folder = folder
         self.spec: ModelSpec = infer_spec(folder, name=name)
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        self._open = {f: safe_open(f, framework="pt") for f in weights_files(folder)}
-        self._files = {
-            name: file
-            for file, handle in self._open.items()
-            for name in handle.keys()  # noqa: SIM118  no dict: it cannot be iterated
-        }
+        self._located = tensor_location(folder)
 
     def read(self, name: str) -> Tensor:
-        """One tensor, in the dtype it is stored in; a copy that nothing else shares.
+        """One tensor, in the dtype it is stored in, in memory of its own.
+
+        Read, not mapped: pages of a mapped file would count as memory of the process.
 
         Raises:
             ModelError: the checkpoint has no such tensor.
         """
-        if name not in self._files:
+        if name not in self._located:
             raise ModelError(f"{self.folder}: there is no tensor {name!r}")
-        tensor: Tensor = self._open[self._files[name]].get_tensor(name)
-        return tensor
+        found = self._located[name]
+        dtype = TORCH_DTYPES[found.info.dtype]
+        if found.nbytes == 0:
+            return torch.empty(found.info.shape, dtype=dtype)
+        data = bytearray(found.nbytes)
+        with found.file.open("rb") as file:
+            file.seek(found.offset)
+            if file.readinto(data) != found.nbytes:
+                raise ModelError(f"{found.file}: ends in the middle of {name}")
+        return torch.frombuffer(data, dtype=dtype).reshape(found.info.shape)
 
     @property
     def names(self) -> list[str]:
         """Tensor names in a natural order: blocks by their number."""
-        return sorted(self._files, key=_natural)
+        return sorted(self._located, key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

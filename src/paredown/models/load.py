@@ -18,6 +18,8 @@ from paredown.errors import MissingExtraError, ModelError
 from paredown.models.attention import use_float32_attention
 from paredown.models.checkpoint import TORCH_DTYPES, Checkpoint
 from paredown.models.compressed_tensors import read_packed, read_schemes
+from paredown.models.memory import release
+from paredown.models.norms import use_fused_norms
 from paredown.models.packed import PackedLinear, dense_dtype, pack_linears
 from paredown.models.skeleton import (
     empty_model,
@@ -134,6 +136,8 @@ def _load_packed(
         ):
             model.set_submodule(module_name(model, name), packed)
             kernels[packed.kernel] += 1
+        del parts
+        release()
     inside = tuple(f"{name}." for name in schemes)
     fill(model, checkpoint, (n for n in checkpoint.names if not n.startswith(inside)), dtype=dtype)
     model.tie_weights()
@@ -141,6 +145,7 @@ def _load_packed(
     model.to(device)
     if device == "cpu" and dtype == torch.bfloat16 and dense_dtype(device) == torch.float32:
         use_float32_attention(model)
+    use_fused_norms(model)
     model.paredown = LoadInfo(dict(kernels), _notes(kernels, schemes, device))
     return model
 

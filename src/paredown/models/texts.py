@@ -23,6 +23,7 @@ Part = Literal["calibration", "evaluation"]
 _EVALUATION_SHARE = 4
 """One document in this many is for evaluation."""
 _HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val|eval|heldout|held_out)([^a-z]|$)")
+_HELD_OUT_FOLDERS = {"test", "valid", "validation", "val", "eval", "heldout", "held_out"}
 _TEXT_FIELDS = ("text", "page", "content")
 
 
@@ -77,8 +78,8 @@ def check_calibration(name: str, evaluation: str) -> None:
     Raises:
         DataError: a test or validation split, by its name.
     """
-    stem = Path(name).name.lower()
-    if _HELD_OUT.search(stem):
+    path = Path(name)
+    if _HELD_OUT.search(path.name.lower()) or path.parent.name.lower() in _HELD_OUT_FOLDERS:
         raise DataError(
             f"calibration on {name!r}: this looks like a test or validation split, which would "
             "spoil the evaluation; use a training split (a file named otherwise is accepted)"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from paredown.errors import MethodError
 from paredown.models.checkpoint import Checkpoint
+from paredown.models.memory import release
 from paredown.models.skeleton import empty_model, fill, module_name, read_config
 from paredown.spec.structure import Block
 
@@ -145,6 +146,7 @@ class BlockWalk:
             module = self.model.get_submodule(name)
             yield block, module
             module.to(torch.device("meta"))
+            release()
 
     @torch.no_grad()
     def advance(

@@ -7,6 +7,7 @@ The least recently used files go first when the cache outgrows its limit.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from paredown.spec.serial import content_hash
 from paredown.spec.units import GB
 from paredown.store.atomic import clear_disk_errors
 from paredown.store.home import home
+
+_ABANDONED_S = 3600.0
+"""A temporary file this old was left by a worker that was killed."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ class Cache:
                 status = file.stat()
             except FileNotFoundError:  # another worker evicted it
                 continue
-            entries.append((status.st_mtime, status.st_size, file))
+            unfinished = file.name.startswith(".") and time.time() - status.st_mtime < _ABANDONED_S
+            if not unfinished:  # else another worker is writing it
+                entries.append((status.st_mtime, status.st_size, file))
         total = sum(size for _, size, _ in entries)
         for _, size, file in sorted(entries):
             if total <= self.limit_bytes:

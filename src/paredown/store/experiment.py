@@ -95,13 +95,21 @@ class Experiment:
         return _read_results(self.folder)
 
     def in_flight(self) -> tuple[int, Strategy] | None:
-        """The episode that was begun and not finished, if a kill left one."""
+        """The episode that was begun and not finished, if a kill left one.
+
+        Raises:
+            ExperimentError: its strategy.json is damaged.
+        """
         for folder in _episode_folders(self.folder):
             path = folder / "strategy.json"
             if path.exists() and not (folder / "results.json").exists():
-                data = json.loads(path.read_text())
-                if data is not None:
-                    return _number(folder), Strategy.model_validate(data)
+                try:
+                    data = json.loads(path.read_text())
+                    strategy = None if data is None else Strategy.model_validate(data)
+                except ValueError as error:
+                    raise ExperimentError(f"{path} cannot be read: {error}") from None
+                if strategy is not None:
+                    return _number(folder), strategy
         return None
 
     def write_history(self, results: tuple[TrialResult, ...], front: set[int]) -> None:
@@ -184,7 +192,7 @@ def read_experiment(folder: Path) -> ExperimentRecord:
             events=tuple(read_events(folder / "events.jsonl")),
             final=json.loads(final_path.read_text()) if final_path.exists() else None,
         )
-    except (ValueError, KeyError, FileNotFoundError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
         raise ExperimentError(
             f"{folder}: run.json or model_spec.json is damaged: {error}"
         ) from None

@@ -1,0 +1,137 @@
+"""The cache: content keys, least recently used out first, several workers at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paredown.store.cache import Cache
+
+
+def put(cache: Cache, key: Any, size: int = 10, *, age_s: float = 0.0) -> Path:
+    path = cache.put("kind", key, ".bin", lambda p: p.write_bytes(b"x" * size))
+    stamp = time.time() - age_s
+    os.utime(path, (stamp, stamp))
+    return path
+
+
+def test_equal_keys_share_a_file(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    path = put(cache, {"a": 1, "b": (2, 3)})
+    assert cache.get("kind", {"b": [2, 3], "a": 1}, ".bin") == path
+    assert cache.get("kind", {"a": 1, "b": [3, 2]}, ".bin") is None
+    assert cache.get("other", {"a": 1, "b": [2, 3]}, ".bin") is None
+
+
+def test_a_result_is_computed_once(tmp_path: Path) -> None:
+    cache, calls = Cache(tmp_path), []
+
+    def write(path: Path) -> None:
+        calls.append(path)
+        path.write_text("x")
+
+    first = cache.get_or_put("kind", 1, ".txt", write)
+    assert cache.get_or_put("kind", 1, ".txt", write) == first
+    assert len(calls) == 1
+    assert calls[0].suffix == ".txt"  # writers that look at the suffix see the true one
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def write(path: Path) -> None:
+        path.write_text("half")
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        cache.put("kind", 1, ".txt", write)
+    assert cache.get("kind", 1, ".txt") is None
+    assert [f for f in tmp_path.rglob("*") if f.is_file()] == []
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=30)
+    old, older, oldest = (put(cache, i, age_s=100.0 * i) for i in (1, 2, 3))
+    assert cache.get("kind", 3, ".bin") == oldest  # used again, so now the newest
+    new = put(cache, 4)
+    assert not older.exists()
+    assert old.exists()
+    assert oldest.exists()
+    assert new.exists()
+
+
+def test_the_newest_stays_even_if_it_is_too_large(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=30)
+    small = put(cache, 1, age_s=10)
+    large = put(cache, 2, size=100)
+    assert large.exists()
+    assert not small.exists()
+
+
+def test_nothing_goes_while_there_is_room(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=30)
+    paths = [put(cache, i, age_s=1e6) for i in range(3)]
+    assert all(p.exists() for p in paths)
+
+
+def test_what_another_worker_is_writing_stays(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=30)
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"x" * 20)
+        stamp = time.time() - 60  # begun a minute ago
+        os.utime(path, (stamp, stamp))
+        put(cache, "from another worker", size=25)
+
+    path = cache.put("kind", "slow", ".bin", write)
+    assert path.stat().st_size == 20
+
+
+def test_what_a_killed_worker_left_goes(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=30)
+    left = tmp_path / "kind" / ".abc.123.bin"
+    left.parent.mkdir()
+    left.write_bytes(b"x" * 20)
+    stamp = time.time() - 2 * 3600
+    os.utime(left, (stamp, stamp))
+    put(cache, 1, size=20)
+    assert not left.exists()
+
+
+def write_and_read(folder: Path, worker: int) -> None:
+    """One worker: the keys of all workers, some of which evict each other."""
+    cache = Cache(folder, limit_bytes=400)
+    for i in range(40):
+        content = b"%d" % (i % 8) * 100
+
+        def write(path: Path, content: bytes = content) -> None:
+            path.write_bytes(content)
+
+        path = cache.get_or_put("kind", i % 8, ".bin", write)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:  # evicted by another worker
+            continue
+        assert data == content
+
+
+def test_workers_at_the_same_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=write_and_read, args=(tmp_path, i)) for i in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def test_the_default_is_in_the_home(isolated_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Cache.default() == Cache(isolated_home / "cache", 20e9)
+    monkeypatch.setenv("PAREDOWN_CACHE_GB", "0.5")
+    assert Cache.default().limit_bytes == 0.5e9
