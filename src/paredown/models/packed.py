@@ -202,7 +202,7 @@ class _Shared:
         version = 0 if x.is_inference() else x._version  # grows with every change in place
         if self._input is not x or self._version != version or part not in self._parts:
             y = self.weight.multiply(x.reshape(-1, self.weight.width))
-            y = y.view(*x.shape[:-1], -1)
+            y = y.view(*x.shape[:-1], y.shape[-1])
             if len(self.sizes) == 1:
                 return y
             self._input, self._version = x, version

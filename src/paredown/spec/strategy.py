@@ -49,7 +49,7 @@ class Strategy(BaseModel):
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def parse_strategy(text: str) -> Strategy:
@@ -58,13 +58,15 @@ def parse_strategy(text: str) -> Strategy:
     Raises:
         StrategyError: the text is not a strategy; the message shows what was found where.
     """
-    stripped = text.strip()
+    stripped = " ".join(text.split("\n")).strip()  # a step per line, as in YAML, is welcome
     if not stripped:
         raise StrategyError("the strategy is empty; write for example 'gptq(bits=4)'")
     if stripped[0] in "{[":
         return _from_json(stripped)
     try:
         tree = ast.parse(stripped, mode="eval").body
+    except (RecursionError, MemoryError):
+        raise StrategyError("the strategy is nested too deeply to be read") from None
     except SyntaxError as error:
         raise StrategyError(
             f"cannot read the strategy {text!r}: {error.msg} at character {error.offset}; "
@@ -111,11 +113,10 @@ def _value(node: ast.expr, source: str) -> Any:
     if isinstance(node, ast.Name) and node.id in _WORDS:
         return _WORDS[node.id]
     try:
-        value = ast.literal_eval(node)
-        json.dumps(value, allow_nan=False)
+        # Through JSON, so that text and JSON form of a strategy hold the same values.
+        return json.loads(json.dumps(ast.literal_eval(node), allow_nan=False))
     except (ValueError, TypeError):
         raise StrategyError(
             f"{source!r}: {ast.unparse(node)} is no value; use a number, true/false, "
             'a "text", a [list] or a {"name": value}'
         ) from None
-    return list(value) if isinstance(value, tuple) else value
