@@ -66,7 +66,10 @@ def points(findings: Findings) -> list[Point]:
 
 
 def _loss_stderr(result: TrialResult, baseline: TrialResult | None) -> float:
-    """Percent points, from the standard error of the result's own perplexity."""
+    """Standard error of the loss in percent; of the paired comparison where there is one."""
+    paired = result.get("perplexity_ratio")
+    if paired is not None and paired.stderr is not None:
+        return 100 * paired.stderr
     mine = result.get("perplexity")
     base = None if baseline is None else baseline.value("perplexity")
     return 100 * mine.stderr / base if mine and mine.stderr and base else 0.0
@@ -76,6 +79,7 @@ def search_space_png(findings: Findings) -> bytes:
     """The figure as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
     figure = Figure(figsize=(12, 6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # registers itself; no pyplot, so no global state
@@ -101,7 +105,13 @@ def search_space_png(findings: Findings) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(
+            buffer,
+            format="png",
+            bbox_inches="tight",
+            bbox_extra_artists=figure.findobj(Legend),  # the layout sees only one of two legends
+            metadata={"Software": None},
+        )
     return buffer.getvalue()
 
 
