@@ -1,10 +1,12 @@
 """Our GPTQ against llm-compressor's, in the same run: perplexity, wall time, peak memory.
 
-Same model, the same 16 x 512 calibration tokens, 4 bits, groups of 64, symmetric; both artifacts
-are judged by plain transformers on the same held-out windows. llm-compressor pins older libraries,
-so it gets a virtual environment of its own, which this script sets up.
+Both get the same model, the same calibration windows of token ids, 4 bits, groups of 64, symmetric,
+and otherwise their own defaults; both start with no results from earlier runs, in a process of
+their own, without a GPU. Both artifacts are judged by plain transformers on the same held-out
+windows. llm-compressor pins older libraries, so it gets a virtual environment of its own, which
+this script sets up the first time.
 
-    python benchmarks/gptq.py --peer-venv /path/for/the/peer
+    python benchmarks/gptq.py --peer-venv DIR
 """
 
 from __future__ import annotations
@@ -12,60 +14,77 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from common import run_child
+from common import Ratio, ratio, run_child, table
 
-PEER = ["llmcompressor==0.14.0.1", "transformers==5.17.0", "compressed-tensors==0.19.0"]
-SAMPLES, LENGTH, HELD_OUT = 16, 512, 16
+PEER = (
+    "llmcompressor==0.14.0.1",
+    "transformers==5.17.0",
+    "compressed-tensors==0.19.0",
+    "accelerate==1.15.0",
+    "datasets==5.2.0",
+)
+READY = ".paredown-benchmark-ready"
+METRICS = ("perplexity", "seconds", "work_seconds", "peak_bytes")
 
 OURS = """
-import json, sys
+import json, sys, time
 from pathlib import Path
-import torch
 from safetensors.torch import load_file
+import paredown.models.hessians, paredown.models.rewrite  # else imported while the clock runs
 from paredown.methods.base import Context
 from paredown.methods.gptq import Gptq, GptqParams
 from paredown.models.checkpoint import Checkpoint
 from paredown.store.cache import Cache
-model, tokens, out, cache = sys.argv[1:5]
+model, tokens, out, scratch = sys.argv[1:5]
 windows = load_file(tokens)["calibration"]
 Path(out).mkdir()
+Path(scratch, "work").mkdir(parents=True)
+start = time.perf_counter()
 Gptq().apply(Checkpoint(Path(model)), Path(out), GptqParams(bits=4, group_size=64), Context(
-    device="cpu", seed=0, source_hash="benchmark", scratch=Path(out), cache=Cache(Path(cache)),
-    calibration=lambda: windows, progress=lambda share, message: None))
-print(json.dumps({}))
+    device="cpu", seed=0, source_hash="benchmark", scratch=Path(scratch, "work"),
+    cache=Cache(Path(scratch, "cache")), calibration=lambda: windows,
+    progress=lambda share, message: None))
+print(json.dumps({"work_seconds": time.perf_counter() - start}))
 """
 
 THEIRS = """
-import json, sys
+import json, sys, time
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-model, tokens, out = sys.argv[1:4]
+model, tokens, out, scratch = sys.argv[1:5]
 windows = load_file(tokens)["calibration"]
 data = Dataset.from_dict({
     "input_ids": windows.tolist(), "attention_mask": torch.ones_like(windows).tolist()})
-loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
 scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(
     num_bits=4, type="int", symmetric=True, strategy="group", group_size=64))
+start = time.perf_counter()
+loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
 oneshot(model=loaded, tokenizer=AutoTokenizer.from_pretrained(model), dataset=data,
     recipe=GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"]),
     pipeline="sequential", max_seq_length=windows.shape[1],
-    num_calibration_samples=len(windows))
+    num_calibration_samples=len(windows), shuffle_calibration_samples=False)
 loaded.save_pretrained(out, save_compressed=True)
-print(json.dumps({}))
+print()
+print(json.dumps({"work_seconds": time.perf_counter() - start}))
 """
 
 JUDGE = """
 import json, math, sys
+from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -77,83 +96,139 @@ with torch.no_grad():
     for window in windows:
         logits = model(window[None], use_cache=False).logits[0, :-1].float()
         total += torch.nn.functional.cross_entropy(logits, window[1:]).item()
-print(json.dumps({"perplexity": math.exp(total / len(windows))}))
+size = sum(f.stat().st_size for f in Path(folder).glob("*.safetensors"))
+print(json.dumps({"perplexity": math.exp(total / len(windows)), "size_bytes": size}))
 """
 
 
-def write_tokens(path: Path, model: Path) -> None:
-    """Calibration and held-out windows from the Python reference, disjoint."""
+def write_tokens(path: Path, model: Path, *, samples: int, length: int, held_out: int) -> None:
+    """Calibration and held-out windows of the Python reference, disjoint by document."""
     from safetensors.torch import save_file
 
     from paredown.models.calibration import TextRequest, windows
+    from paredown.models.texts import Part
     from paredown.store.cache import Cache
 
-    def cut(part: str, count: int):
-        return windows(
-            TextRequest("pydoc", None, None), part, model, count=count, length=LENGTH,
-            seed=0, cache=Cache.default(), model_hash="",
-        )  # fmt: skip
+    counts: dict[Part, int] = {"calibration": samples, "evaluation": held_out}
+    names = {"calibration": "calibration", "evaluation": "held_out"}
+    tensors = {
+        names[part]: windows(
+            TextRequest("pydoc", None, None),
+            part,
+            model,
+            count=count,
+            length=length,
+            seed=0,
+            cache=Cache.default(),
+            model_hash="",
+        )
+        for part, count in counts.items()
+    }
+    save_file(tensors, path)
 
-    save_file(
-        {"calibration": cut("calibration", SAMPLES), "held_out": cut("evaluation", HELD_OUT)}, path
+
+def peer_python(venv: Path, torch: str) -> Path:
+    """The peer's interpreter; its environment is made the first time, or again if that failed."""
+    python = venv.resolve() / "bin" / "python"
+    wanted = "\n".join((torch, *PEER)) + "\n"
+    ready = venv / READY
+    if ready.exists() and ready.read_text() == wanted:
+        return python
+    print(f"setting up llm-compressor in {venv} (minutes)", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, torch], check=True)
+    subprocess.run([*pip, torch, *PEER], check=True)  # torch again: nothing may replace it
+    ready.write_text(wanted)
+    return python
+
+
+def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Run both, in turns, and judge both."""
+    from paredown.models.source import locate
+
+    model = locate(options.model)
+    pythons = {"ours": sys.executable, "peer": str(peer_python(options.peer_venv, options.torch))}
+    scripts = {"ours": OURS, "peer": THEIRS}
+    tokens = scratch / "tokens.safetensors"
+    write_tokens(
+        tokens, model, samples=options.samples, length=options.length, held_out=options.held_out
     )
+    # Neither may use a GPU or the hub; paredown's home is empty, so nothing is computed already.
+    # They run in the scratch folder, because llm-compressor may write logs where it is started.
+    env = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+        "PAREDOWN_HOME": str(scratch / "home"),
+    }
+    env.pop("PYTHONPATH", None)
+
+    def judge(folder: Path) -> dict[str, Any]:
+        return run_child([sys.executable, "-c", JUDGE, str(folder), str(tokens)], env=env).result
+
+    report: dict[str, Any] = {"base": judge(model), "ours": [], "peer": []}
+    for repeat in range(options.repeats):
+        for who, script in scripts.items():
+            out, work = scratch / f"{who}{repeat}", scratch / f"{who}{repeat}-work"
+            words = [str(model), str(tokens), str(out), str(work)]
+            built = run_child([pythons[who], "-c", script, *words], env=env, cwd=scratch)
+            report[who].append(
+                {
+                    "seconds": built.seconds,
+                    "peak_bytes": built.peak_bytes,
+                    **built.result,
+                    **judge(out),
+                }
+            )
+    report["ratios"] = {name: asdict(found) for name, found in ratios(report).items()}
+    return report
 
 
-def peer_python(venv: Path) -> str:
-    """The peer's interpreter, its environment made the first time."""
-    python = venv / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, os.environ.get("TORCH", "torch==2.13.0+cpu")], check=True)
-        subprocess.run([*pip, *PEER], check=True)
-    return str(python)
+def ratios(report: dict[str, Any]) -> dict[str, Ratio]:
+    """ours / peer per metric; below 1 is better in all of them."""
+    return {
+        metric: ratio([r[metric] for r in report["ours"]], [r[metric] for r in report["peer"]])
+        for metric in METRICS
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print medians and ratios."""
+    rows: list[tuple[str, ...]] = [("", "perplexity", "wall s", "without imports s", "peak MB")]
+    rows.append(("base", f"{report['base']['perplexity']:.3f}", "", "", ""))
+    for who in ("ours", "peer"):
+        values = [statistics.median(r[metric] for r in report[who]) for metric in METRICS]
+        perplexity, wall, work, peak = values
+        rows.append((who, f"{perplexity:.3f}", f"{wall:.1f}", f"{work:.1f}", f"{peak / 1e6:.0f}"))
+    rows.append(("ours / peer", *(str(found) for found in ratios(report).values())))
+    print(table(rows))
 
 
 def main() -> None:
-    """Run both, judge both, print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-venv", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
+    """Read options, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer-venv", type=Path, required=True, help="folder; made if missing")
+    parser.add_argument(
+        "--torch",
+        default=f"torch=={version('torch')}",
+        help="what the peer's environment installs as torch [default: the same as here]",
+    )
+    parser.add_argument("--model", default="demo", help="demo, or a model folder")
+    parser.add_argument("--samples", type=int, default=16, help="calibration windows")
+    parser.add_argument("--length", type=int, default=512, help="tokens per window")
+    parser.add_argument("--held-out", type=int, default=16, help="windows to judge on")
+    parser.add_argument("--repeats", type=int, default=1, help="2 or more give intervals")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
-    from paredown.models.source import locate
-
-    model = locate("demo")
-    peer = peer_python(options.peer_venv)
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        tokens = scratch / "tokens.safetensors"
-        write_tokens(tokens, model)
-        base = run_child([sys.executable, "-c", JUDGE, str(model), str(tokens)]).result
-        for repeat in range(options.repeats):
-            row = {}
-            for who, python, script in (("ours", sys.executable, OURS), ("peer", peer, THEIRS)):
-                out = scratch / f"{who}{repeat}"
-                words = [str(model), str(tokens), str(out), str(scratch / f"cache{repeat}")]
-                built = run_child([python, "-c", script, *words])
-                judged = run_child([sys.executable, "-c", JUDGE, str(out), str(tokens)])
-                row[who] = {
-                    "seconds": built.seconds, "peak_bytes": built.peak_bytes, **judged.result,
-                }  # fmt: skip
-            rows.append(row)
+    with tempfile.TemporaryDirectory() as scratch:
+        report = measure(options, Path(scratch))
     if options.json:
-        print(json.dumps({"base": base, "rows": rows}, indent=2))
-        return
-    print(f"base perplexity {base['perplexity']:.3f}")
-    for row in rows:
-        for who in ("ours", "peer"):
-            r = row[who]
-            print(
-                f"{who:5} perplexity {r['perplexity']:.3f}  {r['seconds']:6.1f} s  "
-                f"peak {r['peak_bytes'] / 1e6:.0f} MB"
-            )
-        ratios = (
-            f"{k} {row['ours'][k] / row['peer'][k]:.3f}"
-            for k in ("perplexity", "seconds", "peak_bytes")
-        )
-        print("ours / peer:", ", ".join(ratios))
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Does the memory of compressing grow with the model? Three sizes of a random Llama.
+"""Does the memory of compressing grow with the model? Three depths of a random Llama, one width.
 
-Printed per size: bytes of the model, peak memory of the worker that compresses it, and that peak
-less the peak for the smallest model. Compression works block by block, so twice the blocks must
-not cost twice the memory.
+The compress job of each strategy runs in a process of its own on each size. Compressing works block
+by block, so its peak should be: what is always there (Python, torch), embedding and head, one block
+in float32, and the activations of the calibration set; not the model. Printed per size are those
+parts and the measured peak; and at the end by how much the peak grew per byte that the model grew.
 
-    python benchmarks/memory.py --strategy "gptq(bits=4)"
+    python benchmarks/memory.py
+    python benchmarks/memory.py --layers 8 16 32 --width 2048
 """
 
 from __future__ import annotations
@@ -15,18 +17,28 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from common import run_child
+from common import run_child, table
+
+STRATEGIES = ("rtn(bits=4, search_steps=0)", "gptq(bits=4, search_steps=0)")
+FLOAT32_BYTES = 4
 
 
-def compress(folder: Path, strategy: str, scratch: Path) -> dict[str, object]:
+def compress(
+    folder: Path, strategy: str, scratch: Path, samples: int, length: int
+) -> dict[str, Any]:
     """Child: the compress job itself, in this process."""
+    import torch
+    import transformers  # noqa: F401
+
     from paredown.evaluate.footprint import peak_rss
     from paredown.methods import registry
     from paredown.models.checkpoint import Checkpoint
     from paredown.pipeline.jobs import CompressJob, TextSpec, run
 
-    before = peak_rss()
+    imports = peak_rss()
+    spec = Checkpoint(folder).spec
     job = CompressJob(
         device="cpu",
         model=folder,
@@ -35,60 +47,111 @@ def compress(folder: Path, strategy: str, scratch: Path) -> dict[str, object]:
         strategy=registry.canonical(strategy),
         out=scratch / "artifact",
         text=TextSpec(evaluation="pydoc", calibration=None, data_dir=None),
-        samples=8,
-        length=256,
+        samples=samples,
+        length=length,
         seed=0,
     )
     run(job, scratch)
+    block = spec.structure.blocks[0].prefix + "."
+    inside = tuple(f"{b.prefix}." for b in spec.structure.blocks)
+    needs_data = any(method.needs_data for method, _ in registry.resolve(job.strategy))
     return {
-        "peak": peak_rss(),
-        "imports": before,
-        "model": Checkpoint(folder).spec.weight_bytes,
+        "peak_bytes": peak_rss(),
+        "imports_bytes": imports,
+        "model_bytes": spec.weight_bytes,
+        "outside_bytes": sum(t.nbytes for t in spec.tensors if not t.name.startswith(inside)),
+        "block_bytes": FLOAT32_BYTES
+        * sum(t.numel for t in spec.tensors if t.name.startswith(block)),
+        "activation_bytes": FLOAT32_BYTES * samples * length * (spec.hidden_size or 0)
+        if needs_data
+        else 0,
+        "threads": torch.get_num_threads(),
     }
 
 
-def main() -> None:
-    """Parent."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--strategy", default="gptq(bits=4, search_steps=0)")
-    parser.add_argument("--layers", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        folder, strategy, scratch = options.child
-        print(json.dumps(compress(Path(folder), strategy, Path(scratch))))
-        return
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every strategy on every size, each in a fresh process with an empty cache."""
     from models import random_llama
 
     rows = []
     for layers in options.layers:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as name:
+            scratch = Path(name)
             folder = random_llama(
-                Path(scratch) / "model",
+                scratch / "model",
                 layers=layers,
                 width=options.width,
                 mlp=options.width * 11 // 4,
                 vocabulary=49152,
             )
-            child = run_child(
-                [sys.executable, __file__, "--child", str(folder), options.strategy, scratch],
-                env={**os.environ, "PAREDOWN_HOME": f"{scratch}/home"},
-            )
-        rows.append({"layers": layers, "seconds": child.seconds, **child.result})
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    first = rows[0]
-    print("layers  model MB  peak MB  more model MB  more peak MB  ratio")
+            for i, strategy in enumerate(options.strategy):
+                work = scratch / f"{i}"
+                work.mkdir()
+                words = [folder, strategy, work, options.samples, options.length]
+                child = run_child(
+                    [sys.executable, __file__, "--child", *map(str, words)],
+                    env={**os.environ, "PAREDOWN_HOME": str(work / "home")},
+                )
+                rows.append(
+                    {
+                        "strategy": strategy,
+                        "layers": layers,
+                        "seconds": child.seconds,
+                        **child.result,
+                    }
+                )
+    return rows
+
+
+def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Per strategy: bytes of peak memory gained per byte that the model gained."""
+    found = {}
+    for strategy in dict.fromkeys(row["strategy"] for row in rows):
+        mine = sorted((r for r in rows if r["strategy"] == strategy), key=lambda r: r["layers"])
+        model = mine[-1]["model_bytes"] - mine[0]["model_bytes"]
+        if model > 0:
+            found[strategy] = (mine[-1]["peak_bytes"] - mine[0]["peak_bytes"]) / model
+    return found
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the sizes and peaks in MB, and the growth."""
+    columns = ("model", "imports", "outside", "block", "activation", "peak")
+    lines: list[tuple[str, ...]] = [("strategy", "layers", *(f"{c} MB" for c in columns), "s")]
     for row in rows:
-        model, peak = row["model"] - first["model"], row["peak"] - first["peak"]
-        share = f"{peak / model:.2f}" if model else "-"
+        sizes = (f"{row[f'{c}_bytes'] / 1e6:.0f}" for c in columns)
+        lines.append((row["strategy"], str(row["layers"]), *sizes, f"{row['seconds']:.0f}"))
+    print(table(lines))
+    print("outside: embedding, head, last norm. block: one block in float32. activation: hidden")
+    print("states of the calibration windows in float32.")
+    for strategy, share in growth(rows).items():
+        print(f"{strategy}: the peak grew by {share:.2f} bytes per byte that the model grew")
+
+
+def main() -> None:
+    """Parent."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--strategy", nargs="+", default=list(STRATEGIES))
+    parser.add_argument("--layers", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--width", type=int, default=1024, help="hidden size, a multiple of 256")
+    parser.add_argument("--samples", type=int, default=8, help="calibration windows")
+    parser.add_argument("--length", type=int, default=256, help="tokens per window")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        folder, strategy, scratch, samples, length = options.child
         print(
-            f"{row['layers']:6d}  {row['model'] / 1e6:8.0f}  {row['peak'] / 1e6:7.0f}  "
-            f"{model / 1e6:13.0f}  {peak / 1e6:12.0f}  {share}"
+            json.dumps(compress(Path(folder), strategy, Path(scratch), int(samples), int(length)))
         )
+        return
+    rows = measure(options)
+    if options.json:
+        print(json.dumps({"rows": rows, "growth": growth(rows)}, indent=2))
+    else:
+        show(rows)
 
 
 if __name__ == "__main__":

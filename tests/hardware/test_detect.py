@@ -83,9 +83,9 @@ def test_without_limits_the_machine_counts(roots: tuple[Path, Path]) -> None:
 
 def test_version_2_group_limits_memory_and_cores(roots: tuple[Path, Path]) -> None:
     proc, cgroups = roots
-    (proc / "self" / "cgroup").write_text("0::/work/job\n")
+    (proc / "self" / "cgroup").write_text("0::/batch/job\n")
     write(
-        cgroups / "work" / "job",
+        cgroups / "batch" / "job",
         cpu__max="250000 100000\n",
         memory__max=f"{8 * GIB}\n",
         memory__current=f"{5 * GIB}\n",
@@ -99,8 +99,8 @@ def test_version_2_group_limits_memory_and_cores(roots: tuple[Path, Path]) -> No
 
 def test_the_tightest_enclosing_group_counts(roots: tuple[Path, Path]) -> None:
     proc, cgroups = roots
-    (proc / "self" / "cgroup").write_text("0::/work/job\n")
-    write(cgroups / "work" / "job", memory__max="max\n", cpu__max="max 100000\n")
+    (proc / "self" / "cgroup").write_text("0::/batch/job\n")
+    write(cgroups / "batch" / "job", memory__max="max\n", cpu__max="max 100000\n")
     write(cgroups / "work", memory__max=f"{2 * GIB}\n", memory__current=f"{3 * GIB}\n")
     write(cgroups, cpu__max="50000 100000\n")
     machine = detect(proc=proc, cgroups=cgroups)
