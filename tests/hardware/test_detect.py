@@ -101,7 +101,7 @@ def test_the_tightest_enclosing_group_counts(roots: tuple[Path, Path]) -> None:
     proc, cgroups = roots
     (proc / "self" / "cgroup").write_text("0::/batch/job\n")
     write(cgroups / "batch" / "job", memory__max="max\n", cpu__max="max 100000\n")
-    write(cgroups / "work", memory__max=f"{2 * GIB}\n", memory__current=f"{3 * GIB}\n")
+    write(cgroups / "batch", memory__max=f"{2 * GIB}\n", memory__current=f"{3 * GIB}\n")
     write(cgroups, cpu__max="50000 100000\n")
     machine = detect(proc=proc, cgroups=cgroups)
     assert machine.logical_cores == 1
