@@ -1,7 +1,8 @@
-"""Generated pages are up to date, and what the other pages name exists."""
+"""Generated pages are up to date, and what the other pages say is so."""
 
 from __future__ import annotations
 
+import doctest
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from paredown.errors import StrategyError
 from paredown.methods import registry
 from paredown.report import write
 from paredown.spec.result import TrialResult
@@ -66,3 +68,25 @@ def test_the_page_on_files_names_all_of_them() -> None:
     files = [value for name, value in vars(write).items() if name.endswith("_FILE")]
     for name in (*files, *HISTORY_FIELDS, *TrialResult.model_fields):
         assert name in text, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_python_sessions_run(page: Path) -> None:
+    blocks = re.findall(r"```python\n(>>>.*?)```", page.read_text(), re.S)
+    for number, block in enumerate(blocks):
+        test = doctest.DocTestParser().get_doctest(block, {}, page.name, f"{page}:{number}", 0)
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_errors_of_the_strategy_language_read_as_shown() -> None:
+    block = (DOCS / "strategies.md").read_text().split("## Errors")[1].split("```")[1]
+    found, expected = [], []
+    for line in block.strip().splitlines():
+        strategy, message = line.split("  ", 1)
+        try:
+            registry.canonical(strategy)
+        except StrategyError as error:
+            found.append(str(error))
+            expected.append(message.strip())
+    assert len(found) >= 6  # the others need a model to be wrong on
+    assert found == expected
