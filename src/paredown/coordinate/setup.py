@@ -10,6 +10,7 @@ from pathlib import Path
 
 from paredown.errors import ConfigError, ExperimentError, ModelError
 from paredown.hardware.detect import Machine, detect
+from paredown.methods import registry
 from paredown.models.source import locate
 from paredown.models.texts import check_calibration, open_source
 from paredown.pipeline.jobs import TextSpec
@@ -49,6 +50,8 @@ def prepare(config: RunConfig) -> Plan:
     text = check_text(config.data, config.calibration.source, config.data_dir)
     machine = detect()
     device = choose_device(config.device, machine)
+    for name in config.methods or ():
+        registry.load(name)  # a misspelt name is told before a model is fetched
     folder = locate(config.model)
     spec = infer_spec(folder, name=config.model)
     target = Target(device=device, limits=config.limits)
