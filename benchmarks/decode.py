@@ -64,9 +64,9 @@ def _load(folder: str, plain: bool) -> Any:
 def bytes_per_token(model: Any) -> int:
     """Resident weights; an input embedding of its own gives one row only and does not count."""
     tensors = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())}
-    embedding = model.get_input_embeddings().weight
+    embedding = getattr(model.get_input_embeddings(), "weight", None)  # None: packed, and tied
     head = getattr(model.get_output_embeddings(), "weight", None)
-    if head is None or head.data_ptr() != embedding.data_ptr():
+    if embedding is not None and (head is None or head.data_ptr() != embedding.data_ptr()):
         tensors.pop(embedding.data_ptr(), None)
     return sum(t.numel() * t.element_size() for t in tensors.values())
 

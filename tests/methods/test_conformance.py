@@ -13,6 +13,7 @@ from paredown.errors import ConfigError, GroupSizeError, StrategyError
 from paredown.methods import registry
 from paredown.methods.base import Context
 from paredown.models.checkpoint import Checkpoint
+from paredown.models.load import load_dense
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import parse_strategy
@@ -78,6 +79,70 @@ class TestRtnMistral(MethodConformance):
     method_name = "rtn"
     params: ClassVar[dict[str, Any]] = {"bits": 2, "group_size": 32}
     family = "mistral"
+
+
+class TestRtnMixedBits(MethodConformance):
+    method_name = "rtn"
+    params: ClassVar[dict[str, Any]] = {
+        "bits": 4,
+        "group_size": 32,
+        "plan": {"*.down_proj": 8, "*.1.self_attn.*": 16, "q_proj": 3},
+    }
+
+
+class TestRtnEmbedding(MethodConformance):
+    method_name = "rtn"
+    params: ClassVar[dict[str, Any]] = {"bits": 4, "group_size": 32, "embedding_bits": 8}
+
+    def test_plain_transformers_refuses_instead_of_inventing_an_embedding(
+        self, tmp_path: Path
+    ) -> None:
+        source = Checkpoint(tiny_model(tmp_path / "model"))
+        method = registry.load("rtn")
+        settings = method.params_type.model_validate(self.params)
+        out, _ = self.run(method, source, settings, tmp_path, "out")
+        with pytest.raises(ValueError, match="quant_method"):
+            load_dense(out)
+
+    def test_the_packed_embedding_counts_as_what_it_stands_for(self, tmp_path: Path) -> None:
+        source = Checkpoint(tiny_model(tmp_path / "model"))
+        method = registry.load("rtn")
+        settings = method.params_type.model_validate(self.params)
+        out, _ = self.run(method, source, settings, tmp_path, "out")
+        assert Checkpoint(out).spec.parameters == source.spec.parameters
+
+
+class TestRtnEmbedding4BitGemma2(MethodConformance):
+    """Tied, with a factor on the embedding."""
+
+    method_name = "rtn"
+    params: ClassVar[dict[str, Any]] = {"bits": 8, "group_size": 32, "embedding_bits": 4}
+    family = "gemma2"
+
+
+class TestRtnEmbedding6BitOpt(MethodConformance):
+    """Learned positions stay as they are; codes in two halves."""
+
+    method_name = "rtn"
+    params: ClassVar[dict[str, Any]] = {
+        "bits": 4,
+        "group_size": 32,
+        "embedding_bits": 6,
+        "plan": {"fc2": 16},
+    }
+    family = "opt"
+
+
+class TestGptqPlan(MethodConformance):
+    """Siblings with one input and different bits."""
+
+    method_name = "gptq"
+    params: ClassVar[dict[str, Any]] = {
+        "bits": 4,
+        "group_size": 32,
+        "plan": {"v_proj": 8, "*.0.mlp.*": 3},
+        "embedding_bits": 8,
+    }
 
 
 class TestGptq(MethodConformance):

@@ -12,7 +12,6 @@ import torch
 from paredown.errors import ModelError
 from paredown.models.checkpoint import Checkpoint, CheckpointWriter
 from paredown.models.compressed_tensors import (
-    Scheme,
     packed_tensors,
     quantization_config,
     read_packed,
@@ -21,6 +20,7 @@ from paredown.models.compressed_tensors import (
 from paredown.models.load import load_dense
 from paredown.models.probe import probe, probe_tokens
 from paredown.ops.affine import Grid, dequantize, fit_grid, quantize
+from paredown.spec.scheme import Scheme
 from paredown.spec.structure import find_structure
 from paredown.testing.tiny import VOCABULARY, tiny_model
 

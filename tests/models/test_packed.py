@@ -94,7 +94,9 @@ def test_the_int4_layout_is_undone(rows: int, width: int) -> None:
         return
     codes = torch.randint(0, 16, (rows, width), generator=torch.Generator().manual_seed(1))
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 8)
-    assert torch.equal(unpack_int4(packed, torch.int64), codes)
+    block = int4_block(rows)
+    assert block
+    assert torch.equal(unpack_int4(packed, block, torch.empty_like(codes)), codes)
 
 
 def test_kernels_by_shape_and_bits() -> None:

@@ -26,7 +26,7 @@ def measure_latency(
     key-value cache. Reported are the medians over repeats.
     """
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = model.get_input_embeddings().num_embeddings
     prefill, decode = [], []
     for _ in range(config.repeats + 1):
         prompt = torch.randint(0, vocabulary, (1, config.prompt_tokens), generator=generator)
@@ -55,7 +55,7 @@ def measure_speedup(
     ratio is taken pair by pair; reported are its median and the median's standard error.
     """
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = model.get_input_embeddings().num_embeddings
     n_decode = max(config.decode_tokens // 2, 4)
     ratios = []
     for _ in range(config.repeats + 1):

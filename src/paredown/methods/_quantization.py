@@ -1,17 +1,25 @@
-"""What round-to-nearest and GPTQ have in common: their parameters, checks and exact sizes."""
+"""What the methods that round weights to integer grids have in common."""
 
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatch
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from paredown.errors import ConfigError, GroupSizeError
 from paredown.methods.base import Params
 from paredown.spec.domain import Choice
+from paredown.spec.embeddings import copy_of_tied, packable_embeddings
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.structure import select_linears, uses_conv1d
+from paredown.spec.scheme import Scheme
+from paredown.spec.structure import matches, select_linears, uses_conv1d
+
+KEPT = 16
+"""`plan` says 16 bits of a layer that is left as it is."""
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that vLLM joins into one, which therefore need one scheme."""
 
 
 class GroupParams(Params):
@@ -23,8 +31,54 @@ class GroupParams(Params):
     """Input features sharing one scale; must divide every layer's width. -1: one group a row."""
     symmetric: Annotated[bool, Choice(True, False)] = True
     """Zero-point fixed at 0. Asymmetric grids store a zero-point per group as well."""
+    plan: dict[str, int] = Field(default_factory=dict)
+    """Other bits for some layers, by name or wildcard, as in `{"*.down_proj": 8}`; 16 leaves a
+    layer as it is. The last pattern that matches decides."""
+    embedding_bits: Annotated[int | None, Field(ge=4, le=8), Choice(None, 8)] = None
+    """Bits of embedding and output head too: 8 per row, fewer in groups. Only `paredown.load`
+    reads such a model."""
     skip: tuple[str, ...] = ()
     """Layers left as they are: names or wildcards, as in `["*.down_proj"]`."""
+
+    @field_validator("group_size")
+    @classmethod
+    def _wide_enough(cls, value: int) -> int:
+        if value == 0 or -1 < value < 16:
+            raise ValueError("use 16 or more, or -1 for whole rows")
+        return value
+
+    @field_validator("plan")
+    @classmethod
+    def _known_bits(cls, value: dict[str, int]) -> dict[str, int]:
+        for pattern, bits in value.items():
+            if bits != KEPT and not 2 <= bits <= 8:
+                raise ValueError(f"{pattern!r}: use 2 to 8 bits, or {KEPT} to leave it as it is")
+        return value
+
+
+def schemes_of(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
+    """The scheme of every layer that is quantized, by module name; embedding and head last.
+
+    Raises:
+        ConfigError: a pattern of `skip` or `plan` matches no layer.
+    """
+    linears = select_linears(spec, params.skip)
+    bits = dict.fromkeys(linears, params.bits)
+    for pattern, chosen in params.plan.items():
+        if not any(matches(name, pattern) for name in spec.structure.linears):
+            example = "".join(f"; names look like {n!r}" for n in spec.structure.linears[:1])
+            raise ConfigError(f"plan: {pattern!r} matches no layer{example}")
+        bits |= {name: chosen for name in linears if matches(name, pattern)}
+    schemes = {
+        name: Scheme(width, params.group_size, params.symmetric)
+        for name, width in bits.items()
+        if width != KEPT
+    }
+    if params.embedding_bits is not None:
+        group = -1 if params.embedding_bits == 8 else params.group_size
+        scheme = Scheme(params.embedding_bits, group, symmetric=True)
+        schemes |= dict.fromkeys(packable_embeddings(spec), scheme)
+    return schemes
 
 
 def check_groups(spec: ModelSpec, params: GroupParams) -> None:
@@ -40,38 +94,62 @@ def check_groups(spec: ModelSpec, params: GroupParams) -> None:
         )
     if spec.experts:
         raise ConfigError(
-            f"{spec.architecture} is a mixture of experts; rtn and gptq do not pack experts yet"
+            f"{spec.architecture} is a mixture of experts; its experts are not packed yet"
         )
-    if params.group_size == 0 or -1 < params.group_size < 16:
-        raise ConfigError(f"group_size = {params.group_size}: use 16 or more, or -1 for whole rows")
-    linears = select_linears(spec, params.skip)
-    if not linears:
-        raise ConfigError("there is no layer to quantize: `skip` leaves out all of them")
-    for name in linears if params.group_size > 0 else ():
+    schemes = schemes_of(spec, params)
+    if not schemes:
+        raise ConfigError("there is no layer to quantize: `skip` or `plan` leaves out all of them")
+    if params.embedding_bits is not None and not packable_embeddings(spec):
+        raise ConfigError(f"{spec.architecture}: no token embedding was found to quantize")
+    for name, scheme in schemes.items():
         width = spec.by_name[f"{name}.weight"].shape[1]
-        if width % params.group_size:
-            raise GroupSizeError(name, width, params.group_size)
+        if width % scheme.group_width(width):
+            raise GroupSizeError(name, width, scheme.group_size)
 
 
 def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
     """The exact tensors of the packed checkpoint."""
-    chosen = set(select_linears(spec, params.skip))
+    schemes = schemes_of(spec, params)
+    dropped = copy_of_tied(spec) if params.embedding_bits is not None else None
     tensors: list[TensorInfo] = []
     for tensor in spec.tensors:
         name, _, leaf = tensor.name.rpartition(".")
-        if leaf != "weight" or name not in chosen:
-            tensors.append(tensor)
+        if leaf != "weight" or name not in schemes:
+            if name != dropped:
+                tensors.append(tensor)
             continue
-        rows, width = tensor.shape
-        groups = 1 if params.group_size < 0 else width // params.group_size
-        words = math.ceil(width * params.bits / 32)
-        tensors += [
-            TensorInfo(name=f"{name}.weight_packed", dtype="I32", shape=(rows, words)),
-            TensorInfo(name=f"{name}.weight_scale", dtype=spec.dtype, shape=(rows, groups)),
-            TensorInfo(name=f"{name}.weight_shape", dtype="I64", shape=(2,)),
-        ]
-        if not params.symmetric:
-            words = math.ceil(rows * params.bits / 32)
-            zero = TensorInfo(name=f"{name}.weight_zero_point", dtype="I32", shape=(words, groups))
-            tensors.append(zero)
-    return spec.with_tensors(tensors, quantization="compressed-tensors")
+        tensors += _packed(name, tensor.shape, schemes[name], spec.dtype)
+    method = "compressed-tensors" if params.embedding_bits is None else "paredown"
+    return spec.with_tensors(tensors, quantization=method)
+
+
+def _packed(name: str, shape: tuple[int, ...], scheme: Scheme, dtype: str) -> list[TensorInfo]:
+    rows, width = shape
+    groups = width // scheme.group_width(width)
+    words = math.ceil(width * scheme.bits / 32)
+    tensors = [
+        TensorInfo(name=f"{name}.weight_packed", dtype="I32", shape=(rows, words)),
+        TensorInfo(name=f"{name}.weight_scale", dtype=dtype, shape=(rows, groups)),
+        TensorInfo(name=f"{name}.weight_shape", dtype="I64", shape=(2,)),
+    ]
+    if not scheme.symmetric:
+        words = math.ceil(rows * scheme.bits / 32)
+        zero = TensorInfo(name=f"{name}.weight_zero_point", dtype="I32", shape=(words, groups))
+        tensors.append(zero)
+    return tensors
+
+
+def runtimes_of_groups(params: GroupParams) -> tuple[str, ...]:
+    """What loads the packed checkpoint."""
+    if params.embedding_bits is not None:
+        return ("paredown",)
+    if any(_splits_fused(pattern) for pattern in params.plan):
+        return ("paredown", "transformers")
+    return ("paredown", "transformers", "vllm")
+
+
+def _splits_fused(pattern: str) -> bool:
+    """Whether a pattern names one of the layers that vLLM joins, but not its siblings."""
+    last = pattern.rpartition(".")[2]
+    named = [sum(fnmatch(leaf, last) for leaf in leaves) for leaves in _FUSED]
+    return any(0 < n < len(leaves) for n, leaves in zip(named, _FUSED, strict=True))

@@ -76,7 +76,8 @@ class Method(ABC, Generic[P]):
         params_type: its parameter class.
         needs_data: whether `apply` reads `context.calibration`.
         extra: (importable module, pip extra) of an optional library, else None.
-        runtimes: what loads the artifact, most capable first.
+        runtimes: what loads the artifact, most capable first; `runtimes_of` where it depends on
+            parameters.
     """
 
     name: ClassVar[str]
@@ -86,6 +87,10 @@ class Method(ABC, Generic[P]):
     needs_data: ClassVar[bool] = False
     extra: ClassVar[tuple[str, str] | None] = None
     runtimes: ClassVar[tuple[str, ...]] = ("paredown", "transformers")
+
+    def runtimes_of(self, params: P) -> tuple[str, ...]:
+        """What loads an artifact made with these parameters, most capable first."""
+        return self.runtimes
 
     @abstractmethod
     def check(self, spec: ModelSpec, params: P, target: Target) -> None:

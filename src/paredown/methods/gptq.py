@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, final
 
 from pydantic import Field
 
-from paredown.methods._quantization import GroupParams, check_groups, predict_groups
+from paredown.methods._quantization import (
+    GroupParams,
+    check_groups,
+    predict_groups,
+    runtimes_of_groups,
+    schemes_of,
+)
 from paredown.methods.base import Context, Kind, Method
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
+from paredown.spec.scheme import Scheme
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
@@ -19,6 +27,10 @@ if TYPE_CHECKING:
     from paredown.models.checkpoint import Checkpoint
     from paredown.ops.affine import Grid
     from paredown.spec.structure import Block
+
+
+NUMERICS = {"act_order", "damping", "search_steps"}
+"""Parameters that change a layer's result, besides its scheme."""
 
 
 class GptqParams(GroupParams):
@@ -47,6 +59,9 @@ class Gptq(Method[GptqParams]):
     needs_data = True
     runtimes = ("paredown", "transformers", "vllm")
 
+    def runtimes_of(self, params: GptqParams) -> tuple[str, ...]:
+        return runtimes_of_groups(params)
+
     def check(self, spec: ModelSpec, params: GptqParams, target: Target) -> None:
         check_groups(spec, params)
 
@@ -54,10 +69,11 @@ class Gptq(Method[GptqParams]):
         return predict_groups(spec, params)
 
     def apply(self, source: Checkpoint, out: Path, params: GptqParams, context: Context) -> Tensor:
-        from paredown.models.compressed_tensors import Scheme
-        from paredown.models.hessians import HessianBank, ResultBank
-        from paredown.models.rewrite import quantize_blocks
+        from paredown.models.hessians import HessianBank
+        from paredown.models.layer_bank import LayerBank
+        from paredown.models.rewrite import quantize_blocks, stored_dtype
 
+        schemes = schemes_of(source.spec, params)
         hessians = HessianBank(
             source,
             source_hash=context.source_hash,
@@ -66,40 +82,62 @@ class Gptq(Method[GptqParams]):
             device=context.device,
             trust_remote_code=context.trust_remote_code,
         )
-        results = ResultBank(hessians, context.cache, params.model_dump(exclude={"skip"}))
+        bank = LayerBank(hessians, params.model_dump(include=NUMERICS))
+        dtype = stored_dtype(source)
 
         def quantize(
             block: Block, module: nn.Module, weights: dict[str, Tensor]
         ) -> dict[str, tuple[Tensor, Grid]]:
-            def solve() -> dict[str, tuple[Tensor, Grid]]:
-                found = hessians.of_block(block, module)
-                solved: dict[str, tuple[Tensor, Grid]] = {}
-                for names in hessians.sharing(block, list(weights)):
-                    solved |= _solve_together(
-                        {n: weights[n] for n in names}, found[names[0]], params, source
-                    )
-                return solved
-
-            return results.of_block(block, list(weights), solve)
+            found = cache(lambda: hessians.of_block(block, module))
+            if hessians.walk.hidden:  # the calibration states have to pass in any case
+                found()
+            made: dict[str, tuple[Tensor, Grid]] = {}
+            for names in _alike(hessians.sharing(block, list(weights)), schemes):
+                made |= bank.of_layers(
+                    block,
+                    names,
+                    schemes[names[0]],
+                    lambda names=names: _solve_together(  # type: ignore[misc]
+                        {n: weights[n] for n in names},
+                        found()[names[0]],
+                        schemes[names[0]],
+                        params,
+                        dtype,
+                    ),
+                )
+            return made
 
         return quantize_blocks(
             source,
             out,
             walk=hessians.walk,
-            scheme=Scheme(params.bits, params.group_size, params.symmetric),
-            skip=params.skip,
+            schemes=schemes,
             quantize=quantize,
             progress=context.progress,
         )
 
 
+def _alike(groups: list[list[str]], schemes: dict[str, Scheme]) -> list[list[str]]:
+    """Groups of layers with one input, split where their schemes differ."""
+    split: list[list[str]] = []
+    for names in groups:
+        by_scheme: dict[Scheme, list[str]] = {}
+        for name in names:
+            by_scheme.setdefault(schemes[name], []).append(name)
+        split += by_scheme.values()
+    return split
+
+
 def _solve_together(
-    weights: dict[str, Tensor], hessian: Tensor, params: GptqParams, source: Any
+    weights: dict[str, Tensor],
+    hessian: Tensor,
+    scheme: Scheme,
+    params: GptqParams,
+    scale_dtype: Any,
 ) -> dict[str, tuple[Tensor, Grid]]:
     """Layers that read the same input share one Hessian, so they are solved as one matrix."""
     import torch
 
-    from paredown.models.rewrite import stored_dtype
     from paredown.ops.affine import Grid
     from paredown.ops.gptq import solve
 
@@ -107,10 +145,10 @@ def _solve_together(
     solution = solve(
         stacked,
         hessian,
-        bits=params.bits,
-        group_size=params.group_size if params.group_size > 0 else stacked.shape[1],
-        symmetric=params.symmetric,
-        scale_dtype=stored_dtype(source),
+        bits=scheme.bits,
+        group_size=scheme.group_width(stacked.shape[1]),
+        symmetric=scheme.symmetric,
+        scale_dtype=scale_dtype,
         act_order=params.act_order,
         damping=params.damping,
         steps=params.search_steps,

@@ -20,9 +20,14 @@ BUILTIN: dict[str, str] = {
     "fp16": "paredown.methods.cast:Fp16",
     "rtn": "paredown.methods.rtn:Rtn",
     "gptq": "paredown.methods.gptq:Gptq",
+    "hqq": "paredown.methods.hqq:Hqq",
     "int8": "paredown.methods.int8:Int8",
     "l2_structured": "paredown.methods.l2_structured:L2Structured",
     "random_structured": "paredown.methods.random_structured:RandomStructured",
+    "magnitude": "paredown.methods.magnitude:Magnitude",
+    "random": "paredown.methods.random_weights:Random",
+    "wanda": "paredown.methods.wanda:Wanda",
+    "sparsegpt": "paredown.methods.sparsegpt:SparseGpt",
 }
 GROUP = "paredown.methods"
 

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._quantization import GroupParams, check_groups, predict_groups
+from paredown.methods._quantization import (
+    GroupParams,
+    check_groups,
+    predict_groups,
+    runtimes_of_groups,
+    schemes_of,
+)
 from paredown.methods.base import Context, Kind, Method
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Target
@@ -37,6 +43,9 @@ class Rtn(Method[RtnParams]):
     params_type = RtnParams
     runtimes = ("paredown", "transformers", "vllm")
 
+    def runtimes_of(self, params: RtnParams) -> tuple[str, ...]:
+        return runtimes_of_groups(params)
+
     def check(self, spec: ModelSpec, params: RtnParams, target: Target) -> None:
         check_groups(spec, params)
 
@@ -44,9 +53,10 @@ class Rtn(Method[RtnParams]):
         return predict_groups(spec, params)
 
     def apply(self, source: Checkpoint, out: Path, params: RtnParams, context: Context) -> Tensor:
-        from paredown.models.compressed_tensors import Scheme
         from paredown.models.rewrite import probe_walk, quantize_blocks, stored_dtype
         from paredown.ops.gptq import round_to_nearest
+
+        schemes = schemes_of(source.spec, params)
 
         def quantize(
             block: Block, module: nn.Module, weights: dict[str, Tensor]
@@ -54,8 +64,8 @@ class Rtn(Method[RtnParams]):
             return {
                 name: round_to_nearest(
                     weight,
-                    bits=params.bits,
-                    group_size=params.group_size if params.group_size > 0 else weight.shape[1],
+                    bits=schemes[name].bits,
+                    group_size=schemes[name].group_width(weight.shape[1]),
                     symmetric=params.symmetric,
                     scale_dtype=stored_dtype(source),
                     steps=params.search_steps,
@@ -69,8 +79,7 @@ class Rtn(Method[RtnParams]):
             walk=probe_walk(
                 source, device=context.device, trust_remote_code=context.trust_remote_code
             ),
-            scheme=Scheme(params.bits, params.group_size, params.symmetric),
-            skip=params.skip,
+            schemes=schemes,
             quantize=quantize,
             progress=context.progress,
         )

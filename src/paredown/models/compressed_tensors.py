@@ -8,7 +8,6 @@ Plain transformers and vLLM read it. Per quantized layer it stores `weight_packe
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,15 +17,12 @@ from paredown.errors import ModelError
 from paredown.models.checkpoint import Checkpoint
 from paredown.ops.affine import Grid
 from paredown.ops.packing import pack, unpack
+from paredown.spec.scheme import Scheme
 
-
-@dataclass(frozen=True)
-class Scheme:
-    """How one group of layers is quantized. `group_size` -1 = one group per row."""
-
-    bits: int
-    group_size: int
-    symmetric: bool
+STANDARD = "compressed-tensors"
+OWN = "paredown"
+"""The format of what only `paredown.load` reads, such as packed embeddings: the same tensors, but
+without `quant_method`, which makes other loaders refuse instead of leaving those parts random."""
 
 
 def packed_tensors(name: str, codes: Tensor, grid: Grid) -> dict[str, Tensor]:
@@ -51,14 +47,18 @@ def read_packed(checkpoint: Checkpoint, name: str, scheme: Scheme) -> tuple[Tens
     if not scheme.symmetric:
         words = checkpoint.read(f"{name}.weight_zero_point")
         zero = unpack(words.T.contiguous(), scheme.bits, rows).T.contiguous()
-    group_size = width if scheme.group_size < 0 else scheme.group_size
-    return codes, Grid(scheme.bits, group_size, scale, zero)
+    return codes, Grid(scheme.bits, scheme.group_width(width), scale, zero)
 
 
-def quantization_config(schemes: dict[str, Scheme], ignored: list[str]) -> dict[str, Any]:
-    """The `quantization_config` of a model whose layers (by name) have these schemes."""
+def quantization_config(
+    schemes: dict[str, Scheme], ignored: list[str], *, own: bool = False
+) -> dict[str, Any]:
+    """The `quantization_config` of a model whose layers (by name) have these schemes.
+
+    `own` marks it as one that only `paredown.load` reads.
+    """
     groups: dict[str, Any] = {}
-    distinct = sorted(set(schemes.values()), key=lambda s: (s.bits, s.group_size))
+    distinct = sorted(set(schemes.values()))
     for i, scheme in enumerate(distinct):
         names = [name for name, other in schemes.items() if other == scheme]
         groups[f"group_{i}"] = {
@@ -77,8 +77,7 @@ def quantization_config(schemes: dict[str, Scheme], ignored: list[str]) -> dict[
             "format": "pack-quantized",
         }
     return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
+        **({"format": OWN} if own else {"quant_method": STANDARD, "format": "pack-quantized"}),
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": ignored,

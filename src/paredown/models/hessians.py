@@ -1,4 +1,4 @@
-"""Layer Hessians of the uncompressed model, and layer results, computed once and cached."""
+"""Layer Hessians of the uncompressed model, computed once and cached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from paredown.models.checkpoint import Checkpoint
 from paredown.models.rewrite import probe_walk
 from paredown.models.walk import BlockWalk, submodule
-from paredown.ops.affine import Grid
 from paredown.spec.structure import Block
 from paredown.store.cache import Cache
 
@@ -123,59 +122,6 @@ def _input_of(block: Block, name: str) -> str:
 def _blocks(source: Checkpoint) -> tuple[Block, ...]:
 
     return source.spec.structure.blocks
-
-
-class ResultBank:
-    """Codes and grids of a block, cached by what they were computed from.
-
-    A killed trial, or a second one with the same parameters, reads what is there.
-    """
-
-    def __init__(self, hessians: HessianBank, cache: Cache, params: dict[str, Any]) -> None:
-        self.hessians, self.cache, self.params = hessians, cache, params
-
-    def of_block(
-        self,
-        block: Block,
-        names: list[str],
-        solve: Callable[[], dict[str, tuple[Tensor, Grid]]],
-    ) -> dict[str, tuple[Tensor, Grid]]:
-        """The stored results of a block's layers, or those of `solve`, then stored.
-
-        While Hessians are still being measured every block is solved, because the walk has to pass
-        through it anyway.
-        """
-        key = {**self.hessians.key, "block": block.index, "params": self.params, "names": names}
-        path = self.cache.get("layers", key, ".safetensors")
-        if path is not None and not self.hessians.walk.hidden:
-            return self._read(load_file(path), names)
-        solved = solve()
-        self.cache.put("layers", key, ".safetensors", lambda p: save_file(_flat(solved), p))
-        return solved
-
-    def _read(self, tensors: dict[str, Tensor], names: list[str]) -> dict[str, tuple[Tensor, Grid]]:
-        found = {}
-        for name in names:
-            codes = tensors[f"{name}.codes"]
-            size = self.params["group_size"]
-            grid = Grid(
-                self.params["bits"],
-                size if size > 0 else codes.shape[1],
-                tensors[f"{name}.scale"],
-                tensors.get(f"{name}.zero"),
-            )
-            found[name] = (codes, grid)
-        return found
-
-
-def _flat(solved: dict[str, tuple[Tensor, Grid]]) -> dict[str, Tensor]:
-    tensors = {}
-    for name, (codes, grid) in solved.items():
-        tensors[f"{name}.codes"] = codes.contiguous()
-        tensors[f"{name}.scale"] = grid.scale.contiguous()
-        if grid.zero is not None:
-            tensors[f"{name}.zero"] = grid.zero.contiguous()
-    return tensors
 
 
 def tensor_hash(tensor: Tensor) -> str:

@@ -17,7 +17,8 @@ from torch import nn
 from paredown.errors import MissingExtraError, ModelError
 from paredown.models.attention import use_float32_attention
 from paredown.models.checkpoint import TORCH_DTYPES, Checkpoint
-from paredown.models.compressed_tensors import read_packed, read_schemes
+from paredown.models.compressed_tensors import OWN, STANDARD, read_packed, read_schemes
+from paredown.models.embeddings import attach_embeddings
 from paredown.models.memory import release
 from paredown.models.norms import use_fused_norms
 from paredown.models.packed import PackedLinear, dense_dtype, pack_linears
@@ -28,6 +29,8 @@ from paredown.models.skeleton import (
     read_config,
     require_filled,
 )
+from paredown.models.sparse import is_sparse, load_sparse, mask_notes
+from paredown.spec.embeddings import packable_embeddings
 
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -64,7 +67,11 @@ def load(
         ModelError: missing or damaged files, or a format that is not understood.
     """
     checkpoint = Checkpoint(Path(path))
-    if checkpoint.spec.quantization == "compressed-tensors":
+    if is_sparse(checkpoint):
+        sparse = load_sparse(checkpoint, device, dtype, trust_remote_code)
+        sparse.paredown = LoadInfo({}, mask_notes(checkpoint, sparse))
+        return sparse
+    if checkpoint.spec.quantization in {STANDARD, OWN}:
         return _load_packed(checkpoint, device, dtype, trust_remote_code)
     return _load_dense(checkpoint, device, dtype, trust_remote_code)
 
@@ -104,7 +111,7 @@ def _load_dense(
     notes: tuple[str, ...] = ()
     if method == "bitsandbytes" and device == "cpu":
         notes = ("bitsandbytes has no fast int8 kernel on CPUs: smaller, but not faster",)
-    model.paredown = LoadInfo({}, notes)
+    model.paredown = LoadInfo({}, (*notes, *mask_notes(checkpoint, model)))
     return model
 
 
@@ -113,11 +120,15 @@ def _load_packed(
     checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
 ) -> Any:
     schemes = read_schemes(checkpoint)
+    packable = [n for n in packable_embeddings(checkpoint.spec) if n in schemes]
+    embeddings = {n: read_packed(checkpoint, n, schemes[n]) for n in packable}
+    layers = [n for n in schemes if n not in embeddings]
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
     dtype = dtype or _float_dtype(checkpoint)
     model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
     kernels: Counter[str] = Counter()
-    for names in _groups(list(schemes)):
+    attach_embeddings(model, embeddings, checkpoint, dtype=dtype, device=device)
+    for names in _groups(layers):
         parts = []
         for name in names:
             linear = model.get_submodule(module_name(model, name))
@@ -140,7 +151,8 @@ def _load_packed(
         release()
     inside = tuple(f"{name}." for name in schemes)
     fill(model, checkpoint, (n for n in checkpoint.names if not n.startswith(inside)), dtype=dtype)
-    model.tie_weights()
+    if not embeddings:
+        model.tie_weights()
     require_filled(model, checkpoint.folder)
     model.to(device)
     if device == "cpu" and dtype == torch.bfloat16 and dense_dtype(device) == torch.float32:

@@ -6,6 +6,8 @@ faster to unpack the layer once, multiply densely, and drop the dense copy again
 
 from __future__ import annotations
 
+import math
+import threading
 from typing import Literal, final
 
 import torch
@@ -18,6 +20,8 @@ Kernel = Literal["int4", "int4x2", "int8", "unpack"]
 
 KERNEL_ROWS = 64
 """Up to this many rows the packed kernels beat unpacking once and multiplying densely."""
+DENSE_ELEMENTS = 1 << 21
+"""Unpacked at a time; larger matrices, such as a head's, are multiplied in slices of rows."""
 _INT4_GROUPS = (256, 128, 64, 32)
 _BLOCKS = (64, 32, 16)
 
@@ -112,7 +116,7 @@ class PackedWeight(nn.Module):
     def multiply(self, x: Tensor) -> Tensor:
         """`x W^T` for x (n, width): (n, rows) in x's dtype."""
         if self.kernel == "unpack" or len(x) > KERNEL_ROWS:
-            return (x.to(self.dense_dtype) @ self.dense(self.dense_dtype).T).to(x.dtype)
+            return self._multiply_dense(x)
         if self.kernel in ("int4", "int4x2"):
             y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
                 x, self.codes, self.group_size, self.scale
@@ -123,45 +127,125 @@ class PackedWeight(nn.Module):
             y = y - x.sum(-1, keepdim=True) * (self.scale * self.zero[:, 0].to(x.dtype))
         return y
 
+    def _multiply_dense(self, x: Tensor) -> Tensor:
+        """The same by unpacking a slice of rows at a time, into buffers that all layers share."""
+        reuse = not (torch.is_grad_enabled() and x.requires_grad)  # autograd would keep the buffer
+        wide = x.to(self.dense_dtype)
+        step = max(_BLOCKS[0], DENSE_ELEMENTS // self.width // _BLOCKS[0] * _BLOCKS[0])
+        parts = [
+            wide @ self._unpack(start, min(start + step, self.rows), self.dense_dtype, reuse).T
+            for start in range(0, self.rows, step)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(x.dtype)
+
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weights, unpacked, (rows, width) in `dtype`; nothing is kept."""
-        if self.kernel in ("int4", "int4x2"):
-            rows = len(self.codes)
-            groups = unpack_int4(self.codes, dtype).view(rows, -1, self.group_size)
-            pairs = self.scale.transpose(0, 1).to(dtype)  # (rows, n_group, 2)
-            dense = groups.sub_(8).mul_(pairs[..., :1]).add_(pairs[..., 1:])
-            dense = dense.view(rows, self.width)
-            return dense if self.kernel == "int4" else dense[: self.rows] + dense[self.rows :]
-        groups = self.codes.view(self.rows, -1, self.group_size).to(dtype)
+        return self._unpack(0, self.rows, dtype, reuse=False)
+
+    def _unpack(self, start: int, stop: int, dtype: torch.dtype, reuse: bool) -> Tensor:
+        """Rows `start` to `stop` (start a multiple of 64) as (rows, width)."""
+        if self.kernel == "int4":
+            return self._unpack_int4(start, stop, dtype, 0 if reuse else None)
+        if self.kernel == "int4x2":
+            if self.rows % _BLOCKS[0]:  # the low halves begin within a block
+                both = self._unpack_int4(0, 2 * self.rows, dtype, None)
+                return both[start:stop] + both[self.rows + start : self.rows + stop]
+            low = self._unpack_int4(
+                self.rows + start, self.rows + stop, dtype, 1 if reuse else None
+            )
+            return self._unpack_int4(start, stop, dtype, 0 if reuse else None).add_(low)
+        codes = self.codes[start:stop].view(stop - start, -1, self.group_size)
+        groups = _buffer(0 if reuse else None, codes.shape, dtype, codes.device).copy_(codes)
         if self.zero is not None:
-            groups -= self.zero[..., None].to(dtype)
-        scale = self.scale.view(self.rows, -1, 1).to(dtype)
-        return groups.mul_(scale).view(self.rows, self.width)
+            groups -= self.zero[start:stop, :, None].to(dtype)
+        scale = self.scale[start:stop].view(stop - start, -1, 1).to(dtype)
+        return groups.mul_(scale).view(stop - start, self.width)
+
+    def _unpack_int4(self, start: int, stop: int, dtype: torch.dtype, slot: int | None) -> Tensor:
+        out = _buffer(slot, (stop - start, self.width), dtype, self.codes.device)
+        block = _known_block(len(self.codes))
+        unpack_int4(self.codes[start:stop], block, out)
+        pairs = self.scale[:, start:stop].transpose(0, 1).to(dtype)  # (rows, n_group, 2)
+        groups = out.view(stop - start, -1, self.group_size)
+        groups.sub_(8).mul_(pairs[..., :1]).add_(pairs[..., 1:])
+        return out
+
+    def lookup(self, index: Tensor) -> Tensor:
+        """Some rows of the weights, (*index.shape, width) in the dtype of activations."""
+        rows = index.reshape(-1)
+        if self.kernel in ("int4", "int4x2"):
+            found = self._lookup_int4(rows)
+            if self.kernel == "int4x2":
+                found = found + self._lookup_int4(rows + self.rows)
+        else:
+            groups = self.codes[rows].view(len(rows), -1, self.group_size).float()
+            if self.zero is not None:
+                groups -= self.zero[rows][..., None].float()
+            found = groups * self.scale[rows].view(len(rows), -1, 1).float()
+        return found.view(*index.shape, self.width).to(self.dtype)
+
+    def _lookup_int4(self, rows: Tensor) -> Tensor:
+        block = _known_block(len(self.codes))
+        half = block // 2
+        tiles = self.codes.view(-1, self.width, half)
+        within = rows % block
+        bytes_ = tiles[rows // block, :, within % half]  # (n, width)
+        codes = torch.where((within < half)[:, None], bytes_ & 15, bytes_ >> 4)
+        pairs = self.scale[:, rows].transpose(0, 1).float()  # (n, n_group, 2)
+        groups = codes.view(len(rows), -1, self.group_size).float() - 8
+        return (groups * pairs[..., :1] + pairs[..., 1:]).view(len(rows), self.width)
 
     def extra_repr(self) -> str:
         return f"{self.rows}x{self.width}, group_size={self.group_size}, kernel={self.kernel}"
 
 
-def unpack_int4(packed: Tensor, dtype: torch.dtype) -> Tensor:
+def unpack_int4(packed: Tensor, block: int, out: Tensor) -> Tensor:
     """Undo torch's int4 layout: unsigned codes (rows, width) from packed (rows, width / 2) uint8.
 
     The layout holds, for each block of rows and each input feature, the codes of the block's first
     half of rows in the low nibbles and of its second half in the high ones. The block's size
     depends on the processor; `int4_block` finds it by trying.
     """
-    rows, half = packed.shape
+    rows, width = out.shape
+    tiles = packed.reshape(rows // block, width, block // 2)  # (block, width, half the rows)
+    halves = out.view(rows // block, 2, block // 2, width)
+    halves[:, 0].copy_((tiles & 15).transpose(1, 2))
+    halves[:, 1].copy_((tiles >> 4).transpose(1, 2))
+    return out
+
+
+def _known_block(rows: int) -> int:
     block = int4_block(rows)
     if block is None:
         raise AssertionError(f"{rows} rows were never packed")
-    return _unpack_blocks(packed, rows, half * 2, block, dtype)
+    return block
 
 
-def _unpack_blocks(packed: Tensor, rows: int, width: int, block: int, dtype: torch.dtype) -> Tensor:
-    tiles = packed.reshape(rows // block, width, block // 2)  # (block, width, half the rows)
-    out = torch.empty(rows // block, 2, block // 2, width, dtype=dtype)
-    out[:, 0].copy_((tiles & 15).transpose(1, 2))
-    out[:, 1].copy_((tiles >> 4).transpose(1, 2))
-    return out.view(rows, width)
+class _Buffers(threading.local):
+    """Memory for unpacked slices, used over and over.
+
+    Fresh memory for each layer would cost page faults each time, and leave the C library with gaps
+    of megabytes that count as memory of the process.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+_buffers = _Buffers()
+
+
+def _buffer(
+    slot: int | None, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Uninitialised memory: that of `slot` again, or new where slot is None."""
+    if slot is None:
+        return torch.empty(shape, dtype=dtype, device=device)
+    size, key = math.prod(shape), (slot, dtype, device)
+    if key not in _buffers.held or _buffers.held[key].numel() < size:
+        with torch.inference_mode(False):  # else it could not be written outside of that mode
+            _buffers.held[key] = torch.empty(size, dtype=dtype, device=device)
+    return _buffers.held[key][:size].view(shape)
 
 
 _blocks_found: dict[int, int | None] = {}
@@ -178,7 +262,7 @@ def int4_block(rows: int) -> int | None:
             block
             for block in _BLOCKS
             if rows % block == 0
-            and torch.equal(_unpack_blocks(packed, rows, 32, block, torch.int64), probe)
+            and torch.equal(unpack_int4(packed, block, torch.empty_like(probe)), probe)
         )
         _blocks_found[rows] = next(fits, None)
     return _blocks_found[rows]
@@ -232,6 +316,26 @@ class PackedLinear(nn.Module):
     def kernel(self) -> Kernel:
         """What computes this layer's product for a few rows."""
         return self.weights.kernel
+
+
+@final
+class PackedEmbedding(nn.Module):
+    """Rows of a packed weight by token id; a tied head is a `PackedLinear` on the same weight."""
+
+    def __init__(self, weight: PackedWeight, factor: float = 1.0) -> None:
+        """`factor` multiplies every embedding (Gemma's square root of the width)."""
+        super().__init__()
+        self.weights, self.factor = weight, factor
+        self.num_embeddings, self.embedding_dim = weight.rows, weight.width
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found = self.weights.lookup(ids)
+        return found if self.factor == 1.0 else found * self.factor
+
+
+def linear_on(weight: PackedWeight) -> PackedLinear:
+    """A head that multiplies by an embedding's packed weight."""
+    return PackedLinear(_Shared(weight, [weight.rows]), 0, None)
 
 
 def pack_linears(

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from paredown.models.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
-from paredown.models.compressed_tensors import Scheme, packed_tensors, quantization_config
+from paredown.models.compressed_tensors import packed_tensors, quantization_config
+from paredown.models.embeddings import quantize_embeddings
 from paredown.models.probe import probe_tokens
 from paredown.models.walk import BlockWalk, submodule
 from paredown.ops.affine import Grid, dequantize, require_finite
-from paredown.spec.structure import Block, select_linears
+from paredown.spec.embeddings import copy_of_tied
+from paredown.spec.scheme import Scheme
+from paredown.spec.structure import Block
 
 Progress = Callable[[float, str], None]
 
@@ -46,8 +49,7 @@ def quantize_blocks(
     out: Path,
     *,
     walk: BlockWalk,
-    scheme: Scheme,
-    skip: tuple[str, ...],
+    schemes: dict[str, Scheme],
     quantize: Callable[[Block, nn.Module, dict[str, Tensor]], dict[str, tuple[Tensor, Grid]]],
     progress: Progress,
 ) -> Tensor:
@@ -55,15 +57,16 @@ def quantize_blocks(
 
     Args:
         walk: a walk over `source`, at its start.
-        scheme: bits, group size and symmetry of every quantized layer.
-        skip: layers left as they are.
+        schemes: bits, group size and symmetry of every quantized layer, and of the embedding and
+            the head if they are to be quantized (to nearest); the rest is left as it is.
         quantize: (block, its module, {layer name: weight}) -> {layer name: (codes, grid)}.
 
     Returns:
         Logits of the quantized model on the probe, computed from the weights in memory.
     """
-    chosen = set(select_linears(source.spec, skip))
+    chosen = set(schemes)
     with CheckpointWriter(out, source) as writer:
+        own = quantize_embeddings(source, writer, walk, schemes)
         for done, (block, module) in enumerate(walk):
             names = [name for name in block.linears if name in chosen]
             layers = {name: submodule(module, block, name) for name in names}
@@ -74,10 +77,12 @@ def quantize_blocks(
                 layers[name].weight.data = dequantize(codes, grid, walk.dtype)
             walk.advance_probe(block, module)
             progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
-        writer.copy_rest(without={f"{name}.weight" for name in chosen})
+        replaced = {f"{name}.weight" for name in chosen}
+        if own and (copy := copy_of_tied(source.spec)):
+            replaced.add(f"{copy}.weight")
+        writer.copy_rest(without=replaced)
         ignored = [n for n in _linear_modules(walk.model) if n not in chosen]
-        schemes = dict.fromkeys(sorted(chosen), scheme)
-        writer.config["quantization_config"] = quantization_config(schemes, ignored)
+        writer.config["quantization_config"] = quantization_config(schemes, ignored, own=own)
     return walk.logits()
 
 

@@ -94,6 +94,10 @@ class BlockWalk:
         per_batch = 0 if tokens is None else max(1, BATCH_TOKENS // tokens.shape[1])
         windows = [] if tokens is None else list(tokens.split(per_batch))
         self.hidden = [self._embed(batch) for batch in windows]
+        self.embed_probe()
+
+    def embed_probe(self) -> None:
+        """Start the probe again, from the embedding as it is now."""
         self.probe = self._embed(self._probe_tokens)
 
     def _widen_small_parts(self) -> None:

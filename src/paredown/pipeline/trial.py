@@ -159,14 +159,15 @@ def _compress_and_verify(
         "compress",
     )
     expected = clock.folder / EXPECTED
-    last = registry.load(strategy.steps[-1].method)
+    last, params = registry.resolve(strategy)[-1]
+    runtimes = last.runtimes_of(params)
     checked = clock.run(
         VerifyJob(
             device=bench.device,
             trust_remote_code=bench.trust_remote_code,
             artifact=out,
             expected=expected if expected.exists() else None,
-            plain="transformers" in last.runtimes,
+            plain="transformers" in runtimes,
         ),
         "verify",
     )
@@ -177,7 +178,7 @@ def _compress_and_verify(
         )
     if "kl_transformers" in checked:
         notes.append(CHECKED_PLAIN)
-    if "vllm" in last.runtimes:
+    if "vllm" in runtimes:
         notes.append("vLLM reads this format (not run here)")
     return tuple(notes)
 

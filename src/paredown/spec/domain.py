@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-Scalar = int | float | str | bool
+Scalar = int | float | str | bool | None
 
 
 @dataclass(frozen=True, init=False)

@@ -30,7 +30,7 @@ _CAUSAL_MASK = re.compile(r"\.(attn|attention)\.bias$")  # GPT-2's (1, 1, contex
 _PACKED = re.compile(r"\.(qweight|weight_packed)$|_blocks$")
 _AUXILIARY = re.compile(
     r"\.(SCB|weight_format|scales|qzeros|g_idx)$|_scales$"
-    r"|[._](weight_scale(_inv)?|weight_zero_point|weight_shape|weight_g_idx|weight_global_scale)$"
+    r"|[._](weight_scale(_inv)?|weight_bitmask|weight_zero_point|weight_shape|weight_g_idx|weight_global_scale)$"
     r"|\.(input|output|k|v|q)_(scale|zero_point|global_scale)$"
     r"|\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..+)$"
 )
@@ -314,8 +314,8 @@ class _Quantization:
     """How a quantized checkpoint packs its weights."""
 
     method: str
-    bits: int | None
-    group_size: int | None
+    schemes: list[tuple[list[str], dict[str, Any]]]
+    """(targets, what is said of their weights); one that targets all where there are no groups."""
     unresolved: bool = False
     """Set when a packed tensor was met whose logical size the headers do not tell."""
 
@@ -326,34 +326,46 @@ class _Quantization:
             return None
         groups = config.get("config_groups")
         schemes = [
-            group["weights"]
+            (list(group.get("targets") or ["Linear"]), group["weights"])
             for group in (groups.values() if isinstance(groups, dict) else ())
             if isinstance(group, dict) and isinstance(group.get("weights"), dict)
-        ] or [config]
-        bits = {s.get("num_bits", s.get("bits", s.get("w_bit"))) for s in schemes}
-        sizes = {s.get("group_size") for s in schemes}
-        return cls(
-            method=str(config.get("quant_method", "unknown")),
-            bits=_only_positive(bits),
-            group_size=_only_positive(sizes),
-        )
+        ] or [(["Linear"], config)]
+        method = config.get("quant_method") or config.get("format") or "unknown"
+        return cls(method=str(method), schemes=schemes)
+
+    def _scheme(self, layer: str) -> tuple[int | None, int | None]:
+        """Bits and group size of a layer, each where all schemes that may apply agree."""
+        found = [s for targets, s in self.schemes if any(_targets(t, layer) for t in targets)]
+        bits = {s.get("num_bits", s.get("bits", s.get("w_bit"))) for s in found}
+        return _only_positive(bits), _only_positive({s.get("group_size") for s in found})
 
     def logical(self, tensor: TensorInfo, stored: Mapping[str, TensorInfo]) -> int:
         """Weights that a stored tensor stands for."""
+        mask = stored.get(f"{tensor.name}_bitmask")
+        if mask is not None:  # only the values that are not zero are stored
+            return 8 * mask.numel
         if tensor.dtype == "U8":  # two 4-bit codes per byte: bitsandbytes, NVFP4, MXFP4
             return 2 * tensor.numel
         if not _PACKED.search(tensor.name):
             return tensor.numel
+        bits, group_size = self._scheme(tensor.name.rpartition(".")[0])
         scale = stored.get(tensor.name.replace("weight_packed", "weight_scale"))
-        if scale is not None and scale.name != tensor.name and self.group_size:
-            return scale.numel * self.group_size
+        if scale is not None and scale.name != tensor.name and group_size:
+            return scale.numel * group_size
         order = stored.get(tensor.name.replace("qweight", "g_idx"))
         if order is not None and order.name != tensor.name:
             return order.numel * tensor.shape[-1]
-        if self.bits is None:
+        if bits is None:
             self.unresolved = True
             return tensor.numel
-        return tensor.numel * 32 // self.bits  # 32-bit words, packed without gaps
+        return tensor.numel * 32 // bits  # 32-bit words, packed without gaps
+
+
+def _targets(target: str, layer: str) -> bool:
+    """Whether a target of a quantization config names a layer: a class, a name, or a pattern."""
+    if target.startswith("re:"):
+        return re.match(target[3:], layer) is not None
+    return target == layer or ("." not in target and target[:1].isupper())
 
 
 def _only_positive(values: set[Any]) -> int | None:
