@@ -135,3 +135,30 @@ def test_the_default_is_in_the_home(isolated_home: Path, monkeypatch: pytest.Mon
     assert Cache.default() == Cache(isolated_home / "cache", 20e9)
     monkeypatch.setenv("PAREDOWN_CACHE_GB", "0.5")
     assert Cache.default().limit_bytes == 0.5e9
+
+
+def folder_of(tmp_path: Path, name: str, size: int) -> Path:
+    folder = tmp_path / name
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "weights").write_bytes(b"x" * size)
+    return folder
+
+
+def test_folders_are_adopted_and_evicted_whole(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", limit_bytes=250)
+    one = cache.adopt("steps", "one", folder_of(tmp_path, "one", 100))
+    assert not (tmp_path / "one").exists()
+    assert cache.get("steps", "one", "") == one
+    os.utime(one, (1, 1))
+    two = cache.adopt("steps", "two", folder_of(tmp_path, "two", 100))
+    assert one.exists()
+    cache.adopt("steps", "three", folder_of(tmp_path, "three", 100))
+    assert not one.exists()
+    assert (two / "inner" / "weights").exists()
+
+
+def test_a_folder_that_is_there_already_wins(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    cache.adopt("steps", "one", folder_of(tmp_path, "first", 3))
+    path = cache.adopt("steps", "one", folder_of(tmp_path, "second", 5))
+    assert (path / "inner" / "weights").stat().st_size == 3

@@ -157,8 +157,27 @@ def test_a_damaged_result_is_named(experiment: Experiment) -> None:
     experiment.begin(1, STRATEGY)
     experiment.finish(result(1))
     (experiment.episode(1) / "results.json").write_text('{"episode": 1')
-    with pytest.raises(ExperimentError, match=r"results\.json cannot be read"):
+    with pytest.raises(ExperimentError, match=r"results\.json is damaged: .*delete the folder episode_001"):
         read_experiment(experiment.folder)
+
+
+def test_a_result_of_a_newer_version_is_refused(experiment: Experiment) -> None:
+    experiment.begin(1, STRATEGY)
+    experiment.finish(result(1))
+    path = experiment.episode(1) / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    with pytest.raises(ExperimentError, match="newer paredown"):
+        read_experiment(experiment.folder)
+
+
+def test_strategies_of_the_first_version_are_read(experiment: Experiment) -> None:
+    experiment.begin(1, STRATEGY)
+    path = experiment.episode(1) / "strategy.json"
+    document = json.loads(path.read_text())
+    assert document["schema_version"] == 1
+    assert experiment.in_flight() == (1, STRATEGY)
+    path.write_text(json.dumps(document["strategy"]))
+    assert experiment.in_flight() == (1, STRATEGY)
 
 
 def test_a_damaged_strategy_is_named(experiment: Experiment) -> None:

@@ -25,7 +25,7 @@ def run(
         ),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option(help="Strategies to try after the baseline.  [default: 10]")
+        int | None, typer.Option(help="Strategies to try after the baseline (default: 10).")
     ] = None,
     budget: Annotated[
         float | None,
@@ -59,7 +59,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same proposals.")] = None,
     eval_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of held-out text per measurement.  [default: 8192]")
+        int | None, typer.Option(help="Tokens of held-out text per measurement (default: 8192).")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML or JSON file with settings; options win over it.")

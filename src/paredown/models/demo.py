@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +132,20 @@ def _fetch_gguf(scratch: Path) -> Path:
     return gguf
 
 
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Transformers draws bars for its inner steps, which mean nothing to a user."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def convert_gguf(gguf: Path, out: Path) -> None:
     """Write the GGUF file as an ordinary Hugging Face folder in bfloat16, traps mended.
 
@@ -143,15 +159,16 @@ def convert_gguf(gguf: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.save_pretrained(out)
-    _mend_tokenizer(out)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(gguf_file=str(gguf), dequantize=True),
-    )
+    with _no_progress_bars():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer.save_pretrained(out)
+        _mend_tokenizer(out)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(gguf_file=str(gguf), dequantize=True),
+        )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     ids = torch.tensor([next(iter(_TOKENIZER_CHECK.values()))])

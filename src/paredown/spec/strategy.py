@@ -11,7 +11,7 @@ import ast
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paredown.errors import StrategyError
 from paredown.spec.serial import content_hash
@@ -79,8 +79,17 @@ def _from_json(text: str) -> Strategy:
     try:
         data = json.loads(text)
         return Strategy.model_validate({"steps": data} if isinstance(data, list) else data)
-    except ValueError as error:
-        raise StrategyError(f"cannot read the strategy from JSON: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StrategyError(
+            f"cannot read the strategy from JSON: {where}: {first['msg']}; "
+            'write {"steps": [{"method": "gptq", "params": {"bits": 4}}]}'
+        ) from None
+    except json.JSONDecodeError as error:
+        raise StrategyError(
+            f"cannot read the strategy from JSON: {error.msg} at character {error.pos + 1}"
+        ) from None
 
 
 def _chain(tree: ast.expr, text: str) -> list[ast.expr]:

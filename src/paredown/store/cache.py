@@ -1,4 +1,4 @@
-"""A cache of files keyed by the content they were computed from.
+"""A cache of files and folders keyed by the content they were computed from.
 
 Keys are any JSON value that names *everything* a result depends on; equal keys share one file.
 The least recently used files go first when the cache outgrows its limit.
@@ -7,6 +7,7 @@ The least recently used files go first when the cache outgrows its limit.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 from paredown.spec.serial import content_hash
 from paredown.spec.units import GB
-from paredown.store.atomic import clear_disk_errors
+from paredown.store.atomic import clear_disk_errors, folder_bytes
 from paredown.store.home import home
 
 _ABANDONED_S = 3600.0
@@ -24,7 +25,7 @@ _ABANDONED_S = 3600.0
 
 @dataclass(frozen=True)
 class Cache:
-    """Files under `folder`, one per (kind, key), together at most `limit_bytes`."""
+    """Files or folders under `folder`, one per (kind, key), together at most `limit_bytes`."""
 
     folder: Path
     limit_bytes: float = 20 * GB
@@ -62,6 +63,18 @@ class Cache:
         self._evict(keep=path)
         return path
 
+    def adopt(self, kind: str, key: Any, folder: Path) -> Path:
+        """Move a finished folder into the cache; one that is there already wins."""
+        path = self.path(kind, key, "")
+        with clear_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                partial = path.with_name(f".{path.name}.{os.getpid()}")
+                shutil.move(folder, partial)  # which copies from another file system
+                partial.rename(path)
+        self._evict(keep=path)
+        return path
+
     def get_or_put(self, kind: str, key: Any, suffix: str, write: Callable[[Path], object]) -> Path:
         """The stored file; computed by `write` the first time."""
         return self.get(kind, key, suffix) or self.put(kind, key, suffix, write)
@@ -75,11 +88,19 @@ class Cache:
                 continue
             unfinished = file.name.startswith(".") and time.time() - status.st_mtime < _ABANDONED_S
             if not unfinished:  # else another worker is writing it
-                entries.append((status.st_mtime, status.st_size, file))
+                size = folder_bytes(file) if file.is_dir() else status.st_size
+                entries.append((status.st_mtime, size, file))
         total = sum(size for _, size, _ in entries)
         for _, size, file in sorted(entries):
             if total <= self.limit_bytes:
                 return
             if file != keep:
-                file.unlink(missing_ok=True)
+                _remove(file)
                 total -= size
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

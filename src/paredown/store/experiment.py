@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from json import JSONDecodeError
 import os
 import re
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ class Experiment:
         """Create the folder of an episode and record what will be tried in it."""
         folder = self.episode(number)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "strategy.json", strategy)
+        document = {"schema_version": SCHEMA_VERSION, "strategy": plain(strategy)}
+        write_json(folder / "strategy.json", document)
         return folder
 
     def finish(self, result: TrialResult) -> None:
@@ -104,8 +106,7 @@ class Experiment:
             path = folder / "strategy.json"
             if path.exists() and not (folder / "results.json").exists():
                 try:
-                    data = json.loads(path.read_text())
-                    strategy = None if data is None else Strategy.model_validate(data)
+                    strategy = _read_strategy(path)
                 except ValueError as error:
                     raise ExperimentError(f"{path} cannot be read: {error}") from None
                 if strategy is not None:
@@ -140,6 +141,23 @@ def _row(result: TrialResult, on_front: bool) -> dict[str, object]:
     }  # fmt: skip
 
 
+def _read_strategy(path: Path) -> Strategy | None:
+    data = json.loads(path.read_text())
+    if data is not None and "schema_version" in data:  # the first version wrote the strategy alone
+        _require_known(path, data)
+        data = data["strategy"]
+    return None if data is None else Strategy.model_validate(data)
+
+
+def _require_known(path: Path, document: dict[str, Any]) -> None:
+    """Refuse what a newer version wrote: reading half of it would mislead."""
+    version = document.get("schema_version", 1)
+    if version > SCHEMA_VERSION:
+        raise ExperimentError(
+            f"{path}: written by a newer paredown (schema {version}); please upgrade"
+        )
+
+
 def _number(folder: Path) -> int:
     match = _EPISODE.match(folder.name)
     if match is None:
@@ -153,10 +171,20 @@ def _episode_folders(folder: Path) -> list[Path]:
 
 def _read_results(folder: Path) -> tuple[TrialResult, ...]:
     paths = [f / "results.json" for f in _episode_folders(folder)]
+    return tuple(_read_result(path) for path in paths if path.exists())
+
+
+def _read_result(path: Path) -> TrialResult:
     try:
-        return tuple(TrialResult.model_validate_json(p.read_text()) for p in paths if p.exists())
-    except ValidationError as error:
-        raise ExperimentError(f"{folder}: a results.json cannot be read: {error}") from None
+        document = json.loads(path.read_text())
+        _require_known(path, document)
+        return TrialResult.model_validate_json(json.dumps(document))
+    except (ValidationError, JSONDecodeError, AttributeError) as error:
+        first = str(error).splitlines()[0]
+        raise ExperimentError(
+            f"{path} is damaged: {first}; delete the folder {path.parent.name} to have the episode "
+            "run again"
+        ) from None
 
 
 def is_experiment(folder: Path) -> bool:
@@ -177,11 +205,7 @@ def read_experiment(folder: Path) -> ExperimentRecord:
         raise ExperimentError(f"{folder} is no experiment folder (it has no run.json){hint}")
     try:
         run = json.loads((folder / "run.json").read_text())
-        version = run.get("schema_version", 1)
-        if version > SCHEMA_VERSION:
-            raise ExperimentError(
-                f"{folder}: written by a newer paredown (schema {version}); please upgrade"
-            )
+        _require_known(folder / "run.json", run)
         final_path = folder / "final_results.json"
         return ExperimentRecord(
             folder=folder,
