@@ -12,6 +12,7 @@
     |   `-- MissingExtraError an optional library is not installed
     `-- MethodError           this strategy failed on this model; recorded as a failure
         |-- NumericsError     a tensor holds NaN or infinity, or a solve broke down
+        |-- DivergedError     training made the model worse, or its outputs are not finite
         `-- VerificationError an artifact does not reload to what was compressed
 
 Anything else that is raised is a bug and keeps its traceback.
@@ -75,6 +76,10 @@ class MethodError(ParedownError):
 
 class NumericsError(MethodError):
     """A tensor holds NaN or infinity, or a numerical solve broke down."""
+
+
+class DivergedError(MethodError):
+    """Training made the model worse, or its loss is not finite."""
 
 
 class VerificationError(MethodError):

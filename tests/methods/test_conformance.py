@@ -257,14 +257,8 @@ def check(strategy: str, spec: ModelSpec) -> ModelSpec:
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
-def test_conv1d_is_refused_by_name(method: str, gpt2: ModelSpec) -> None:
-    with pytest.raises(ConfigError, match=r"Conv1D.*use int8"):
-        check(f"{method}(bits=4, group_size=32)", gpt2)
-
-
-def test_conv1d_is_refused_by_pruning(gpt2: ModelSpec) -> None:
-    with pytest.raises(ConfigError, match="Conv1D"):
-        check("l2_structured(ratio=0.3)", gpt2)
+def test_conv1d_is_packed_for_paredown_alone(method: str, gpt2: ModelSpec) -> None:
+    assert check(f"{method}(bits=4, group_size=32)", gpt2).quantization == "paredown"
 
 
 def test_group_size_that_does_not_divide_names_layer_and_fitting_sizes(llama: ModelSpec) -> None:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from paredown.models.checkpoint import Checkpoint
 from paredown.models.load import load_dense
 from paredown.models.probe import probe, probe_tokens
+from paredown.models.skeleton import (
+    as_stored,
+    empty_model,
+    fill,
+    read_config,
+    read_matrix,
+    require_filled,
+)
 from paredown.models.walk import BlockWalk, submodule
+from paredown.spec.structure import matrix_shape
 from paredown.testing.tiny import VOCABULARY, tiny_model
 
-FAMILIES = ["llama", "mistral", "gemma2", "opt", "qwen2", "qwen3"]
+FAMILIES = [
+    "llama", "mistral", "gemma2", "gemma3_text", "opt", "gpt2", "qwen2", "qwen3", "phi3",
+    "mixtral", "qwen2_moe", "qwen3_moe", "llava",
+]  # fmt: skip
 
 
 def model_of(folder: Path, family: str) -> Path:
     """A tiny model whose window, where it has one, is shorter than the text."""
-    changes = {"sliding_window": 8} if family in {"gemma2", "mistral"} else {}
+    changes = {"sliding_window": 8} if family in {"gemma2", "gemma3_text", "mistral"} else {}
     return tiny_model(folder / family, family, dtype=torch.float32, tokenizer=False, **changes)
 
 
@@ -103,3 +117,71 @@ def test_tied_head_and_bfloat16(tmp_path: Path) -> None:
         walk.advance_probe(block, module)
     exact = probe(load_dense(folder, dtype=torch.float32), asked)
     torch.testing.assert_close(walk.logits(), exact, rtol=1e-4, atol=1e-4)
+
+
+def rewrite_names(folder: Path, rename: Callable[[str], str], **more: torch.Tensor) -> None:
+    """Give the stored tensors of a folder other names, and add some."""
+    file = folder / "model.safetensors"
+    tensors = {rename(name): value for name, value in load_file(file).items()}
+    extra = {name.replace("__", "."): value for name, value in more.items()}
+    save_file({**tensors, **extra}, file, metadata={"format": "pt"})
+
+
+def walked_logits(folder: Path, asked: torch.Tensor) -> torch.Tensor:
+    walk = BlockWalk(Checkpoint(folder), probe=asked)
+    for block, module in walk:
+        walk.advance_probe(block, module)
+    return walk.logits()
+
+
+def test_files_without_base_prefix_and_with_old_masks(tmp_path: Path) -> None:
+    """As GPT-2 was published: no `transformer.`, and a causal mask in each block."""
+    folder, asked = model_of(tmp_path, "gpt2"), probe_tokens(VOCABULARY)
+    expected = probe(load_dense(folder), asked)
+    mask = torch.ones(1, 1, 256, 256)
+    rewrite_names(folder, lambda n: n.removeprefix("transformer."), h__0__attn__bias=mask)
+    assert "h.0.attn.bias" in Checkpoint(folder).names
+    torch.testing.assert_close(walked_logits(folder, asked), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_files_with_the_older_names_of_llava(tmp_path: Path) -> None:
+    folder, asked = model_of(tmp_path, "llava"), probe_tokens(VOCABULARY)
+    expected = probe(load_dense(folder), asked)
+    rewrite_names(folder, lambda n: n.replace("vision_tower.", "vision_tower.vision_model."))
+    torch.testing.assert_close(walked_logits(folder, asked), expected, rtol=1e-4, atol=1e-4)
+    model = empty_model(read_config(folder), torch.float32)
+    checkpoint = Checkpoint(folder)
+    fill(model, checkpoint, checkpoint.names)
+    require_filled(model, folder)
+
+
+def test_files_with_the_names_that_llava_has_in_memory(tmp_path: Path) -> None:
+    folder, asked = model_of(tmp_path, "llava"), probe_tokens(VOCABULARY)
+    expected = probe(load_dense(folder), asked)
+
+    def rename(name: str) -> str:
+        if name.startswith("language_model.lm_head"):
+            return name.removeprefix("language_model.")
+        return f"model.{name.replace('language_model.model.', 'language_model.')}"
+
+    rewrite_names(folder, rename)
+    torch.testing.assert_close(walked_logits(folder, asked), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_vision_tower_stays_on_disk(tmp_path: Path) -> None:
+    walk = BlockWalk(Checkpoint(model_of(tmp_path, "llava")), probe=probe_tokens(VOCABULARY))
+    assert all(p.is_meta for n, p in walk.model.named_parameters() if "vision_tower" in n)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_matrices_are_read_as_the_model_holds_them(family: str, tmp_path: Path) -> None:
+    """(out, inp), whatever the file says; `as_stored` is the way back."""
+    checkpoint = Checkpoint(model_of(tmp_path, family))
+    walk = BlockWalk(checkpoint, probe=probe_tokens(VOCABULARY))
+    for block, module in walk:
+        for name in block.linears:
+            matrix = read_matrix(checkpoint, name)
+            assert torch.equal(matrix, submodule(module, block, name).weight)
+            back = as_stored(checkpoint, name, matrix)
+            assert torch.equal(back, checkpoint.read(f"{name}.weight"))
+            assert matrix.shape == matrix_shape(checkpoint.spec, name)

@@ -2,78 +2,289 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from paredown.errors import ConfigError
-from paredown.methods.base import Params
+from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice
-from paredown.spec.model import ModelSpec
-from paredown.spec.structure import MIN_WIDTH, kept_width, uses_conv1d
+from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.structure import MIN_WIDTH, kept_width, stored_transposed, width_multiple
+from paredown.spec.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paredown.models.checkpoint import Checkpoint
+    from paredown.models.neuron_scores import NeuronScores
+
+_HOLDS_MLP_BIAS = {"llama", "granite"}
+"""Model types whose config can ask for biases in an MLP that has none (`mlp_bias`)."""
 
 
 class NeuronParams(Params):
     """Parameters of neuron removal."""
 
     ratio: Annotated[float, Field(gt=0, lt=1), Choice(0.2, 0.1, 0.3)] = 0.2
-    """Share of each MLP's neurons that is removed; widths stay multiples of 32."""
+    """Share of the MLP neurons that is removed. Widths stay multiples of 32, and of 64 where they
+    are and are at least 512."""
+    scope: Annotated[Literal["layer", "global"], Choice("layer", "global")] = "layer"
+    """`layer` removes the same share of each MLP; `global` compares all layers' scores, so that
+    widths differ, which only paredown can load."""
+    equal_widths: bool = False
+    """With `scope="global"`, pad narrower MLPs with neurons of zeros to the widest: every runtime
+    loads that, and nothing is saved in the padded layers."""
+    repair: Annotated[bool, Choice(True, False)] = True
+    """Refit the output matrices to calibration text by least squares, so that the neurons kept make
+    up for those removed."""
+
+    @field_validator("equal_widths")
+    @classmethod
+    def _only_for_global(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("scope") != "global":
+            raise ValueError('widths are equal already: use it with scope = "global"')
+        return value
+
+
+class SampledNeuronParams(NeuronParams):
+    """Parameters of scores that are measured on calibration text."""
+
+    nsamples: Annotated[int, Field(ge=2)] = 128
+    """Calibration windows used, at most; all that the run has if they are fewer."""
+    seed: int = 0
+    """Which windows, where the run has more."""
+
+
+class GradientNeuronParams(SampledNeuronParams):
+    """Parameters of scores that are measured by gradients."""
+
+    variant: Literal["own", "reference"] = "own"
+    """`reference` averages w dL/dw over each neuron's weights without 2 % at either end, as the
+    AFR-St code does; `own` takes the exact first-order change of each window's loss."""
+
+
+N = TypeVar("N", bound=NeuronParams)
+
+
+class NeuronMethod(Method[N]):
+    """A method that removes MLP neurons; a subclass says by which scores, in `apply`."""
+
+    kind = Kind.PRUNING
+    needs_data = True
+    runtimes = ("paredown", "transformers", "vllm")
+
+    def runtimes_of(self, params: N) -> tuple[str, ...]:
+        unequal = params.scope == "global" and not params.equal_widths
+        return ("paredown",) if unequal else self.runtimes
+
+    def check(self, spec: ModelSpec, params: N, target: Target) -> None:
+        check_neurons(spec, params)
+        if target.runtime not in self.runtimes_of(params):
+            raise ConfigError(
+                f'{self.name}: scope = "global" leaves MLPs of unequal width, which '
+                f'{target.runtime} cannot load; use scope = "layer", or equal_widths = true'
+            )
+
+    def predict(self, spec: ModelSpec, params: N) -> ModelSpec:
+        """The tensors of the smaller checkpoint.
+
+        Exact, but for `scope="global"`: there the bytes of all MLPs together are exact, and the
+        widths are the least unequal ones, so that later steps see that they are unequal. With
+        `equal_widths` nothing is known before the scores are: the bytes are those of the model as
+        it is, the most that they can be.
+        """
+        if params.scope == "global" and params.equal_widths:
+            return spec
+        return predict_neurons(spec, params)
 
 
 def check_neurons(spec: ModelSpec, params: NeuronParams) -> None:
     """Refuse models whose MLPs cannot be narrowed.
 
     Raises:
-        ConfigError: unknown MLP shape, experts, Conv1D, unequal or too small widths.
+        ConfigError: unknown MLP shape, experts, or too small widths.
     """
-    if uses_conv1d(spec):
-        raise ConfigError(f"{spec.architecture}: pruning of Conv1D layers is not there yet")
     if spec.experts:
         raise ConfigError(f"{spec.architecture}: pruning of experts is not there yet")
     structure = spec.structure
-    widths = {mlp.width for mlp in structure.mlps}
-    if len(structure.mlps) != len(structure.blocks) or not widths:
+    if len(structure.mlps) != len(structure.blocks) or not structure.mlps:
         raise ConfigError(
             f"{spec.architecture}: no MLP of a known shape (gate/up/down or fc1/fc2) in every block"
         )
-    if len(widths) > 1:
-        raise ConfigError(f"{spec.architecture}: MLPs of unequal width {sorted(widths)}")
-    width = widths.pop()
+    _check_width(spec, max(mlp.width for mlp in structure.mlps), params.ratio)
+
+
+def _check_width(spec: ModelSpec, width: int, ratio: float) -> None:
     if width <= MIN_WIDTH:
         raise ConfigError(
             f"{spec.architecture}: MLPs of {width} neurons are too narrow to prune; "
             f"{MIN_WIDTH} are the least"
         )
-    if width * (1 - params.ratio) < MIN_WIDTH:
+    if width * (1 - ratio) < MIN_WIDTH:
         raise ConfigError(
-            f"ratio = {params.ratio:g} would leave {width * (1 - params.ratio):.0f} of {width} "
+            f"ratio = {ratio:g} would leave {width * (1 - ratio):.0f} of {width} "
             f"neurons; {MIN_WIDTH} are the least: use ratio <= {1 - MIN_WIDTH / width:.2f}"
         )
-    if kept_width(width, params.ratio) >= width:
+    if kept_width(width, ratio) >= width:
+        multiple = width_multiple(width)
         raise ConfigError(
-            f"ratio = {params.ratio:g} removes nothing of width {width}: widths are multiples "
-            f"of 32; use ratio >= {32 / width:.3f}"
+            f"ratio = {ratio:g} removes nothing of width {width}: widths are multiples "
+            f"of {multiple}; use ratio >= {multiple / width:.3f}"
         )
 
 
-def predict_neurons(spec: ModelSpec, params: NeuronParams) -> ModelSpec:
-    """The exact tensors of the narrower checkpoint."""
-    mlps = spec.structure.mlps
-    width = kept_width(mlps[0].width, params.ratio)
-    rows = {f"{name}.{leaf}" for m in mlps for name in m.inputs for leaf in ("weight", "bias")}
-    columns = {f"{m.output}.weight" for m in mlps}
-    tensors = []
-    for tensor in spec.tensors:
-        if tensor.name in rows:
-            tensor = tensor.model_copy(update={"shape": (width, *tensor.shape[1:])})
-        elif tensor.name in columns:
-            tensor = tensor.model_copy(update={"shape": (tensor.shape[0], width)})
-        tensors.append(tensor)
-    removed = spec.weight_bytes - sum(t.nbytes for t in tensors)
-    element = 4 if spec.dtype == "F32" else 2
+def predict_neurons(spec: ModelSpec, params: NeuronParams, *, bias: bool = False) -> ModelSpec:
+    """The exact tensors of the narrower checkpoint; with `bias`, of one with MLP biases."""
+    changed: dict[str, TensorInfo] = {}
+    widths = _predicted_widths(spec, params)
+    for mlp, width in zip(spec.structure.mlps, widths, strict=True):
+        for name in mlp.inputs:
+            rows = width * mlp.parts
+            weight = spec.by_name[f"{name}.weight"]
+            at = 1 if stored_transposed(spec, name) else 0
+            changed[weight.name] = _resized(weight, at, rows)
+            if bias or f"{name}.bias" in spec.by_name:
+                changed[f"{name}.bias"] = _vector(f"{name}.bias", weight.dtype, rows)
+        weight = spec.by_name[f"{mlp.output}.weight"]
+        at = 0 if stored_transposed(spec, mlp.output) else 1
+        changed[weight.name] = _resized(weight, at, width)
+        if bias:
+            hidden = weight.shape[1 - at]
+            changed[f"{mlp.output}.bias"] = _vector(f"{mlp.output}.bias", weight.dtype, hidden)
+    kept = [changed.pop(t.name, t) for t in spec.tensors]
+    return _with_tensors(spec, [*kept, *changed.values()], max(widths))
+
+
+def _predicted_widths(spec: ModelSpec, params: NeuronParams) -> list[int]:
+    full = [mlp.width for mlp in spec.structure.mlps]
+    kept = [kept_width(width, params.ratio) for width in full]
+    if params.scope == "global" and len(kept) > 1:
+        multiple = _common_multiple(spec)
+        if kept[0] + multiple <= full[0] and kept[-1] - multiple >= MIN_WIDTH:
+            kept[0], kept[-1] = kept[0] + multiple, kept[-1] - multiple
+    return kept
+
+
+def _common_multiple(spec: ModelSpec) -> int:
+    return min(width_multiple(mlp.width) for mlp in spec.structure.mlps)
+
+
+def _resized(tensor: TensorInfo, at: int, size: int) -> TensorInfo:
+    shape = list(tensor.shape)
+    shape[at] = size
+    return tensor.model_copy(update={"shape": tuple(shape)})
+
+
+def _vector(name: str, dtype: str, size: int) -> TensorInfo:
+    return TensorInfo(name=name, dtype=dtype, shape=(size,))
+
+
+def _with_tensors(spec: ModelSpec, tensors: list[TensorInfo], width: int) -> ModelSpec:
+    removed = sum(t.numel for t in spec.tensors) - sum(t.numel for t in tensors)
     return spec.with_tensors(
         tensors,
         intermediate_size=width,
-        parameters=spec.parameters - removed // element,
-        active_parameters=spec.active_parameters - removed // element,
+        parameters=spec.parameters - removed,
+        active_parameters=spec.active_parameters - removed,
     )
+
+
+def can_hold_bias(spec: ModelSpec) -> bool:
+    """Whether a bias can be stored with every down projection so that plain transformers reads it.
+
+    Either there is one already, or the config can ask for biases in all MLP layers.
+    """
+    has = [f"{mlp.output}.bias" in spec.by_name for mlp in spec.structure.mlps]
+    return all(has) or (spec.model_type in _HOLDS_MLP_BIAS and not any(has))
+
+
+def calibration_windows(params: SampledNeuronParams, context: Context) -> Tensor:
+    """The calibration windows that the parameters ask for, (samples, length) int64."""
+    import torch
+
+    given = context.calibration()
+    if len(given) <= params.nsamples:
+        if len(given) < params.nsamples:
+            context.progress(0.0, f"scores use all {len(given)} calibration windows there are")
+        return given
+    generator = torch.Generator().manual_seed(params.seed)
+    chosen = torch.randperm(len(given), generator=generator)[: params.nsamples]
+    return given[chosen.sort().values]
+
+
+def scores_on(source: Checkpoint, tokens: Tensor, context: Context) -> NeuronScores:
+    """Statistics of the model's neurons on calibration windows, cached."""
+    from paredown.models.neuron_scores import NeuronScores
+
+    return NeuronScores(
+        source,
+        source_hash=context.source_hash,
+        tokens=tokens,
+        cache=context.cache,
+        device=context.device,
+        scratch=context.scratch,
+        trust_remote_code=context.trust_remote_code,
+        progress=_part(context.progress, 0.0, 0.5),
+    )
+
+
+def remove_neurons(
+    source: Checkpoint,
+    out: Path,
+    params: NeuronParams,
+    context: Context,
+    *,
+    scores: list[Tensor],
+    tokens: Tensor | None = None,
+    bias: bool = False,
+) -> Tensor:
+    """Keep the neurons with the largest scores.
+
+    Args:
+        scores: (width,) per MLP, in the order of the structure; comparable between layers.
+        tokens: calibration windows that the repair and biases are fitted to.
+        bias: restore each MLP's mean output by a bias.
+
+    Returns:
+        Logits of the smaller model on the probe.
+    """
+    from paredown.models.neurons import Cut, keep_neurons
+    from paredown.models.rewrite import probe_walk
+    from paredown.ops.saliency import strongest
+
+    mlps = source.spec.structure.mlps
+    widths = _widths(source.spec, params, scores)
+    kept = {
+        mlp.output: strongest(score, width)
+        for mlp, score, width in zip(mlps, scores, widths, strict=True)
+    }
+    walk = probe_walk(
+        source,
+        device=context.device,
+        trust_remote_code=context.trust_remote_code,
+        tokens=tokens if params.repair or bias else None,
+    )
+    cut = Cut(kept=kept, repair=params.repair, bias=bias, equal_widths=params.equal_widths)
+    start = 0.0 if tokens is None else 0.5
+    return keep_neurons(
+        source, out, walk=walk, cut=cut, progress=_part(context.progress, start, 1.0)
+    )
+
+
+def _widths(spec: ModelSpec, params: NeuronParams, scores: list[Tensor]) -> list[int]:
+    from paredown.ops.saliency import shared_widths
+
+    kept = [kept_width(mlp.width, params.ratio) for mlp in spec.structure.mlps]
+    if params.scope == "layer":
+        return kept
+    return shared_widths(scores, sum(kept), multiple=_common_multiple(spec), least=MIN_WIDTH)
+
+
+def _part(
+    progress: Callable[[float, str], None], start: float, end: float
+) -> Callable[[float, str], None]:
+    """Progress of one part of the work, as progress of the whole."""
+    return lambda share, message: progress(start + share * (end - start), message)

@@ -13,8 +13,8 @@ from paredown.methods.base import Params
 from paredown.spec.domain import Choice
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.scheme import Scheme
-from paredown.spec.structure import matches, select_linears, uses_conv1d
+from paredown.spec.scheme import Scheme, needs_own_format
+from paredown.spec.structure import fused_experts, matches, matrix_shape, select_linears
 
 KEPT = 16
 """`plan` says 16 bits of a layer that is left as it is."""
@@ -85,16 +85,12 @@ def check_groups(spec: ModelSpec, params: GroupParams) -> None:
     """Refuse models and group sizes that cannot be stored as packed groups.
 
     Raises:
-        ConfigError: no linears to quantize, Conv1D layers, experts, or a bad group size.
+        ConfigError: no linears to quantize, experts in one tensor, or a bad group size.
     """
-    if uses_conv1d(spec):
+    if fused := fused_experts(spec):
         raise ConfigError(
-            f"{spec.architecture} stores its weights in Conv1D layers, which compressed-tensors "
-            "cannot hold; use int8"
-        )
-    if spec.experts:
-        raise ConfigError(
-            f"{spec.architecture} is a mixture of experts; its experts are not packed yet"
+            f"{spec.architecture}: {fused[0]} holds all experts of a block in one tensor, which is "
+            "not packed yet; only experts stored one by one are"
         )
     schemes = schemes_of(spec, params)
     if not schemes:
@@ -102,7 +98,7 @@ def check_groups(spec: ModelSpec, params: GroupParams) -> None:
     if params.embedding_bits is not None and not packable_embeddings(spec):
         raise ConfigError(f"{spec.architecture}: no token embedding was found to quantize")
     for name, scheme in schemes.items():
-        width = spec.by_name[f"{name}.weight"].shape[1]
+        _, width = matrix_shape(spec, name)
         if width % scheme.group_width(width):
             raise GroupSizeError(name, width, scheme.group_size)
 
@@ -118,8 +114,8 @@ def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
             if name != dropped:
                 tensors.append(tensor)
             continue
-        tensors += _packed(name, tensor.shape, schemes[name], spec.dtype)
-    method = "compressed-tensors" if params.embedding_bits is None else "paredown"
+        tensors += _packed(name, matrix_shape(spec, name), schemes[name], spec.dtype)
+    method = "paredown" if needs_own_format(spec, schemes) else "compressed-tensors"
     return spec.with_tensors(tensors, quantization=method)
 
 

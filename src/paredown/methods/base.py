@@ -48,6 +48,17 @@ P = TypeVar("P", bound=Params)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """What steps that train use besides calibration."""
+
+    base: Path
+    """Folder of the uncompressed model that the strategy started from: a teacher."""
+    windows: Callable[[int, int, str | None], Tensor]
+    """(count, length, text source; None = the run's calibration text) -> (count, length) int64
+    token ids, none of which is evaluation text. Raises DataError where the text is too short."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """What a method may use besides the model and its parameters."""
 
@@ -64,6 +75,8 @@ class Context:
     progress: Callable[[float, str], None]
     """Report the share done (0 to 1) and what is being done."""
     trust_remote_code: bool = False
+    training: Training | None = None
+    """None only where no step trains."""
 
 
 class Method(ABC, Generic[P]):
@@ -74,7 +87,8 @@ class Method(ABC, Generic[P]):
         kind: its family; decides which orders of steps make sense.
         summary: one line for listings.
         params_type: its parameter class.
-        needs_data: whether `apply` reads `context.calibration`.
+        needs_data: whether `apply` reads `context.calibration`; `reads_data` where it depends on
+            parameters.
         extra: (importable module, pip extra) of an optional library, else None.
         runtimes: what loads the artifact, most capable first; `runtimes_of` where it depends on
             parameters.
@@ -91,6 +105,10 @@ class Method(ABC, Generic[P]):
     def runtimes_of(self, params: P) -> tuple[str, ...]:
         """What loads an artifact made with these parameters, most capable first."""
         return self.runtimes
+
+    def reads_data(self, params: P) -> bool:
+        """Whether `apply` reads `context.calibration` with these parameters."""
+        return self.needs_data
 
     @abstractmethod
     def check(self, spec: ModelSpec, params: P, target: Target) -> None:

@@ -69,6 +69,7 @@ class Gptq(Method[GptqParams]):
         return predict_groups(spec, params)
 
     def apply(self, source: Checkpoint, out: Path, params: GptqParams, context: Context) -> Tensor:
+        from paredown.models.experts import rare_experts
         from paredown.models.hessians import HessianBank
         from paredown.models.layer_bank import LayerBank
         from paredown.models.rewrite import quantize_blocks, stored_dtype
@@ -114,6 +115,7 @@ class Gptq(Method[GptqParams]):
             schemes=schemes,
             quantize=quantize,
             progress=context.progress,
+            statement=lambda: rare_experts(hessians.rare(), schemes),
         )
 
 

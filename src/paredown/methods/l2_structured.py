@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, final
 
-from paredown.methods._neurons import NeuronParams, check_neurons, predict_neurons
-from paredown.methods.base import Context, Kind, Method
-from paredown.spec.model import ModelSpec
-from paredown.spec.structure import kept_width
-from paredown.spec.target import Target
+from paredown.methods._neurons import NeuronMethod, NeuronParams, remove_neurons
+from paredown.methods.base import Context
+from paredown.spec.domain import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,37 +18,33 @@ if TYPE_CHECKING:
 class L2StructuredParams(NeuronParams):
     """Parameters of `l2_structured`."""
 
+    repair: Annotated[bool, Choice(True, False)] = False
+    """Refit the output matrices to calibration text by least squares. Off: no data is read."""
+
 
 @final
-class L2Structured(Method[L2StructuredParams]):
+class L2Structured(NeuronMethod[L2StructuredParams]):
     """Keep, in every MLP, the neurons whose weights have the largest L2 norm."""
 
     name = "l2_structured"
-    kind = Kind.PRUNING
     summary = "remove the MLP neurons of smallest L2 norm; the width really shrinks"
     params_type = L2StructuredParams
-    runtimes = ("paredown", "transformers", "vllm")
+    needs_data = False
 
-    def check(self, spec: ModelSpec, params: L2StructuredParams, target: Target) -> None:
-        check_neurons(spec, params)
-
-    def predict(self, spec: ModelSpec, params: L2StructuredParams) -> ModelSpec:
-        return predict_neurons(spec, params)
+    def reads_data(self, params: L2StructuredParams) -> bool:
+        return params.repair
 
     def apply(
         self, source: Checkpoint, out: Path, params: L2StructuredParams, context: Context
     ) -> Tensor:
-        from paredown.models.rewrite import keep_neurons, probe_walk
-        from paredown.ops.saliency import l2_scores, strongest
+        from paredown.models.neurons import weight_scores
+        from paredown.ops.saliency import l2_scores
 
-        width = kept_width(source.spec.structure.mlps[0].width, params.ratio)
-        return keep_neurons(
+        return remove_neurons(
             source,
             out,
-            walk=probe_walk(
-                source, device=context.device, trust_remote_code=context.trust_remote_code
-            ),
-            keep=lambda block, inputs, output: strongest(l2_scores(inputs, output), width),
-            width=width,
-            progress=context.progress,
+            params,
+            context,
+            scores=weight_scores(source, lambda _, inputs, output: l2_scores(inputs, output)),
+            tokens=context.calibration() if params.repair else None,
         )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, final
 
-from paredown.methods._neurons import NeuronParams, check_neurons, predict_neurons
-from paredown.methods.base import Context, Kind, Method
-from paredown.spec.model import ModelSpec
-from paredown.spec.structure import kept_width
-from paredown.spec.target import Target
+from paredown.methods._neurons import NeuronMethod, NeuronParams, remove_neurons
+from paredown.methods.base import Context
+from paredown.spec.domain import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,43 +18,32 @@ if TYPE_CHECKING:
 class RandomStructuredParams(NeuronParams):
     """Parameters of `random_structured`."""
 
+    repair: Annotated[bool, Choice(True, False)] = False
+    """Refit the output matrices to calibration text by least squares. Off: no data is read."""
     seed: int = 0
     """Which neurons: another seed, another choice."""
 
 
 @final
-class RandomStructured(Method[RandomStructuredParams]):
-    """Keep, in every MLP, neurons drawn at random."""
+class RandomStructured(NeuronMethod[RandomStructuredParams]):
+    """Keep neurons drawn at random."""
 
     name = "random_structured"
-    kind = Kind.PRUNING
     summary = "remove MLP neurons at random: the baseline for pruning scores"
     params_type = RandomStructuredParams
-    runtimes = ("paredown", "transformers", "vllm")
+    needs_data = False
 
-    def check(self, spec: ModelSpec, params: RandomStructuredParams, target: Target) -> None:
-        check_neurons(spec, params)
-
-    def predict(self, spec: ModelSpec, params: RandomStructuredParams) -> ModelSpec:
-        return predict_neurons(spec, params)
+    def reads_data(self, params: RandomStructuredParams) -> bool:
+        return params.repair
 
     def apply(
         self, source: Checkpoint, out: Path, params: RandomStructuredParams, context: Context
     ) -> Tensor:
-        from paredown.models.rewrite import keep_neurons, probe_walk
-        from paredown.ops.saliency import random_scores, strongest
+        from paredown.ops.saliency import random_scores
 
-        full = source.spec.structure.mlps[0].width
-        width = kept_width(full, params.ratio)
-        return keep_neurons(
-            source,
-            out,
-            walk=probe_walk(
-                source, device=context.device, trust_remote_code=context.trust_remote_code
-            ),
-            keep=lambda block, inputs, output: strongest(
-                random_scores(full, params.seed * 100_003 + block), width
-            ),
-            width=width,
-            progress=context.progress,
-        )
+        scores = [
+            random_scores(mlp.width, params.seed * 100_003 + i)
+            for i, mlp in enumerate(source.spec.structure.mlps)
+        ]
+        tokens = context.calibration() if params.repair else None
+        return remove_neurons(source, out, params, context, scores=scores, tokens=tokens)

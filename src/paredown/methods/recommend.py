@@ -115,7 +115,7 @@ def _candidates(spec: ModelSpec, *, can_cast: bool) -> Iterator[tuple[str, str]]
 
 def _fits(strategy: Strategy, spec: ModelSpec, machine: Machine) -> bool:
     """Whether the methods of a strategy that collect Hessians fit into free memory."""
-    if not any(registry.load(step.method).needs_data for step in strategy.steps):
+    if not any(method.reads_data(params) for method, params in registry.resolve(strategy)):
         return True
     needed = memory_to_quantize(spec, calibration_tokens())
     return needed is None or needed <= machine.available_bytes

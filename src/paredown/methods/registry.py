@@ -21,13 +21,31 @@ BUILTIN: dict[str, str] = {
     "rtn": "paredown.methods.rtn:Rtn",
     "gptq": "paredown.methods.gptq:Gptq",
     "hqq": "paredown.methods.hqq:Hqq",
+    "awq": "paredown.methods.awq:Awq",
+    "autoround": "paredown.methods.autoround:Autoround",
+    "smoothquant": "paredown.methods.smoothquant:Smoothquant",
+    "fp8": "paredown.methods.fp8:Fp8",
     "int8": "paredown.methods.int8:Int8",
+    "nf4": "paredown.methods.nf4:Nf4",
+    "lora": "paredown.methods.lora:Lora",
+    "qlora": "paredown.methods.qlora:Qlora",
+    "distill": "paredown.methods.distill:Distill",
     "l2_structured": "paredown.methods.l2_structured:L2Structured",
     "random_structured": "paredown.methods.random_structured:RandomStructured",
+    "structured_afr": "paredown.methods.structured_afr:StructuredAfr",
+    "structured_snip": "paredown.methods.structured_snip:StructuredSnip",
+    "structured_refer_svd": "paredown.methods.structured_refer_svd:StructuredReferSvd",
+    "wanda_sp": "paredown.methods.wanda_sp:WandaSp",
+    "flap": "paredown.methods.flap:Flap",
     "magnitude": "paredown.methods.magnitude:Magnitude",
     "random": "paredown.methods.random_weights:Random",
     "wanda": "paredown.methods.wanda:Wanda",
     "sparsegpt": "paredown.methods.sparsegpt:SparseGpt",
+    "afr": "paredown.methods.afr:Afr",
+    "snip": "paredown.methods.snip:Snip",
+    "refer_svd": "paredown.methods.refer_svd:ReferSvd",
+    "depth": "paredown.methods.depth:Depth",
+    "heads": "paredown.methods.heads:Heads",
 }
 GROUP = "paredown.methods"
 
@@ -130,6 +148,11 @@ def require_extra(method: AnyMethod) -> None:
         raise MissingExtraError(f"method {method.name!r}", method.extra[0], method.extra[1])
 
 
+def runtimes(method: AnyMethod, params: Params, made: ModelSpec) -> tuple[str, ...]:
+    """What loads an artifact of the spec `made`, most capable first."""
+    return ("paredown",) if made.quantization == "paredown" else method.runtimes_of(params)
+
+
 def check(strategy: Strategy, spec: ModelSpec, target: Target) -> ModelSpec:
     """Refuse at planning time what cannot work; return the predicted spec of the result.
 
@@ -138,9 +161,15 @@ def check(strategy: Strategy, spec: ModelSpec, target: Target) -> ModelSpec:
     """
     current = spec
     packed_by: str | None = spec.quantization
+    stored_sparse = False
     for method, params in resolve(strategy):
         require_extra(method)
-        if packed_by is not None:
+        if packed_by is not None and stored_sparse:
+            raise StrategyError(
+                f"{method.name} after {packed_by}: the weights are stored sparse; "
+                f'use {packed_by}(storage="dense"), or leave {method.name} out'
+            )
+        if packed_by is not None and method.kind is not Kind.TUNING:  # an adapter can be kept
             raise StrategyError(
                 f"{method.name} after {packed_by}: the weights are packed already; "
                 f"put {method.name} before the quantization"
@@ -150,5 +179,7 @@ def check(strategy: Strategy, spec: ModelSpec, target: Target) -> ModelSpec:
             )
         method.check(current, params, target)
         current = method.predict(current, params)
-        packed_by = method.name if current.quantization is not None else None
+        if packed_by is None and current.quantization is not None:
+            packed_by = method.name
+        stored_sparse = packed_by is not None and method.kind is Kind.PRUNING
     return current

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -15,14 +16,20 @@ from paredown.models.walk import BlockWalk, submodule
 from paredown.spec.structure import Block
 from paredown.store.cache import Cache
 
-_SHARED_INPUT = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
+_SHARED_INPUT = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"w1", "w3"})
+MIN_TOKENS = 32
+"""An expert that fewer calibration tokens are routed to gets the identity for its Hessian, which
+means rounding to nearest: what so few tokens say of it would be chance."""
+_TOKENS = "tokens:"
+"""Before the name of an input: how many tokens its Hessian is the mean of."""
 
 
 class HessianBank:
     """Mean x x^T over calibration tokens for every distinct input of a block's linears.
 
     x is what the layer sees in the *uncompressed* model. So the bank depends on the model and the
-    calibration text alone, and every trial with the same two reads it from the cache.
+    calibration text alone, and every trial with the same two reads it from the cache. An expert's
+    Hessian is the mean over the tokens routed to it.
     """
 
     def __init__(
@@ -38,7 +45,7 @@ class HessianBank:
         """`source_hash` stands for the content of `source`; `tokens` is (samples, length)."""
         self.cache, self.source = cache, source
         self.key: dict[str, Any] = {
-            "version": 1,
+            "version": 2,
             "model": source_hash,
             "tokens": tensor_hash(tokens),
             "device": device,
@@ -86,27 +93,50 @@ class HessianBank:
             hessians = load_file(found, device=self.walk.device)
         return {name: hessians[_input_of(block, name)] for name in block.linears}
 
+    def rare(self) -> list[str]:
+        """Layers of experts that too few calibration tokens reached, once all blocks were done."""
+        found: list[str] = []
+        for block in self.walk.blocks:
+            with safe_open(self._cached(block), "pt") as file:
+                found += [
+                    name
+                    for name in block.linears
+                    if self._is_rare(int(file.get_tensor(_TOKENS + _input_of(block, name))))
+                ]
+        return found
+
+    def _is_rare(self, tokens: int) -> bool:
+        return tokens < min(MIN_TOKENS, self.n_tokens)
+
     def _measure(self, block: Block, module: nn.Module) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
         handles = []
         for names in self.sharing(block, list(block.linears)):
-            layer = submodule(module, block, names[0])
-            total = sums[_input_of(block, names[0])] = torch.zeros(
-                layer.in_features, layer.in_features, device=self.walk.device
-            )
-            handles.append(layer.register_forward_pre_hook(_accumulate(total)))
+            layer, key = submodule(module, block, names[0]), _input_of(block, names[0])
+            width = layer.in_features
+            sums[key] = torch.zeros(width, width, device=self.walk.device)
+            counts[key] = torch.zeros((), dtype=torch.int64)
+            handles.append(layer.register_forward_pre_hook(_accumulate(sums[key], counts[key])))
         try:
             self.walk.advance(block, module)
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: total / self.n_tokens for name, total in sums.items()}
+        means = {key: self._mean(sums.pop(key), int(counts[key])) for key in list(sums)}
+        return means | {_TOKENS + key: count for key, count in counts.items()}
+
+    def _mean(self, total: Tensor, tokens: int) -> Tensor:
+        if self._is_rare(tokens):
+            return torch.eye(len(total), device=total.device)
+        return total / tokens
 
 
-def _accumulate(total: Tensor) -> Callable[[nn.Module, Any], None]:
+def _accumulate(total: Tensor, count: Tensor) -> Callable[[nn.Module, Any], None]:
     def hook(module: nn.Module, args: Any) -> None:
         rows = args[0].reshape(-1, total.shape[0]).float()
         total.addmm_(rows.T, rows)
+        count.add_(len(rows))
 
     return hook
 

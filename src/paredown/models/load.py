@@ -7,7 +7,7 @@ transformers.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,23 @@ import torch
 from torch import nn
 
 from paredown.errors import MissingExtraError, ModelError
+from paredown.models.adapters import attach_adapter, attach_with_peft, has_adapter
 from paredown.models.attention import use_float32_attention
 from paredown.models.checkpoint import TORCH_DTYPES, Checkpoint
 from paredown.models.compressed_tensors import OWN, STANDARD, read_packed, read_schemes
+from paredown.models.eight_bit import (
+    eight_bit_linears,
+    eight_bit_notes,
+    eight_bit_parts,
+    read_eight_bit,
+)
 from paredown.models.embeddings import attach_embeddings
+from paredown.models.experts import rare_notes
 from paredown.models.memory import release
 from paredown.models.norms import use_fused_norms
 from paredown.models.packed import PackedLinear, dense_dtype, pack_linears
 from paredown.models.skeleton import (
+    auto_class,
     empty_model,
     fill,
     module_name,
@@ -30,9 +39,10 @@ from paredown.models.skeleton import (
     require_filled,
 )
 from paredown.models.sparse import is_sparse, load_sparse, mask_notes
+from paredown.models.widths import FIELD
 from paredown.spec.embeddings import packable_embeddings
 
-_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 
 
 @dataclass(frozen=True)
@@ -67,13 +77,41 @@ def load(
         ModelError: missing or damaged files, or a format that is not understood.
     """
     checkpoint = Checkpoint(Path(path))
+    model = _load(checkpoint, device, dtype, trust_remote_code)
+    if has_adapter(checkpoint.folder):
+        layers = attach_adapter(model, checkpoint.folder, dtype=model.dtype, device=device)
+        note = f"a LoRA adapter beside the packed weights of {layers} layers; peft reads it too"
+        model.paredown = replace(model.paredown, notes=(*model.paredown.notes, note))
+    return model
+
+
+def _load(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
+) -> Any:
     if is_sparse(checkpoint):
         sparse = load_sparse(checkpoint, device, dtype, trust_remote_code)
-        sparse.paredown = LoadInfo({}, mask_notes(checkpoint, sparse))
+        sparse.paredown = LoadInfo({}, mask_notes(checkpoint))
         return sparse
     if checkpoint.spec.quantization in {STANDARD, OWN}:
         return _load_packed(checkpoint, device, dtype, trust_remote_code)
+    if FIELD in checkpoint.config:
+        return _load_unequal(checkpoint, device, dtype, trust_remote_code)
     return _load_dense(checkpoint, device, dtype, trust_remote_code)
+
+
+def _load_unequal(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
+) -> Any:
+    """A model whose MLPs differ in width, which plain transformers cannot build."""
+    config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
+    dtype = dtype or _float_dtype(checkpoint)
+    model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
+    fill(model, checkpoint, checkpoint.names, dtype=dtype)
+    model.tie_weights()
+    require_filled(model, checkpoint.folder)
+    model.to(device)
+    model.paredown = LoadInfo({}, ("MLPs of unequal width: only paredown loads them",))
+    return model
 
 
 def load_dense(
@@ -83,25 +121,38 @@ def load_dense(
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The same folder through plain transformers, whatever its format."""
-    return _load_dense(Checkpoint(Path(path)), device, dtype, trust_remote_code)
+    """The same folder through plain transformers, and peft if it keeps an adapter."""
+    checkpoint = Checkpoint(Path(path))
+    if not has_adapter(checkpoint.folder):
+        return _load_dense(checkpoint, device, dtype, trust_remote_code)
+    options = {}
+    if checkpoint.spec.quantization == STANDARD:  # peft looks for the weights, so unpack them now
+        from transformers import CompressedTensorsConfig
+
+        options["quantization_config"] = CompressedTensorsConfig(run_compressed=False)
+    model = _load_dense(checkpoint, device, dtype, trust_remote_code, **options)
+    attach_with_peft(model, checkpoint.folder)
+    return model
 
 
 def _load_dense(
-    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: torch.dtype | None,
+    trust_remote_code: bool,
+    **options: Any,
 ) -> Any:
-    from transformers import AutoModelForCausalLM
-
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
     method = checkpoint.spec.quantization
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any = auto_class(config).from_pretrained(
             checkpoint.folder,
             config=config,
             dtype=dtype or "auto",
             device_map=device if method == "bitsandbytes" else None,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            **options,
         )
     except ImportError as error:
         if method == "bitsandbytes":
@@ -110,8 +161,8 @@ def _load_dense(
     model = model.eval() if method == "bitsandbytes" else model.to(device).eval()
     notes: tuple[str, ...] = ()
     if method == "bitsandbytes" and device == "cpu":
-        notes = ("bitsandbytes has no fast int8 kernel on CPUs: smaller, but not faster",)
-    model.paredown = LoadInfo({}, (*notes, *mask_notes(checkpoint, model)))
+        notes = ("bitsandbytes has no fast kernel on CPUs: smaller, but not faster",)
+    model.paredown = LoadInfo({}, (*notes, *mask_notes(checkpoint)))
     return model
 
 
@@ -119,7 +170,7 @@ def _load_dense(
 def _load_packed(
     checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
 ) -> Any:
-    schemes = read_schemes(checkpoint)
+    schemes, eight_bit = read_schemes(checkpoint), read_eight_bit(checkpoint)
     packable = [n for n in packable_embeddings(checkpoint.spec) if n in schemes]
     embeddings = {n: read_packed(checkpoint, n, schemes[n]) for n in packable}
     layers = [n for n in schemes if n not in embeddings]
@@ -149,7 +200,14 @@ def _load_packed(
             kernels[packed.kernel] += 1
         del parts
         release()
-    inside = tuple(f"{name}." for name in schemes)
+    for names in _groups(list(eight_bit)):
+        found = eight_bit_linears(
+            eight_bit_parts(checkpoint, names), eight_bit[names[0]], dtype=dtype, device=device
+        )
+        for name, linear in zip(names, found, strict=True):
+            model.set_submodule(module_name(model, name), linear)
+            kernels[linear.kernel] += 1
+    inside = tuple(f"{name}." for name in (*schemes, *eight_bit))
     fill(model, checkpoint, (n for n in checkpoint.names if not n.startswith(inside)), dtype=dtype)
     if not embeddings:
         model.tie_weights()
@@ -158,7 +216,10 @@ def _load_packed(
     if device == "cpu" and dtype == torch.bfloat16 and dense_dtype(device) == torch.float32:
         use_float32_attention(model)
     use_fused_norms(model)
-    model.paredown = LoadInfo(dict(kernels), _notes(kernels, schemes, device))
+    notes = (*rare_notes(checkpoint.config), *(_notes(kernels, schemes, device) if schemes else ()))
+    model.paredown = LoadInfo(
+        dict(kernels), (*notes, *eight_bit_notes(kernels, eight_bit, device))
+    )
     return model
 
 
@@ -166,7 +227,7 @@ def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The floating-point dtype that most bytes of the checkpoint are stored in."""
     sizes: Counter[str] = Counter()
     for tensor in checkpoint.spec.tensors:
-        if TORCH_DTYPES[tensor.dtype].is_floating_point:
+        if TORCH_DTYPES[tensor.dtype].is_floating_point and not tensor.dtype.startswith("F8"):
             sizes[tensor.dtype] += tensor.nbytes
     return TORCH_DTYPES[sizes.most_common(1)[0][0]]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Literal, final
+from typing import Literal, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -170,6 +170,10 @@ class PackedWeight(nn.Module):
         groups.sub_(8).mul_(pairs[..., :1]).add_(pairs[..., 1:])
         return out
 
+    def exact(self, x: Tensor) -> Tensor:
+        """What `multiply` stands for, in plain float32 arithmetic."""
+        return x.float() @ self.dense(torch.float32).T
+
     def lookup(self, index: Tensor) -> Tensor:
         """Some rows of the weights, (*index.shape, width) in the dtype of activations."""
         rows = index.reshape(-1)
@@ -268,6 +272,25 @@ def int4_block(rows: int) -> int | None:
     return _blocks_found[rows]
 
 
+class Weight(Protocol):
+    """A weight matrix (rows, width) in whatever form; multiplies from the right."""
+
+    rows: int
+    width: int
+    dtype: torch.dtype
+    codes: Tensor
+
+    @property
+    def kernel(self) -> str:
+        """What computes the product for a few rows."""
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """`x W^T` for x (n, width): (n, rows) in x's dtype."""
+
+    def exact(self, x: Tensor) -> Tensor:
+        """What `multiply` stands for, in plain float32 arithmetic."""
+
+
 class _Shared:
     """One packed product of several linears that read the same input (q, k, v; gate, up).
 
@@ -275,7 +298,7 @@ class _Shared:
     with the very same tensor, unchanged. Nothing outlives its last reader.
     """
 
-    def __init__(self, weight: PackedWeight, sizes: list[int]) -> None:
+    def __init__(self, weight: Weight, sizes: list[int]) -> None:
         self.weight, self.sizes = weight, sizes
         self._input: Tensor | None = None
         self._version = 0
@@ -313,7 +336,7 @@ class PackedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     @property
-    def kernel(self) -> Kernel:
+    def kernel(self) -> str:
         """What computes this layer's product for a few rows."""
         return self.weights.kernel
 
@@ -335,7 +358,18 @@ class PackedEmbedding(nn.Module):
 
 def linear_on(weight: PackedWeight) -> PackedLinear:
     """A head that multiplies by an embedding's packed weight."""
-    return PackedLinear(_Shared(weight, [weight.rows]), 0, None)
+    return linears_on(weight, [weight.rows], [None])[0]
+
+
+def linears_on(
+    weight: Weight, sizes: list[int], biases: list[Tensor | None]
+) -> list[PackedLinear]:
+    """Linears that are `sizes` rows each of one weight, and so share one product."""
+    shared = _Shared(weight, sizes)
+    return [
+        PackedLinear(shared, i, None if bias is None else bias.to(weight.dtype))
+        for i, bias in enumerate(biases)
+    ]
 
 
 def pack_linears(
@@ -363,8 +397,4 @@ def pack_linears(
         torch.cat(zeros) if zeros else None,
     )
     weight = PackedWeight(torch.cat([c for c, _, _ in parts]), grid, dtype=dtype, device=device)
-    shared = _Shared(weight, [len(codes) for codes, _, _ in parts])
-    return [
-        PackedLinear(shared, i, None if bias is None else bias.to(dtype))
-        for i, (_, _, bias) in enumerate(parts)
-    ]
+    return linears_on(weight, [len(c) for c, _, _ in parts], [bias for _, _, bias in parts])

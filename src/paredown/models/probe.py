@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.errors import VerificationError
+from paredown.models.eight_bit import unrounded_activations
 from paredown.models.packed import PackedLinear
 from paredown.ops.divergence import kl_rows
 
@@ -34,12 +35,14 @@ def probe_tokens(vocabulary: int) -> Tensor:
 
 @torch.no_grad()
 def probe(model: Any, tokens: Tensor) -> Tensor:
-    """Logits (tokens, vocabulary) in float32 on the CPU.
+    """Logits (tokens, vocabulary) in float32 on the CPU, activations unrounded where a model rounds
+    them (W8A8): what rounding does is checked layer by layer, in `check_kernels`.
 
     Raises:
         VerificationError: they are not finite.
     """
-    logits: Tensor = model(tokens.to(model.device), use_cache=False).logits[0].float().cpu()
+    with unrounded_activations(model):
+        logits: Tensor = model(tokens.to(model.device), use_cache=False).logits[0].float().cpu()
     if not torch.isfinite(logits).all():
         raise VerificationError("the model's logits are not finite")
     return logits
@@ -81,7 +84,7 @@ def check_kernels(model: nn.Module) -> float:
         weight = module.weights
         x = torch.randn(2, weight.width, generator=generator).to(weight.codes.device)
         x = x.to(weight.dtype)
-        exact = x.float() @ weight.dense(torch.float32).T
+        exact = weight.exact(x)
         error = float((weight.multiply(x).float() - exact).norm() / exact.norm().clamp(min=1e-30))
         worst = max(worst, error)
         if not error <= KERNEL_ERROR:

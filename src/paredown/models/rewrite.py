@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,12 @@ from paredown.models.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWrite
 from paredown.models.compressed_tensors import packed_tensors, quantization_config
 from paredown.models.embeddings import quantize_embeddings
 from paredown.models.probe import probe_tokens
+from paredown.models.skeleton import module_name
 from paredown.models.walk import BlockWalk, submodule
-from paredown.ops.affine import Grid, dequantize, require_finite
+from paredown.ops.affine import Grid, dequantize
 from paredown.spec.embeddings import copy_of_tied
-from paredown.spec.scheme import Scheme
-from paredown.spec.structure import Block
+from paredown.spec.scheme import Scheme, needs_own_format
+from paredown.spec.structure import Block, routers
 
 Progress = Callable[[float, str], None]
 
@@ -52,6 +54,8 @@ def quantize_blocks(
     schemes: dict[str, Scheme],
     quantize: Callable[[Block, nn.Module, dict[str, Tensor]], dict[str, tuple[Tensor, Grid]]],
     progress: Progress,
+    changed: dict[str, Tensor] | None = None,
+    statement: Callable[[], dict[str, Any]] | None = None,
 ) -> Tensor:
     """Write `source` to `out` with its block linears packed.
 
@@ -60,13 +64,16 @@ def quantize_blocks(
         schemes: bits, group size and symmetry of every quantized layer, and of the embedding and
             the head if they are to be quantized (to nearest); the rest is left as it is.
         quantize: (block, its module, {layer name: weight}) -> {layer name: (codes, grid)}.
+        changed: where `quantize` leaves the block's other tensors that it has changed, such as
+            norms, by full name; emptied as they are written.
+        statement: asked at the end for what the config should say besides.
 
     Returns:
         Logits of the quantized model on the probe, computed from the weights in memory.
     """
     chosen = set(schemes)
     with CheckpointWriter(out, source) as writer:
-        own = quantize_embeddings(source, writer, walk, schemes)
+        has_embeddings = quantize_embeddings(source, writer, walk, schemes)
         for done, (block, module) in enumerate(walk):
             names = [name for name in block.linears if name in chosen]
             layers = {name: submodule(module, block, name) for name in names}
@@ -75,14 +82,21 @@ def quantize_blocks(
                 for key, value in packed_tensors(name, codes, grid).items():
                     writer.add(key, value)
                 layers[name].weight.data = dequantize(codes, grid, walk.dtype)
+            for key in list(changed or ()):
+                writer.add(key, (changed or {}).pop(key))
             walk.advance_probe(block, module)
             progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
         replaced = {f"{name}.weight" for name in chosen}
-        if own and (copy := copy_of_tied(source.spec)):
+        if has_embeddings and (copy := copy_of_tied(source.spec)):
             replaced.add(f"{copy}.weight")
         writer.copy_rest(without=replaced)
-        ignored = [n for n in _linear_modules(walk.model) if n not in chosen]
-        writer.config["quantization_config"] = quantization_config(schemes, ignored, own=own)
+        inside = {module_name(walk.model, name): scheme for name, scheme in schemes.items()}
+        ignored = [n for n in _linear_modules(walk.model) if n not in inside]
+        ignored += routers(source.spec)
+        writer.config["quantization_config"] = quantization_config(
+            schemes | inside, ignored, own=needs_own_format(source.spec, schemes)
+        )
+        writer.config |= statement() if statement is not None else {}
     return walk.logits()
 
 
@@ -93,57 +107,3 @@ def _linear_modules(model: nn.Module) -> list[str]:
 def stored_dtype(source: Checkpoint) -> torch.dtype:
     """The dtype most weights of `source` are stored in; scales are stored in it too."""
     return TORCH_DTYPES[source.spec.dtype]
-
-
-def keep_neurons(
-    source: Checkpoint,
-    out: Path,
-    *,
-    walk: BlockWalk,
-    keep: Callable[[int, list[Tensor], Tensor], Tensor],
-    width: int,
-    progress: Progress,
-) -> Tensor:
-    """Write `source` to `out` with `width` neurons left in every MLP.
-
-    Args:
-        keep: (block index, input matrices (m, d), output matrix (d, m)) -> kept indices, rising.
-
-    Returns:
-        Logits of the smaller model on the probe, computed from the weights in memory.
-
-    Raises:
-        NumericsError: an MLP holds a NaN or an infinity, whose neuron has no score.
-    """
-
-    mlps = {mlp.block: mlp for mlp in source.spec.structure.mlps}
-    with CheckpointWriter(out, source) as writer:
-        for done, (block, module) in enumerate(walk):
-            mlp = mlps[block.index]
-            inputs = [submodule(module, block, name) for name in mlp.inputs]
-            output = submodule(module, block, mlp.output)
-            for layer, name in zip([*inputs, output], [*mlp.inputs, mlp.output], strict=True):
-                require_finite(layer.weight, name)
-            kept = keep(block.index, [m.weight.detach() for m in inputs], output.weight.detach())
-            for layer, name in zip(inputs, mlp.inputs, strict=True):
-                layer.weight = nn.Parameter(layer.weight[kept], requires_grad=False)
-                writer.add(f"{name}.weight", source.read(f"{name}.weight")[kept])
-                if layer.bias is not None:
-                    layer.bias = nn.Parameter(layer.bias[kept], requires_grad=False)
-                    writer.add(f"{name}.bias", source.read(f"{name}.bias")[kept])
-            output.weight = nn.Parameter(output.weight[:, kept], requires_grad=False)
-            stored = source.read(f"{mlp.output}.weight")[:, kept].contiguous()
-            writer.add(f"{mlp.output}.weight", stored)
-            walk.advance_probe(block, module)
-            progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
-        writer.copy_rest(without=set())
-        writer.config[width_field(source.config)] = width
-    return walk.logits()
-
-
-def width_field(config: dict[str, object]) -> str:
-    """The config's own name for the MLP width."""
-    return next(
-        (f for f in ("intermediate_size", "ffn_dim", "n_inner") if f in config),
-        "intermediate_size",
-    )

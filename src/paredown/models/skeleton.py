@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,22 @@ from torch import Tensor, nn
 
 from paredown.errors import ModelError
 from paredown.models.checkpoint import Checkpoint
+from paredown.models.experts import separate_experts
+from paredown.models.widths import FIELD, narrow
+from paredown.spec.infer import is_buffer
+from paredown.spec.structure import stored_transposed
+
+_RENAMED = (
+    (re.compile(r"\bblock_sparse_moe\."), "mlp."),
+    (re.compile(r"(experts\.\d+\.)w1\b"), r"\1gate_proj"),
+    (re.compile(r"(experts\.\d+\.)w3\b"), r"\1up_proj"),
+    (re.compile(r"(experts\.\d+\.)w2\b"), r"\1down_proj"),
+    (re.compile(r"^language_model\.lm_head\b"), "lm_head"),
+    (re.compile(r"^language_model\.model\b"), "model.language_model"),
+    (re.compile(r"^(vision_tower|multi_modal_projector|image_newline)\b"), r"model.\1"),
+    (re.compile(r"\bvision_tower\.vision_model\."), "vision_tower."),
+)
+"""Names in files that differ from those in memory: Mixtral, LLaVA."""
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -28,36 +45,95 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
         raise ModelError(f"{folder}: transformers cannot read the config: {first}") from None
 
 
+def auto_class(config: Any) -> Any:
+    """The transformers class that builds the model of a config: text alone, or images and text."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if sees and not known else AutoModelForCausalLM
+
+
 def empty_model(config: Any, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
-    """The model of a config with parameters on the meta device and real buffers."""
+    """The model of a config with parameters on the meta device and real buffers.
+
+    Every matrix of a block is an `nn.Linear`: GPT-2's Conv1D layers, and experts that transformers
+    keeps in one tensor, are replaced by linears that compute the same.
+    """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
 
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
+        model = auto_class(config).from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
+    separate_experts(model)
+    _replace_conv1d(model)
+    if widths := getattr(config, FIELD, None):
+        narrow(model, widths)
     model.eval()
     return model
 
 
+def _replace_conv1d(model: nn.Module) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            width, rows = module.weight.shape
+            dtype = module.weight.dtype
+            model.set_submodule(name, nn.Linear(width, rows, dtype=dtype, device="meta"))
+
+
+def read_matrix(checkpoint: Checkpoint, name: str) -> Tensor:
+    """The weight (out, inp) of a linear, by its module name, however it is stored."""
+    stored = checkpoint.read(f"{name}.weight")
+    return as_stored(checkpoint, name, stored)
+
+
+def as_stored(checkpoint: Checkpoint, name: str, weight: Tensor) -> Tensor:
+    """A weight (out, inp) of a linear, turned as the checkpoint stores it; its own reverse."""
+    return weight.T.contiguous() if stored_transposed(checkpoint.spec, name) else weight
+
+
 def module_name(model: nn.Module, name: str) -> str:
-    """The model's own name for a stored tensor or module: some files leave out the base prefix.
+    """The model's own name for a stored tensor or module.
+
+    Some files leave out the base prefix, and some families name parts otherwise in files.
 
     Raises:
         ModelError: the model has no such part.
     """
-    prefix = str(getattr(model, "base_model_prefix", ""))
-    for candidate in (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")):
+    found = _find_part(model, name)
+    if found is None:
+        kind = type(model).__name__
+        raise ModelError(f"the {kind} that transformers builds has no part {name!r}")
+    return found
+
+
+def _find_part(model: nn.Module, name: str) -> str | None:
+    for candidate in _candidates(name, str(getattr(model, "base_model_prefix", ""))):
         owner, _, leaf = candidate.rpartition(".")
         try:
             if hasattr(model.get_submodule(owner), leaf):
                 return candidate
         except AttributeError:
             continue
-    raise ModelError(f"the {type(model).__name__} that transformers builds has no part {name!r}")
+    return None
+
+
+def _candidates(name: str, prefix: str) -> Iterator[str]:
+    names = [name]
+    for pattern, replacement in _RENAMED:
+        names.append(pattern.sub(replacement, names[-1]))
+    for one in dict.fromkeys(names):
+        yield from (one, f"{prefix}.{one}", one.removeprefix(f"{prefix}."))
 
 
 def set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
@@ -89,7 +165,11 @@ def fill(
 ) -> None:
     """Read tensors of the checkpoint into the model; float ones in `dtype` if given."""
     for name in names:
+        if is_buffer(checkpoint.spec.by_name[name]) and _find_part(model, name) is None:
+            continue  # masks and frequencies that older files hold and newer models compute
         value = checkpoint.read(name)
+        if stored_transposed(checkpoint.spec, name.removesuffix(".weight")):
+            value = value.T.contiguous()
         if dtype is not None and value.is_floating_point():
             value = value.to(dtype)
         set_tensor(model, name, value.to(device))

@@ -57,7 +57,7 @@ def open_source(name: str, *, data_dir: Path | None = None) -> TextSource:
             name, _no_documents, "written by the model, other seeds per part", generated=True
         )
     if name in _NAMED:
-        return _named(name, data_dir or _data_dir())
+        return _named(name, data_folder(data_dir))
     path = Path(name).expanduser()
     if path.exists():
         files = _text_files(path)
@@ -232,9 +232,10 @@ def _named_split(name: str) -> str | None:
     return split if colon else None
 
 
-def _data_dir() -> Path | None:
+def data_folder(given: Path | None) -> Path | None:
+    """The folder of local data sets: the one that is given, else PAREDOWN_DATA's, if any."""
     chosen = os.environ.get("PAREDOWN_DATA")
-    return Path(chosen).expanduser() if chosen else None
+    return given or (Path(chosen).expanduser() if chosen else None)
 
 
 def _named(name: str, data_dir: Path | None) -> TextSource:

@@ -18,7 +18,7 @@ from paredown.errors import MethodError
 from paredown.models.checkpoint import Checkpoint
 from paredown.models.memory import release
 from paredown.models.skeleton import empty_model, fill, module_name, read_config
-from paredown.spec.structure import Block
+from paredown.spec.structure import Block, is_vision
 
 BATCH_TOKENS = 2048
 """Tokens per forward pass of one block."""
@@ -84,7 +84,7 @@ class BlockWalk:
             raise MethodError(f"{checkpoint.folder}: no transformer blocks were found")
         inside = tuple(block.prefix + "." for block in self.blocks)
         self.model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
-        outside = [n for n in checkpoint.names if not n.startswith(inside)]
+        outside = [n for n in checkpoint.names if not n.startswith(inside) and not is_vision(n)]
         fill(self.model, checkpoint, outside, device=device)
         self.model.tie_weights()
         self._widen_small_parts()
@@ -205,7 +205,7 @@ def _cast(call: _Call, dtype: torch.dtype) -> _Call:
 
 def submodule(module: nn.Module, block: Block, name: str) -> nn.Linear:
     """The layer of a block by its name in the checkpoint."""
-    found = module.get_submodule(name.removeprefix(block.prefix + "."))
+    found = module.get_submodule(module_name(module, name.removeprefix(block.prefix + ".")))
     if not isinstance(found, nn.Linear):
         raise MethodError(f"{name} is a {type(found).__name__}; only Linear layers are quantized")
     return found

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
+from paredown.spec.scores import TaskScore
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Device
 from paredown.store.cache import Cache
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 EXPECTED = "expected.safetensors"
+ITEMS = "items"
+"""Folder of single answers to benchmarks, beside the results."""
 
 
 class _Job(BaseModel):
@@ -122,7 +125,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
         case VerifyJob():
             return _verify(job, progress)
         case EvaluateJob():
-            return _evaluate(job, progress)
+            return _evaluate(job, folder, progress)
 
 
 def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -131,18 +134,23 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
     from safetensors.torch import save_file
 
     from paredown.methods import registry
-    from paredown.methods.base import Context
+    from paredown.methods.base import Context, Training
     from paredown.models.checkpoint import Checkpoint
     from paredown.models.description import describe
+    from paredown.pipeline.prefix import PrefixCache
     from paredown.spec.serial import content_hash
     from paredown.store.atomic import new_folder
 
     steps = registry.resolve(job.strategy)
     work = folder / "steps"
-    source_folder, source_hash = job.model, job.model_hash
+    origin = job.model_dump(mode="json", exclude={"strategy", "out", "model", "model_name"})
+    prefixes = PrefixCache(Cache.default(), job.strategy, origin)
+    done, found = prefixes.longest()
+    source_folder = found or job.model
     expected: Tensor | None = None
     with new_folder(job.out) as out:
-        for i, (method, params) in enumerate(steps):
+        for i in range(done, len(steps)):
+            method, params = steps[i]
             source = Checkpoint(source_folder, name=job.model_name)
             last = i == len(steps) - 1
             target = out if last else work / f"{i}"
@@ -151,8 +159,9 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
                 created.mkdir(parents=True, exist_ok=True)
 
             def report(share: float, message: str, i: int = i, name: str = method.name) -> None:
-                progress((i + share) / len(steps), f"{name}: {message}")
+                progress((i - done + share) / (len(steps) - done), f"{name}: {message}")
 
+            earlier = [step.model_dump(mode="json") for step in job.strategy.steps[:i]]
             expected = method.apply(
                 source,
                 target,
@@ -160,17 +169,20 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
                 Context(
                     device=job.device,
                     seed=job.seed,
-                    source_hash=source_hash,
+                    source_hash=content_hash([origin, earlier], length=32)
+                    if earlier
+                    else job.model_hash,
                     scratch=scratch,
                     cache=Cache.default(),
-                    calibration=partial(_calibration, job, source_folder),
+                    calibration=partial(_calibration, job),
                     progress=report,
                     trust_remote_code=job.trust_remote_code,
+                    training=Training(base=job.model, windows=partial(_windows, job)),
                 ),
             )
             predicted = method.predict(source.spec, params).weight_bytes
-            source_folder = target
-            source_hash = content_hash([source_hash, job.strategy.steps[i]], length=32)
+            source_folder = target if last else prefixes.keep(i + 1, target)
+        prefixes.keep_copy(out)
         describe(
             out,
             strategy=job.strategy,
@@ -181,23 +193,29 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
     shutil.rmtree(work, ignore_errors=True)
     if expected is not None:
         save_file({"logits": expected}, folder / EXPECTED)
-    return {"predicted_bytes": predicted, "stored_bytes": stored}
+    return {"predicted_bytes": predicted, "stored_bytes": stored, "reused_steps": done}
 
 
-def _calibration(job: CompressJob, folder: Path) -> Tensor:
+def _windows(job: CompressJob, count: int, length: int, source: str | None) -> Tensor:
+    """Windows of training text: of `source`, or of the text on which the run calibrates."""
     from paredown.models.calibration import windows
 
+    text = job.text if source is None else job.text.model_copy(update={"calibration": source})
     return windows(
-        job.text.request(),
+        text.request(),
         "calibration",
-        folder,
-        count=job.samples,
-        length=job.length,
+        job.model,
+        count=count,
+        length=length,
         seed=job.seed,
         cache=Cache.default(),
         model_hash=job.model_hash,
         trust_remote_code=job.trust_remote_code,
     )
+
+
+def _calibration(job: CompressJob) -> Tensor:
+    return _windows(job, job.samples, job.length, None)
 
 
 def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
@@ -258,8 +276,9 @@ def _fits_float32(parameters: int, device: str) -> bool:
     return bool(psutil.virtual_memory().available > 6 * parameters)
 
 
-def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
+def _evaluate(job: EvaluateJob, folder: Path, progress: Progress) -> dict[str, Any]:
     from paredown.evaluate.artifact import evaluate_folder
+    from paredown.evaluate.comparison import measurement
     from paredown.evaluate.quality import BaseOutputs
     from paredown.models.calibration import windows
     from paredown.models.hessians import tensor_hash
@@ -298,12 +317,42 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
         config=job.config,
         device=job.device,
         trust_remote_code=job.trust_remote_code,
-        progress=progress,
+        progress=progress if not job.config.benchmarks else lambda s, m: progress(0.3 * s, m),
     )
+    scores = _scores(job, found.measurements, folder, progress) if job.config.benchmarks else []
+    measured = (*found.measurements, *map(measurement, scores))
     return {
-        "measurements": [m.model_dump(mode="json") for m in found.measurements],
+        "measurements": [m.model_dump(mode="json") for m in measured],
         "notes": found.notes,
+        "scores": [s.model_dump(mode="json") for s in scores],
     }
+
+
+def _scores(
+    job: EvaluateJob, measured: tuple[Measurement, ...], folder: Path, progress: Progress
+) -> list[TaskScore]:
+    """Benchmarks, of the model and of its base on the same items."""
+    from paredown.evaluate.scores import ScoreRequest, measure_scores
+
+    return measure_scores(
+        job.model,
+        job.base,
+        ScoreRequest(
+            config=job.config,
+            data_dir=job.text.data_dir,
+            device=job.device,
+            trust_remote_code=job.trust_remote_code,
+            cache=Cache.default(),
+        ),
+        items=folder / ITEMS,
+        ratio=next((m.value for m in measured if m.name == "compression_ratio"), None),
+        progress=lambda share, message: progress(0.3 + 0.7 * share, message),
+    )
+
+
+def scores_of(result: dict[str, Any]) -> tuple[TaskScore, ...]:
+    """The scores in an evaluation's result."""
+    return tuple(TaskScore.model_validate(s) for s in result["scores"])
 
 
 def measurements_of(result: dict[str, Any]) -> tuple[Measurement, ...]:

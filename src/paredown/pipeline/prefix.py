@@ -9,10 +9,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import paredown
 from paredown.methods import registry
 from paredown.methods.base import Kind
 from paredown.spec.strategy import Strategy
@@ -40,7 +40,7 @@ class PrefixCache:
 
     def _key(self, n_steps: int) -> dict[str, Any]:
         steps = [step.model_dump(mode="json") for step in self.strategy.steps[:n_steps]]
-        return {"version": paredown.__version__, "origin": self.origin, "steps": steps}
+        return {"version": version("paredown"), "origin": self.origin, "steps": steps}
 
     def longest(self) -> tuple[int, Path | None]:
         """The most steps whose result is there (the last is always done anew), and its folder."""

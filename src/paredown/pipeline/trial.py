@@ -23,7 +23,9 @@ from paredown.pipeline.jobs import (
     TextSpec,
     VerifyJob,
     measurements_of,
+    scores_of,
 )
+from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import (
     CHECKED_PLAIN,
@@ -160,7 +162,7 @@ def _compress_and_verify(
     )
     expected = clock.folder / EXPECTED
     last, params = registry.resolve(strategy)[-1]
-    runtimes = last.runtimes_of(params)
+    runtimes = registry.runtimes(last, params, infer_spec(out))
     checked = clock.run(
         VerifyJob(
             device=bench.device,
@@ -172,6 +174,11 @@ def _compress_and_verify(
         "verify",
     )
     notes = list(checked["notes"])
+    if built["reused_steps"]:
+        kept = " > ".join(step.method for step in strategy.steps[: built["reused_steps"]])
+        notes.append(
+            f"the result of {kept} was there from an earlier trial; its time is not counted"
+        )
     if built["predicted_bytes"] != built["stored_bytes"]:
         notes.append(
             f"predicted {built['predicted_bytes']} bytes of tensors, stored {built['stored_bytes']}"
@@ -238,6 +245,7 @@ def measure(
         **common,
         status="ok",
         measurements=measured,
+        scores=scores_of(found),
         notes=tuple(dict.fromkeys((*built.notes, *found["notes"]))),
         artifact=None if strategy is None else f"{folder.name}/artifact",
         **flat_fields(measured),
@@ -278,6 +286,7 @@ def measure_folder(
         kind="evaluation",
         status="ok",
         measurements=measured,
+        scores=scores_of(found),
         notes=tuple(found["notes"]),
         **flat_fields(measured),
         evaluate_s=clock.elapsed,

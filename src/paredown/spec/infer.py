@@ -17,6 +17,7 @@ from paredown.errors import ModelError
 from paredown.spec.families import FAMILIES, KEYS, TEXT_CONFIGS, VISION_CONFIGS, Family
 from paredown.spec.headers import CONFIG, read_config, read_headers, remote_headers
 from paredown.spec.model import ModelSpec, TensorInfo, VisionSpec
+from paredown.spec.packed import adapter_tensors, packed_shapes
 
 _TOWER = re.compile(r"(^|\.)(vision_tower|vision_model|vision_encoder|image_tower|visual)\.")
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(?P<index>\d+)\.(?P<tail>.+)$")
@@ -49,7 +50,12 @@ def infer_spec(folder: Path, *, name: str | None = None) -> ModelSpec:
     """
     config = read_config(folder)
     called = name or folder.resolve().name
-    return spec_from(config, read_headers(folder), name=called, path=folder)
+    spec = spec_from(config, read_headers(folder), name=called, path=folder)
+    if spec.quantization is None:
+        return spec
+    return spec.model_copy(
+        update={"adapter": adapter_tensors(folder), "packed_shapes": packed_shapes(folder)}
+    )
 
 
 def infer_remote(repo_id: str) -> ModelSpec:
@@ -382,7 +388,7 @@ def _count(
     has_embedding = any(_EMBEDDING.search(name) for name in by_name)
     counts: dict[str, int] = {}
     for tensor in stored:
-        if _is_buffer(tensor) or (tied and has_embedding and _HEAD.search(tensor.name)):
+        if is_buffer(tensor) or (tied and has_embedding and _HEAD.search(tensor.name)):
             continue
         if quantization is None:
             counts[tensor.name] = tensor.numel
@@ -391,7 +397,8 @@ def _count(
     return counts
 
 
-def _is_buffer(tensor: TensorInfo) -> bool:
+def is_buffer(tensor: TensorInfo) -> bool:
+    """Whether a stored tensor is no weight, but what a model computes: masks, frequencies."""
     is_mask = _CAUSAL_MASK.search(tensor.name) and len(tensor.shape) > 2
     return bool(tensor.dtype in {"BOOL", "I64"} or is_mask or _BUFFER.search(tensor.name))
 

@@ -88,6 +88,10 @@ class ModelSpec(BaseModel):
     unknown: tuple[str, ...] = ()
     """Facts that neither config nor headers gave, by field name."""
     tensors: tuple[TensorInfo, ...]
+    adapter: tuple[TensorInfo, ...] = ()
+    """Tensors of a LoRA adapter kept beside packed weights; not counted in `parameters`."""
+    packed_shapes: dict[str, tuple[int, ...]] = {}
+    """Shapes that packed layers had before, by module name, as far as they are known."""
 
     @cached_property
     def by_name(self) -> dict[str, TensorInfo]:
@@ -103,12 +107,24 @@ class ModelSpec(BaseModel):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all stored tensors, exact."""
-        return sum(t.nbytes for t in self.tensors)
+        """Bytes of all stored tensors, exact; an adapter's included."""
+        return sum(t.nbytes for t in (*self.tensors, *self.adapter))
 
     def with_tensors(self, tensors: list[TensorInfo], **changes: object) -> ModelSpec:
         """This spec with other stored tensors, as a method's prediction needs it."""
         changed = self.model_copy(update={"tensors": tuple(tensors), **changes})
+        if changed.quantization is not None and self.quantization is None:
+            changed = changed.model_copy(update={"packed_shapes": _shapes_lost(self, changed)})
         for derived in ("by_name", "structure"):  # the copy would hold those of the old tensors
             changed.__dict__.pop(derived, None)
         return changed
+
+
+def _shapes_lost(before: ModelSpec, after: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of the matrices that are no longer stored as they were."""
+    kept = {(t.name, t.dtype, t.shape) for t in after.tensors}
+    return {
+        t.name.removesuffix(".weight"): t.shape
+        for t in before.tensors
+        if t.name.endswith(".weight") and (t.name, t.dtype, t.shape) not in kept
+    }

@@ -1,8 +1,13 @@
-"""How one weight matrix is quantized."""
+"""How weight matrices are quantized, and which formats can say so."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.model import ModelSpec
+from paredown.spec.structure import is_expert, uses_conv1d
 
 
 @dataclass(frozen=True, order=True)
@@ -16,3 +21,17 @@ class Scheme:
     def group_width(self, width: int) -> int:
         """Input features per group in a matrix of `width` input features."""
         return self.group_size if self.group_size > 0 else width
+
+
+def needs_own_format(spec: ModelSpec, schemes: Mapping[str, Scheme]) -> bool:
+    """Whether only `paredown.load` would read a model whose layers, by name, have these schemes.
+
+    Plain transformers knows packed `Linear` layers, not embeddings or Conv1D; and it unpacks all
+    experts by one symmetric scheme, whatever the config says of single ones.
+    """
+    if uses_conv1d(spec) or any(name in schemes for name in packable_embeddings(spec)):
+        return True
+    experts = [name for name in spec.structure.linears if is_expert(name)]
+    uneven = len(set(schemes.values())) > 1 or any(name not in schemes for name in experts)
+    symmetric = all(scheme.symmetric for scheme in schemes.values())
+    return bool(experts) and (uneven or not symmetric)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from paredown.errors import ConfigError
 from paredown.spec.model import ModelSpec
-from paredown.spec.structure import Block, uses_conv1d
+from paredown.spec.structure import Block, fused_experts, matrix_shape
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -31,9 +31,9 @@ def bytes_at(spec: ModelSpec, precision: Precision, group_size: int = DEFAULT_GR
     """Bytes of the weights at a precision, on disk and in memory alike (packed stays packed).
 
     fp32 and fp16: `parameters * 4` and `parameters * 2`. int8 and int4: symmetric codes for the
-    linears of the blocks, `rows * ceil(width * bits / 8)`, with a 16-bit scale per group,
-    `rows * ceil(width / group_size) * 2`; everything else (embeddings, head, norms, vision tower)
-    stays at 2 bytes per parameter.
+    linears of the blocks, experts included, `rows * ceil(width * bits / 8)`, with a 16-bit scale
+    per group, `rows * ceil(width / group_size) * 2`; everything else (embeddings, head, norms,
+    vision tower) stays at 2 bytes per parameter.
 
     Args:
         spec: of an unquantized model, for int8 and int4.
@@ -53,11 +53,12 @@ def bytes_at(spec: ModelSpec, precision: Precision, group_size: int = DEFAULT_GR
             "model"
         )
     bits = _CODE_BITS[precision]
-    in_axis = 0 if uses_conv1d(spec) else 1
+    shapes = [matrix_shape(spec, name) for name in spec.structure.linears]
+    for name in fused_experts(spec):
+        experts, rows, width = spec.by_name[name].shape
+        shapes.append((experts * rows, width))
     total = rest = 0
-    for name in spec.structure.linears:
-        shape = spec.by_name[f"{name}.weight"].shape
-        width, rows = shape[in_axis], shape[1 - in_axis]
+    for rows, width in shapes:
         groups = 1 if group_size == -1 else -(-width // group_size)
         total += rows * (-(-width * bits // 8) + groups * _SCALE_BYTES)
         rest += width * rows
@@ -113,9 +114,14 @@ def memory_to_quantize(spec: ModelSpec, calibration_tokens: int) -> int | None:
 def _block_bytes(spec: ModelSpec, block: Block) -> int:
     """A block in float32 with the Hessians of its distinct inputs."""
     weights = sum(t.numel for t in spec.tensors if t.name.startswith(block.prefix + "."))
-    in_axis = 0 if uses_conv1d(spec) else 1
-    widths = {_input_of(n): spec.by_name[f"{n}.weight"].shape[in_axis] for n in block.linears}
-    return 4 * (weights + sum(width**2 for width in widths.values()))
+    widths = {_input_of(n): matrix_shape(spec, n)[1] for n in block.linears}
+    return 4 * (weights + sum(width**2 for width in widths.values()) + _fused_hessians(spec, block))
+
+
+def _fused_hessians(spec: ModelSpec, block: Block) -> int:
+    """Numbers in the Hessians of experts that one tensor holds: one Hessian per expert."""
+    names = (n for n in fused_experts(spec) if n.startswith(block.prefix + "."))
+    return sum(spec.by_name[n].shape[0] * spec.by_name[n].shape[2] ** 2 for n in names)
 
 
 def _input_of(linear: str) -> str:

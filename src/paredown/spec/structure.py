@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from paredown.errors import ConfigError
-from paredown.spec.model import ModelSpec
+from paredown.spec.model import ModelSpec, TensorInfo
 
 _BLOCK = re.compile(
     r"^(?P<stack>(?:.*\.)?(?:layers|h|blocks|block))\.(?P<index>\d+)\.(?P<rest>.+)$"
@@ -20,6 +20,9 @@ _VISION = re.compile(r"(^|\.)(vision|visual|image|vit|mm_projector|multi_modal)"
 _NOT_LINEAR = re.compile(
     r"(norm|ln_|layernorm|embed|wpe|wte|rotary|router|expert_gate|\.gate\.weight$)", re.I
 )
+_CONV1D = {"c_attn", "c_proj", "c_fc", "q_attn"}
+_EXPERT = re.compile(r"(^|\.)experts\.\d+\.")
+_EXPERTS = re.compile(r"(^|\.)experts\.[^.]+$")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Mlp:
     output: str
     """Module name of the down projection."""
     width: int
+    parts: int = 1
+    """Matrices of `width` rows that each input holds one above the other: 2 where gate and up are
+    fused, so that neuron i is the rows i and i + width."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Structure:
 
     blocks: tuple[Block, ...]
     mlps: tuple[Mlp, ...]
+    vision_mlps: tuple[Mlp, ...] = ()
+    """MLPs of a vision tower, which everything else leaves alone; `block` counts within it."""
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -58,22 +66,36 @@ class Structure:
 
 
 def find_structure(spec: ModelSpec) -> Structure:
-    """Blocks, linears and MLPs of the language part of the model (vision towers are left out)."""
+    """Blocks, linears and MLPs of the language part, and apart from it the vision tower's MLPs."""
+    matrices = [t for t in spec.tensors if not is_vision(t.name)]
+    blocks = _blocks(matrices)
+    tower = _blocks([t for t in spec.tensors if is_vision(t.name)])
+    return Structure(
+        blocks=blocks,
+        mlps=tuple(mlp for block in blocks for mlp in _mlps(block, spec)),
+        vision_mlps=tuple(mlp for block in tower for mlp in _mlps(block, spec)),
+    )
+
+
+def is_vision(name: str) -> bool:
+    """Whether a tensor belongs to a vision tower or to the projector behind it."""
+    return _VISION.search(name) is not None
+
+
+def _blocks(tensors: list[TensorInfo]) -> tuple[Block, ...]:
     found: dict[tuple[str, int], list[str]] = {}
-    for tensor in spec.tensors:
+    for tensor in tensors:
         match = _BLOCK.match(tensor.name)
-        if not match or _VISION.search(tensor.name):
+        if not match:
             continue
         linears = found.setdefault((match["stack"], int(match["index"])), [])
         is_matrix = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
         if is_matrix and not _NOT_LINEAR.search(match["rest"]):
             linears.append(tensor.name.removesuffix(".weight"))
-    blocks = tuple(
+    return tuple(
         Block(index=index, prefix=f"{stack}.{index}", linears=tuple(linears))
         for (stack, index), linears in sorted(found.items())
     )
-    mlps = tuple(mlp for block in blocks for mlp in _mlps(block, spec))
-    return Structure(blocks=blocks, mlps=mlps)
 
 
 def _mlps(block: Block, spec: ModelSpec) -> list[Mlp]:
@@ -82,16 +104,51 @@ def _mlps(block: Block, spec: ModelSpec) -> list[Mlp]:
     by_tail = {name.removeprefix(block.prefix + "."): name for name in block.linears}
     for inputs, output in (
         (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
+        (("mlp.gate_up_proj",), "mlp.down_proj"),
         (("fc1",), "fc2"),
         (("mlp.fc1",), "mlp.fc2"),
         (("mlp.c_fc",), "mlp.c_proj"),
     ):
         if output in by_tail and all(tail in by_tail for tail in inputs):
             names = tuple(by_tail[tail] for tail in inputs)
-            out_features, in_features = spec.by_name[by_tail[output] + ".weight"].shape
-            width = out_features if uses_conv1d(spec) else in_features
-            found.append(Mlp(block.index, names, by_tail[output], width))
+            _, width = matrix_shape(spec, by_tail[output])
+            rows, _ = matrix_shape(spec, names[0])
+            if rows % width == 0:
+                found.append(Mlp(block.index, names, by_tail[output], width, rows // width))
     return found
+
+
+def matrix_shape(spec: ModelSpec, name: str) -> tuple[int, int]:
+    """(out, inp) of a linear by its module name, however it is stored."""
+    first, second = spec.by_name[f"{name}.weight"].shape
+    return (second, first) if stored_transposed(spec, name) else (first, second)
+
+
+def stored_transposed(spec: ModelSpec, name: str) -> bool:
+    """Whether the weight of the module `name` is stored as (inp, out)."""
+    if not uses_conv1d(spec) or name.rpartition(".")[2] not in _CONV1D:
+        return False
+    weight = spec.by_name.get(f"{name}.weight")
+    return weight is not None and len(weight.shape) == 2
+
+
+def is_expert(name: str) -> bool:
+    """Whether a module belongs to one of several experts (a shared expert does not)."""
+    return _EXPERT.search(name) is not None
+
+
+def routers(spec: ModelSpec) -> tuple[str, ...]:
+    """Module names of the matrices that choose experts; some runtimes count them as linears."""
+    return tuple(
+        t.name.removesuffix(".weight")
+        for t in spec.tensors
+        if t.name.endswith(".gate.weight") and len(t.shape) == 2
+    )
+
+
+def fused_experts(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of tensors that hold all experts of a block at once, (experts, ...)."""
+    return tuple(t.name for t in spec.tensors if len(t.shape) == 3 and _EXPERTS.search(t.name))
 
 
 def uses_conv1d(spec: ModelSpec) -> bool:
@@ -122,12 +179,16 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch(name, pattern) or fnmatch(name, f"*.{pattern}")
 
 
-WIDTH_MULTIPLE = 32
-"""Kept widths are a multiple of this: kernels and group sizes want even widths."""
 MIN_WIDTH = 64
 
 
+def width_multiple(width: int) -> int:
+    """What the kept part of an MLP of `width` neurons is a multiple of: 64 where it is one and at
+    least 512 wide, so that groups of 64 can follow, else 32."""
+    return 64 if width % 64 == 0 and width >= 512 else 32
+
+
 def kept_width(width: int, ratio: float) -> int:
-    """Neurons kept of `width` when the share `ratio` is removed: a multiple of 32, at least 64."""
-    nearest = round(width * (1.0 - ratio) / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-    return max(nearest, MIN_WIDTH)
+    """Neurons kept of `width` when the share `ratio` is removed; MIN_WIDTH if there are so many."""
+    multiple = width_multiple(width)
+    return min(max(round(width * (1.0 - ratio) / multiple) * multiple, MIN_WIDTH), width)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from json import JSONDecodeError
 import os
 import re
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 

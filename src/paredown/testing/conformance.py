@@ -8,6 +8,7 @@ class TestMyMethod(MethodConformance):
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,16 +16,41 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from paredown.errors import MethodError
+from paredown.errors import MethodError, ParedownError
 from paredown.methods import registry
-from paredown.methods.base import AnyMethod, Context, Params
+from paredown.methods.base import AnyMethod, Context, Params, Training
 from paredown.models.checkpoint import Checkpoint
 from paredown.models.load import load, load_dense
 from paredown.models.probe import check_kernels, compare, probe, probe_tokens
 from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Target
+from paredown.store.atomic import new_folder
 from paredown.store.cache import Cache
 from paredown.testing.tiny import VOCABULARY, tiny_model
+
+
+class _Stop(Exception):
+    """Stands for whatever may end a step half-way."""
+
+
+class _Breaking(Checkpoint):
+    """A checkpoint that gives `readable` tensors and then fails."""
+
+    def __init__(self, folder: Path, readable: float = math.inf) -> None:
+        super().__init__(folder)
+        self.readable, self.given = readable, 0
+
+    def read(self, name: str) -> torch.Tensor:
+        if self.given >= self.readable:
+            raise _Stop
+        self.given += 1
+        return super().read(name)
+
+
+def _random_windows(count: int, length: int, text: str | None) -> torch.Tensor:
+    """Random text of few different tokens, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(0, VOCABULARY // 8, (count, length), generator=generator)
 
 
 class MethodConformance:
@@ -51,6 +77,7 @@ class MethodConformance:
     def context(self, tmp_path: Path, **changes: Any) -> Context:
         """What a worker would hand to the method."""
         tokens = torch.randint(0, VOCABULARY, (4, 32), generator=torch.Generator().manual_seed(1))
+        (tmp_path / "scratch").mkdir(parents=True, exist_ok=True)
         settings: dict[str, Any] = {
             "device": "cpu",
             "seed": 0,
@@ -59,6 +86,7 @@ class MethodConformance:
             "cache": Cache(tmp_path / "cache"),
             "calibration": lambda: tokens,
             "progress": lambda share, message: None,
+            "training": Training(base=tmp_path / "model", windows=_random_windows),
         }
         return Context(**(settings | changes))
 
@@ -90,17 +118,29 @@ class MethodConformance:
         self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
     ) -> None:
         out, claimed = self.run(method, source, settings, tmp_path, "out")
-        stored = {t.name: t for t in Checkpoint(out).spec.tensors}
-        predicted = {t.name: t for t in method.predict(source.spec, settings).tensors}
-        assert stored == predicted
+        made, predicted = Checkpoint(out).spec, method.predict(source.spec, settings)
+        assert {t.name: t for t in made.tensors} == {t.name: t for t in predicted.tensors}
+        assert made.weight_bytes == predicted.weight_bytes
+        assert made.quantization == predicted.quantization
         tokens = probe_tokens(VOCABULARY)
         check_kernels(load(out))
-        exact = Checkpoint(out).spec.quantization != "bitsandbytes"
+        exact = made.quantization != "bitsandbytes"
         dtype = torch.float32 if exact else None
         found = probe(load(out, dtype=dtype), tokens)
         compare(found if claimed is None else claimed, found, "paredown")
-        if "transformers" in method.runtimes_of(settings):
+        if "transformers" in registry.runtimes(method, settings, made):
             compare(found, probe(load_dense(out, dtype=dtype), tokens), "plain transformers")
+        else:  # refused, not loaded as something else
+            with pytest.raises((ValueError, RuntimeError, ParedownError)):
+                load_dense(out, dtype=dtype)
+
+    def test_weights_stay_finite(
+        self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
+    ) -> None:
+        out, _ = self.run(method, source, settings, tmp_path, "out")
+        made = Checkpoint(out)
+        floats = (value for name in made.names if (value := made.read(name)).is_floating_point())
+        assert all(value.float().isfinite().all() for value in floats)
 
     def test_same_seed_same_result(
         self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
@@ -151,11 +191,23 @@ class MethodConformance:
 
         file = source.folder / "model.safetensors"
         tensors = load_file(file)
-        name = next(n for n in tensors if n.endswith(("up_proj.weight", "fc1.weight")))
-        tensors[name][3, 5] = float("nan")
+        linears = source.spec.structure.linears
+        name = next(n for n in linears if n.endswith(("up_proj", "fc1", "c_fc", "w3")))
+        tensors[f"{name}.weight"][3, 5] = float("nan")
         save_file(tensors, file, metadata={"format": "pt"})
         with pytest.raises(MethodError):
             self.run(method, Checkpoint(source.folder), settings, tmp_path, "out")
+
+    def test_a_step_that_fails_half_way_leaves_nothing(
+        self, method: AnyMethod, settings: Params, source: Checkpoint, tmp_path: Path
+    ) -> None:
+        whole = _Breaking(source.folder)
+        self.run(method, whole, settings, tmp_path, "whole")
+        broken = _Breaking(source.folder, whole.given // 2)
+        place = tmp_path / "place"
+        with pytest.raises(_Stop), new_folder(place / "out") as out:
+            method.apply(broken, out, settings, self.context(tmp_path / "again"))
+        assert list(place.iterdir()) == []
 
     def test_strategy_with_it_round_trips(self) -> None:
         strategy = Strategy(steps=(Step(method=self.method_name, params=self.params),))

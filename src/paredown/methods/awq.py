@@ -1,0 +1,184 @@
+"""AWQ: factors on input features, chosen by calibration text, before the weights are rounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, final
+
+from pydantic import Field
+
+from paredown.methods._quantization import (
+    GroupParams,
+    check_groups,
+    predict_groups,
+    runtimes_of_groups,
+    schemes_of,
+)
+from paredown.methods._smoothing import check_folds
+from paredown.methods.base import Context, Kind, Method
+from paredown.spec.domain import Choice
+from paredown.spec.folds import find_folds
+from paredown.spec.model import ModelSpec
+from paredown.spec.scheme import Scheme
+from paredown.spec.target import Target
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from paredown.models.checkpoint import Checkpoint
+    from paredown.models.smoothing import Folding
+    from paredown.ops.affine import Grid
+    from paredown.spec.structure import Block
+
+
+class AwqParams(GroupParams):
+    """Parameters of `awq`."""
+
+    rounding: Annotated[Literal["gptq", "nearest"], Choice("gptq", "nearest")] = "gptq"
+    """How the scaled weights are rounded: `nearest` as in the paper, or each column's error made
+    good by the columns after it, as in `gptq`."""
+    strengths: Annotated[int, Field(ge=1, le=100)] = 20
+    """How many strengths of the factors are tried for each input, besides none."""
+    search_steps: Annotated[int, Field(ge=0, le=100)] = 20
+    """Smaller ranges tried per group for the least error; 0 keeps the full range."""
+    damping: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """For `gptq` rounding: share of the Hessian's mean diagonal added to its diagonal."""
+
+
+@final
+class Awq(Method[AwqParams]):
+    """Activation-aware weight quantization, arXiv:2306.00978.
+
+    The error that decides is that of the layers' outputs on calibration text, computed from the
+    second moments of their inputs in the uncompressed model (the same that `gptq` uses).
+    """
+
+    name = "awq"
+    kind = Kind.QUANTIZATION
+    summary = "rounding after activation-aware scaling, on calibration text, 2-8 bits"
+    params_type = AwqParams
+    needs_data = True
+    runtimes = ("paredown", "transformers", "vllm")
+
+    def runtimes_of(self, params: AwqParams) -> tuple[str, ...]:
+        return runtimes_of_groups(params)
+
+    def check(self, spec: ModelSpec, params: AwqParams, target: Target) -> None:
+        check_groups(spec, params)
+        check_folds(self.name, spec, schemes_of(spec, params), "gptq")
+
+    def predict(self, spec: ModelSpec, params: AwqParams) -> ModelSpec:
+        return predict_groups(spec, params)
+
+    def apply(self, source: Checkpoint, out: Path, params: AwqParams, context: Context) -> Tensor:
+        from paredown.models.hessians import HessianBank
+        from paredown.models.rewrite import quantize_blocks, stored_dtype
+        from paredown.models.smoothing import smooth_block
+
+        schemes = schemes_of(source.spec, params)
+        hessians = HessianBank(
+            source,
+            source_hash=context.source_hash,
+            tokens=context.calibration(),
+            cache=context.cache,
+            device=context.device,
+            trust_remote_code=context.trust_remote_code,
+        )
+        rounding = _Rounding(params, schemes, stored_dtype(source))
+        changed: dict[str, Tensor] = {}
+
+        def quantize(
+            block: Block, module: nn.Module, weights: dict[str, Tensor]
+        ) -> dict[str, tuple[Tensor, Grid]]:
+            moments = hessians.of_block(block, module)
+            scaled = {name: weight.float() for name, weight in weights.items()}
+
+            def choose(folding: Folding, readers: list[Tensor]) -> Tensor:
+                names = folding.fold.readers
+                factors = rounding.search(folding, readers, moments[names[0]])
+                shared = moments[names[0]] / factors / factors[:, None]  # those of x / s
+                moments.update(dict.fromkeys(names, shared))
+                return factors
+
+            folds = find_folds(source.spec, block, schemes)
+            changed.update(smooth_block(source, block, module, folds, scaled, choose))
+            return {name: rounding.final(name, w, moments[name]) for name, w in scaled.items()}
+
+        return quantize_blocks(
+            source,
+            out,
+            walk=hessians.walk,
+            schemes=schemes,
+            quantize=quantize,
+            progress=context.progress,
+            changed=changed,
+        )
+
+
+class _Rounding:
+    """Rounding of scaled weights: quickly while factors are searched, then for good."""
+
+    def __init__(
+        self, params: AwqParams, schemes: dict[str, Scheme], scale_dtype: torch.dtype
+    ) -> None:
+        self.params, self.schemes, self.scale_dtype = params, schemes, scale_dtype
+
+    def search(self, folding: Folding, readers: list[Tensor], moments: Tensor) -> Tensor:
+        """The best factors (inp,) for the layers of one fold."""
+        from paredown.ops.awq import search_factors
+
+        activity = folding.tie(moments.diagonal(), "mean").sqrt()
+        found = search_factors(
+            dict(zip(folding.fold.readers, readers, strict=True)),
+            moments,
+            activity,
+            round_weights=self._nearest,
+            realize=folding.realize,
+            steps=self.params.strengths,
+        )
+        return found.factors
+
+    def _nearest(self, name: str, weight: Tensor, importance: Tensor) -> Tensor:
+        from paredown.ops.affine import dequantize, quantize
+
+        grid = self._grid(name, weight, importance, steps=0)
+        return dequantize(quantize(weight, grid), grid)
+
+    def _grid(self, name: str, weight: Tensor, importance: Tensor, *, steps: int) -> Grid:
+        from paredown.ops.affine import fit_grid
+
+        scheme = self.schemes[name]
+        return fit_grid(
+            weight,
+            bits=scheme.bits,
+            group_size=scheme.group_width(weight.shape[1]),
+            symmetric=scheme.symmetric,
+            scale_dtype=self.scale_dtype,
+            importance=importance,
+            steps=steps,
+        )
+
+    def final(self, name: str, weight: Tensor, moments: Tensor) -> tuple[Tensor, Grid]:
+        """Codes and grid of a scaled layer, as they are stored."""
+        from paredown.ops.affine import quantize
+        from paredown.ops.awq import importance_of
+        from paredown.ops.gptq import solve
+
+        if self.params.rounding == "nearest":
+            steps = self.params.search_steps
+            grid = self._grid(name, weight, importance_of(moments.diagonal()), steps=steps)
+            return quantize(weight, grid), grid
+        scheme = self.schemes[name]
+        solution = solve(
+            weight,
+            moments,
+            bits=scheme.bits,
+            group_size=scheme.group_width(weight.shape[1]),
+            symmetric=scheme.symmetric,
+            scale_dtype=self.scale_dtype,
+            act_order=True,
+            damping=self.params.damping,
+            steps=self.params.search_steps,
+        )
+        return solution.codes, solution.grid

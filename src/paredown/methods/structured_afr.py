@@ -1,0 +1,57 @@
+"""AFR by neuron: removes the MLP neurons that neither the loss nor the outputs depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, final
+
+from pydantic import Field
+
+from paredown.methods._neurons import (
+    GradientNeuronParams,
+    NeuronMethod,
+    calibration_windows,
+    remove_neurons,
+    scores_on,
+)
+from paredown.methods.base import Context
+from paredown.spec.domain import Choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paredown.models.checkpoint import Checkpoint
+
+
+class StructuredAfrParams(GradientNeuronParams):
+    """Parameters of `structured_afr`."""
+
+    beta: Annotated[float, Field(ge=0), Choice(1.0, 0.5, 2.0)] = 1.0
+    """Weight of the SNIP score beside that of the outputs' norms."""
+    robust: bool = False
+    """Standardise by median and median deviation, clipped at 10, instead of mean and deviation."""
+
+
+@final
+class StructuredAfr(NeuronMethod[StructuredAfrParams]):
+    """Keep the neurons with the largest z(FO) + beta z(SNIP), standardised over all layers.
+
+    AFR of AFR-St: FO is the mean over windows of |sum_t h dF/dh|, F the sum of the norms of gate,
+    up and down outputs; SNIP that of (sum_t h dL/dh)^2, L the cross-entropy.
+    """
+
+    name = "structured_afr"
+    summary = "remove the MLP neurons that loss and layer outputs depend on least"
+    params_type = StructuredAfrParams
+
+    def apply(
+        self, source: Checkpoint, out: Path, params: StructuredAfrParams, context: Context
+    ) -> Tensor:
+        from paredown.ops.saliency import standardised
+
+        tokens = calibration_windows(params, context)
+        found = scores_on(source, tokens, context).gradients(("ce", "frobenius"), params.variant)
+        snip = standardised(found["ce"], robust=params.robust)
+        outputs = standardised(found["frobenius"], robust=params.robust)
+        scores = [o + params.beta * s for o, s in zip(outputs, snip, strict=True)]
+        return remove_neurons(source, out, params, context, scores=scores, tokens=tokens)

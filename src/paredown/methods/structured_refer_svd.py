@@ -1,0 +1,44 @@
+"""ReFer by neuron: removes the MLP neurons that the layers' outputs hardly depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from paredown.methods._neurons import (
+    GradientNeuronParams,
+    NeuronMethod,
+    calibration_windows,
+    remove_neurons,
+    scores_on,
+)
+from paredown.methods.base import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paredown.models.checkpoint import Checkpoint
+
+
+class StructuredReferSvdParams(GradientNeuronParams):
+    """Parameters of `structured_refer_svd`."""
+
+
+@final
+class StructuredReferSvd(NeuronMethod[StructuredReferSvdParams]):
+    """Keep the neurons that change the mean singular value of the MLPs' outputs most.
+
+    ReFer of AFR-St: first-order change of the nuclear norms of gate, up and down outputs over
+    batches of windows, averaged as |sum_t h dL/dh|. It needs no labels.
+    """
+
+    name = "structured_refer_svd"
+    summary = "remove the MLP neurons that the layers' singular values depend on least"
+    params_type = StructuredReferSvdParams
+
+    def apply(
+        self, source: Checkpoint, out: Path, params: StructuredReferSvdParams, context: Context
+    ) -> Tensor:
+        tokens = calibration_windows(params, context)
+        found = scores_on(source, tokens, context).gradients(("nuclear",), params.variant)
+        return remove_neurons(source, out, params, context, scores=found["nuclear"], tokens=tokens)

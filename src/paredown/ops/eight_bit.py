@@ -1,0 +1,64 @@
+"""Eight-bit numbers with one scale per row: for weights, and for activations while computing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ROWS_ON_GPU = 32
+"""Integer products on CUDA want more than 16 rows, and widths that are multiples of 8."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A kind of eight-bit number: `value = code * scale`, `scale = max|x| / reach`."""
+
+    kind: Literal["int", "float"]
+    dtype: torch.dtype
+    reach: float
+    """Half of the distance from the lowest code to the highest, as compressed-tensors has it."""
+    low: float
+    high: float
+
+
+INT8 = Number("int", torch.int8, 127.5, -128.0, 127.0)
+FP8 = Number("float", torch.float8_e4m3fn, 448.0, -448.0, 448.0)
+"""E4M3: 4 bits of exponent, 3 of mantissa, no infinities (arXiv:2209.05433)."""
+
+
+def quantize_rows(
+    x: Tensor, number: Number, *, scale_dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Codes (n, width) and scales (n, 1) of a matrix, one scale per row.
+
+    Scales are rounded to `scale_dtype` before codes are chosen. Codes are the nearest, ties to
+    even; the largest magnitude of a row is clipped by at most half a step.
+
+    Error bound for int8: |x - code * scale| <= scale / 2, up to the rounding of the scale.
+    """
+    wide = x.float()
+    scale = (wide.abs().amax(-1, keepdim=True) / number.reach).to(scale_dtype)
+    scale = scale.clamp(min=torch.finfo(scale_dtype).tiny)
+    codes = wide / scale.float()
+    if number.kind == "int":
+        codes = codes.round_()
+    return codes.clamp_(number.low, number.high).to(number.dtype), scale
+
+
+def dequantize_rows(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`code * scale`, (n, width) in `dtype`."""
+    return codes.to(dtype) * scale.to(dtype)
+
+
+def int_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a b^T` of int8 matrices (n, k) and (m, k), summed in int32: (n, m) float32."""
+    if a.device.type == "cpu":
+        return torch._int_mm(a, b.T).float()
+    if a.shape[1] % 8 or len(b) % 8:
+        return a.float() @ b.float().T
+    n = len(a)
+    padded = torch.nn.functional.pad(a, (0, 0, 0, max(0, ROWS_ON_GPU - n)))
+    return torch._int_mm(padded, b.T)[:n].float()

@@ -1,0 +1,175 @@
+"""Gradients block by block against plain autograd through the whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from paredown.errors import NumericsError
+from paredown.models.checkpoint import Checkpoint
+from paredown.models.gradients import Loss, neuron_products, weight_products
+from paredown.models.load import load_dense
+from paredown.spec.structure import Mlp
+from paredown.testing.tiny import VOCABULARY, tiny_model
+
+LOSSES: tuple[Loss, ...] = ("ce", "frobenius", "nuclear")
+FAMILIES = ["llama", "opt", "gemma2"]
+
+
+def windows(samples: int = 3, length: int = 24) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, VOCABULARY, (samples, length), generator=generator)
+
+
+def model_of(folder: Path, family: str) -> Path:
+    return tiny_model(folder / family, family, dtype=torch.float32, tokenizer=False)
+
+
+def whole_model_loss(model: Any, mlps: tuple[Mlp, ...], ids: Tensor, loss: Loss) -> Tensor:
+    """The loss written down once more, from the transformers model and hooks on its layers."""
+    outputs: list[Tensor] = []
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda m, a, out: outputs.append(out))
+        for mlp in mlps
+        for name in (*mlp.inputs, mlp.output)
+    ]
+    logits = model(ids, use_cache=False).logits
+    for handle in handles:
+        handle.remove()
+    if loss == "ce":
+        each = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+        )
+        return each.reshape(len(ids), -1).mean(1).sum()
+    if loss == "frobenius":
+        values = [
+            (y.square().sum() / y.numel()).sqrt()
+            for out in outputs
+            for y in out.reshape(len(ids), -1)
+        ]
+    else:
+        values = [torch.linalg.svdvals(out.flatten(1)).mean() for out in outputs]
+    return torch.stack(values).sum()
+
+
+def slow_gradients(folder: Path, ids: Tensor, loss: Loss) -> tuple[Any, dict[str, Tensor]]:
+    model = load_dense(folder)
+    model.requires_grad_(True)
+    whole_model_loss(model, Checkpoint(folder).spec.structure.mlps, ids, loss).backward()
+    return model, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_products_are_those_of_the_weights_gradients(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sum_j W_d G_d = sum_k W_u G_u (+ b_u G_b) = sum_t h dL/dh, window by window."""
+    monkeypatch.setattr("paredown.models.gradients.BATCH_TOKENS", 48)  # 2 windows a batch, then 1
+    folder, ids = model_of(tmp_path, family), windows()
+    source = Checkpoint(folder)
+    fast = neuron_products(source, ids, ("ce", "frobenius"), device="cpu", scratch=tmp_path / "s")
+    for loss in ("ce", "frobenius"):
+        for sample in range(len(ids)):
+            model, gradients = slow_gradients(folder, ids[sample : sample + 1], loss)
+            weights = dict(model.named_parameters())
+            for mlp in source.spec.structure.mlps:
+                name = f"{mlp.output}.weight"
+                below = (weights[name] * gradients[name]).sum(0)
+                found = fast[loss][mlp.output][sample]
+                torch.testing.assert_close(found, below.detach(), rtol=1e-3, atol=1e-5)
+                if family != "llama" or loss != "ce":  # activations that are not homogeneous, or
+                    continue  # outputs of `up` that are part of the loss themselves
+                up = f"{mlp.inputs[-1]}.weight"
+                above = (weights[up] * gradients[up]).sum(1)
+                torch.testing.assert_close(found, above.detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_products_of_the_nuclear_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One loss for a batch: summed over its windows, products are those of the weights."""
+    monkeypatch.setattr("paredown.models.gradients.BATCH_TOKENS", 48)
+    folder, ids = model_of(tmp_path, "llama"), windows(4)
+    source = Checkpoint(folder)
+    fast = neuron_products(source, ids, ("nuclear",), device="cpu", scratch=tmp_path)["nuclear"]
+    for batch in (slice(0, 2), slice(2, 4)):
+        model, gradients = slow_gradients(folder, ids[batch], "nuclear")
+        weights = dict(model.named_parameters())
+        for mlp in source.spec.structure.mlps:
+            name = f"{mlp.output}.weight"
+            below = (weights[name] * gradients[name]).sum(0).detach()
+            found = fast[mlp.output][batch].sum(0)
+            torch.testing.assert_close(found, below, rtol=1e-3, atol=1e-5)
+
+
+def test_losses_computed_together_are_those_computed_alone(tmp_path: Path) -> None:
+    source, ids = Checkpoint(model_of(tmp_path, "llama")), windows(2)
+    together = neuron_products(source, ids, LOSSES, device="cpu", scratch=tmp_path)
+    for loss in LOSSES:
+        alone = neuron_products(source, ids, (loss,), device="cpu", scratch=tmp_path)[loss]
+        for name, rows in alone.items():
+            torch.testing.assert_close(together[loss][name], rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weight_products_are_the_mean_of_each_windows_own(family: str, tmp_path: Path) -> None:
+    folder, ids = model_of(tmp_path, family), windows(2)
+    source = Checkpoint(folder)
+    found = dict(
+        weight_products(source, ids, ("ce", "frobenius"), device="cpu", scratch=tmp_path / "s")
+    )
+    assert set(found) == set(source.spec.structure.linears)
+    for loss in ("ce", "frobenius"):
+        expected: dict[str, Tensor] = {}
+        for sample in range(len(ids)):
+            model, gradients = slow_gradients(folder, ids[sample : sample + 1], loss)
+            weights = dict(model.named_parameters())
+            for name in found:
+                key = f"{name}.weight"
+                part = (weights[key] * gradients.get(key, torch.zeros(()))).abs().detach() / 2
+                expected[name] = expected.get(name, torch.zeros(())) + part
+        for name, products in found.items():
+            torch.testing.assert_close(products[loss], expected[name], rtol=1e-3, atol=1e-6)
+
+
+def test_only_the_asked_layers_are_given(tmp_path: Path) -> None:
+    source = Checkpoint(model_of(tmp_path, "llama"))
+    names = [mlp.output for mlp in source.spec.structure.mlps]
+    found = weight_products(
+        source, windows(2), ("ce",), device="cpu", scratch=tmp_path, names=names
+    )
+    assert [name for name, _ in found] == names[::-1]  # from the last block on
+
+
+def test_states_on_disk_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, ids, scratch = Checkpoint(model_of(tmp_path, "llama")), windows(2), tmp_path / "s"
+    held = neuron_products(source, ids, ("ce",), device="cpu", scratch=scratch)["ce"]
+    assert not scratch.exists()
+    monkeypatch.setattr("paredown.models.gradients.STATES_BYTES", 0)
+    stored = neuron_products(source, ids, ("ce",), device="cpu", scratch=scratch)["ce"]
+    assert all(torch.equal(stored[name], rows) for name, rows in held.items())
+    assert not list(scratch.iterdir())
+
+
+def test_long_windows_see_the_head_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, ids = Checkpoint(model_of(tmp_path, "llama")), windows(2)
+    whole = neuron_products(source, ids, ("ce",), device="cpu", scratch=tmp_path)["ce"]
+    monkeypatch.setattr("paredown.models.gradients._HEAD_TOKENS", 5)
+    parts = neuron_products(source, ids, ("ce",), device="cpu", scratch=tmp_path)["ce"]
+    for name, rows in whole.items():
+        torch.testing.assert_close(parts[name], rows)
+
+
+def test_gradients_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = model_of(tmp_path, "llama")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("inf")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NumericsError, match=r"layers\.1\.mlp.*ce loss is not finite"):
+        neuron_products(Checkpoint(folder), windows(), ("ce",), device="cpu", scratch=tmp_path)
