@@ -61,7 +61,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "wanda_sp(ratio=0.2)",
         "flap(ratio=0.2)",
         "depth(ratio=0.1)",
-        "heads(ratio=0.34)",
+        "heads",
         "random(ratio=0.5)",
         "magnitude(ratio=0.5)",
         "snip(ratio=0.5)",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from paredown.models.packed import (
     KERNEL_ROWS,
+    PackedEmbedding,
     PackedLinear,
     PackedWeight,
     choose_kernel,
@@ -72,7 +73,9 @@ def test_products_are_those_of_the_dense_weight(
     for rows in (1, 3, KERNEL_ROWS, KERNEL_ROWS + 1):
         x = inputs(rows, 128, dtype)
         assert_close(layer(x), expected(x, made), dtype)
-    assert_close(layer.weights.dense(dtype), dequantize(*made[:2]), dtype)
+    weight = layer.weights
+    assert isinstance(weight, PackedWeight)
+    assert_close(weight.dense(dtype), dequantize(*made[:2]), dtype)
 
 
 @pytest.mark.parametrize("rows", [16, 32, 48, 64, 80, 112, 160, 24, 7])
@@ -202,3 +205,48 @@ def test_siblings_of_unlike_grids_are_kept_apart() -> None:
     x = inputs(2, 128, torch.bfloat16)
     for layer, one in zip(layers, made, strict=True):
         assert_close(layer(x), expected(x, one), torch.bfloat16)
+
+
+@pytest.mark.parametrize("rows", [128, 96])
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (6, 32), (8, 160), (4, 16), (8, 16)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_are_looked_up_in_every_layout(
+    rows: int, bits: int, group_size: int, symmetric: bool
+) -> None:
+    codes, grid, _ = part(rows, 160, bits, group_size, symmetric=symmetric)
+    weight = PackedWeight(codes, grid, dtype=torch.bfloat16, device="cpu")
+    ids = torch.tensor([[0, rows - 1, 31], [32, 64, 31]])
+    found = PackedEmbedding(weight, factor=2.0)(ids)
+    assert found.shape == (2, 3, 160)
+    assert_close(found, 2 * dequantize(codes, grid)[ids], torch.bfloat16)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (8, 32), (8, 160), (4, 16)])
+@pytest.mark.parametrize("rows", [192, 96])
+def test_a_large_matrix_is_unpacked_in_slices(
+    monkeypatch: pytest.MonkeyPatch, bits: int, group_size: int, rows: int
+) -> None:
+    made = part(rows, 160, bits, group_size, symmetric=False)
+    (layer,) = pack_linears([made], dtype=torch.bfloat16, device="cpu")
+    x = inputs(KERNEL_ROWS + 1, 160, torch.bfloat16)
+    whole = layer(x)
+    monkeypatch.setattr("paredown.models.packed.DENSE_ELEMENTS", 64 * 160)
+    assert_close(layer(x), whole.float(), torch.bfloat16)
+
+
+def test_shared_buffers_do_not_reach_results_or_gradients() -> None:
+    one, two = (
+        pack_linears([part(64, 64, 8, 32, seed=seed)], dtype=torch.float32, device="cpu")[0]
+        for seed in (0, 5)
+    )
+    x = inputs(3, 64, torch.float32).requires_grad_()
+    with torch.inference_mode():
+        first = one(x.detach())
+        kept = first.clone()
+        two(x.detach())
+        assert torch.equal(first, kept)
+    (one(x) + two(x)).sum().backward()
+    assert x.grad is not None
+    expected_row = sum(dequantize(*part(64, 64, 8, 32, seed=seed)[:2]).sum(0) for seed in (0, 5))
+    assert isinstance(expected_row, Tensor)
+    torch.testing.assert_close(x.grad, expected_row.expand(3, 64))

@@ -157,7 +157,7 @@ def test_a_damaged_result_is_named(experiment: Experiment) -> None:
     experiment.begin(1, STRATEGY)
     experiment.finish(result(1))
     (experiment.episode(1) / "results.json").write_text('{"episode": 1')
-    with pytest.raises(ExperimentError, match="damaged: .*delete the folder episode_001"):
+    with pytest.raises(ExperimentError, match=r"damaged: .*delete the folder episode_001"):
         read_experiment(experiment.folder)
 
 
