@@ -42,10 +42,10 @@ lint: setup
 	$(BIN)/python docs/generate.py --check
 
 test: lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 test-all: lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not gpu and not network"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not gpu and not network"
 
 format:
 	$(BIN)/ruff check --fix .

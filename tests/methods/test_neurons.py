@@ -210,6 +210,22 @@ def test_unequal_widths_can_be_followed(step: str, unequal: Path, tmp_path: Path
         assert widths(out) == [64, 96]  # 64 are the least
 
 
+def test_runtimes_of_what_follows_unequal_widths(unequal: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    method, params = registry.resolve(parse_strategy("rtn(bits=4, group_size=32)"))[0]
+    context = MethodConformance().context(tmp_path)
+    method.apply(Checkpoint(unequal), tmp_path / "out", params, context)
+    assert registry.runtimes(method, params, infer_spec(tmp_path / "out")) == ("paredown",)
+    assert "transformers" in method.runtimes_of(params)
+
+
+@pytest.mark.parametrize("step", ["int8", "nf4"])
+def test_bitsandbytes_is_refused_after_unequal_widths(step: str, llama: ModelSpec) -> None:
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(ConfigError, match=rf"{step} .*unequal width \(64 to 128\)"):
+        registry.check(parse_strategy(f"{GLOBAL} > {step}"), llama, Target())
+
+
 def test_equal_widths_pad_with_silent_neurons(tmp_path: Path) -> None:
     source = lopsided(tmp_path / "model")
     bare = apply(GLOBAL, source, tmp_path / "bare")

@@ -31,6 +31,7 @@ class TestNf4(MethodConformance):
     method_name = "nf4"
 
 
+@pytest.mark.slow
 class TestNf4Single(MethodConformance):
     method_name = "nf4"
     params: ClassVar[dict[str, Any]] = {"double_quant": False}
@@ -43,15 +44,13 @@ class TestNf4Opt(MethodConformance):
     family = "opt"
 
 
+@pytest.mark.slow
 class TestNf4Gpt2(MethodConformance):
     """Conv1D: stored transposed."""
 
     method_name = "nf4"
     family = "gpt2"
     dtype = torch.float32
-
-    @pytest.mark.skip(reason="its layer names have no up_proj or fc1")
-    def test_non_finite_weights_are_refused(self) -> None: ...  # type: ignore[override]
 
 
 def compress(folder: Path, out: Path, strategy: str) -> Checkpoint:

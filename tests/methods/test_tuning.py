@@ -170,6 +170,7 @@ def test_over_packed_embeddings_too(dense: Path, tmp_path: Path) -> None:
     compare(claimed, found, "paredown", tolerance=1e-5)
 
 
+@pytest.mark.slow
 def test_qlora_and_nf4_with_an_adapter_are_the_same(dense: Path, tmp_path: Path) -> None:
     one, _ = run(f"qlora({SHORT})", dense, tmp_path / "one")
     two, _ = run(f"nf4 > qlora({SHORT})", dense, tmp_path / "two")

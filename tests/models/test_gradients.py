@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paredown.errors import NumericsError
 from paredown.models.checkpoint import Checkpoint
-from paredown.models.gradients import Loss, neuron_products, weight_products
+from paredown.models.gradients import Loss, neuron_products, trimmed_products, weight_products
 from paredown.models.load import load_dense
 from paredown.spec.structure import Mlp
 from paredown.testing.tiny import VOCABULARY, tiny_model
@@ -173,3 +173,29 @@ def test_gradients_that_are_not_finite_are_named(tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(NumericsError, match=r"layers\.1\.mlp.*ce loss is not finite"):
         neuron_products(Checkpoint(folder), windows(), ("ce",), device="cpu", scratch=tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_trimmed_products_are_those_of_the_weights(family: str, tmp_path: Path) -> None:
+    """Written down once more: sort each column of A, leave 2 % out at both ends, |mean|."""
+    folder, ids = model_of(tmp_path, family), windows(2)
+    source = Checkpoint(folder)
+    found = trimmed_products(source, ids, ("ce", "frobenius"), device="cpu", scratch=tmp_path)
+    for loss in ("ce", "frobenius"):
+        expected = dict.fromkeys(found[loss], torch.zeros(()))
+        for sample in range(len(ids)):
+            model, gradients = slow_gradients(folder, ids[sample : sample + 1], loss)
+            weights = dict(model.named_parameters())
+            for mlp in source.spec.structure.mlps:
+                key = f"{mlp.output}.weight"
+                saliency = weights[key] * gradients[key]
+                for name in mlp.inputs:
+                    saliency = (
+                        saliency + (weights[f"{name}.weight"] * gradients[f"{name}.weight"]).T
+                    )
+                ordered = saliency.detach().sort(dim=0).values
+                cut = int(0.02 * len(ordered))
+                value = ordered[cut : len(ordered) - cut].mean(0).abs()
+                expected[mlp.output] = expected[mlp.output] + value
+        for name, values in expected.items():
+            torch.testing.assert_close(found[loss][name], values, rtol=1e-3, atol=1e-6)

@@ -102,3 +102,16 @@ def test_no_factors_where_none_help() -> None:
 
 def test_unseen_features_count_as_the_mean() -> None:
     assert importance_of(torch.tensor([0.0, 2.0, 4.0])).tolist() == [2.0, 2.0, 4.0]
+
+
+def test_rounding_is_told_what_matters_in_the_scaled_input() -> None:
+    """x / s has the mean square H_jj / s_j^2."""
+    seen: list[list[float]] = []
+
+    def note(name: str, weight: Tensor, importance: Tensor) -> Tensor:
+        seen.append(importance.tolist())
+        return weight
+
+    moments, factors = torch.diag(torch.tensor([4.0, 9.0])), torch.tensor([2.0, 0.5])
+    assert output_error({"a": torch.ones(1, 2)}, moments, factors, note) == 0
+    assert seen == [[1.0, 36.0]]

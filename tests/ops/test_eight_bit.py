@@ -103,3 +103,4 @@ def test_integer_products_are_exact(shape: tuple[int, int, int]) -> None:
     b = torch.randint(-128, 128, (m, k), generator=generator).to(torch.int8)
     exact = (a.long()[:, None] * b.long()[None]).sum(-1)
     assert torch.equal(int_product(a, b), exact.float())
+    assert torch.equal(int_product(a, b, least_rows=32), exact.float())

@@ -19,22 +19,9 @@ def run(
         typer.Option("--model", "-m", help="Local folder, hub name, or 'demo' (built in)."),
     ] = None,
     data: Annotated[
-        list[str] | None,
+        str | None,
         typer.Option(
-            "--data",
-            "-d",
-            help="What to measure on, repeatable: benchmarks (gsm8k, arc_easy, mmlu, ...; "
-            "lm-eval:NAME; a .jsonl file of questions) and one text (pydoc, self, wikitext2, or "
-            "a file or folder).",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Items per benchmark; 0: all (default: 100).")
-    ] = None,
-    allow_unsandboxed_code: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-unsandboxed-code", help="Run model-written code where no sandbox works."
+            "--data", "-d", help="Text to measure on: pydoc, self, wikitext2, or a file or folder."
         ),
     ] = None,
     episodes: Annotated[
@@ -108,7 +95,7 @@ def run(
 
     options: dict[str, Any] = {
         "model": model,
-        "data": data or None,
+        "data": data,
         "data_dir": None if data_dir is None else data_dir.resolve(),
         "episodes": episodes,
         "budget_h": budget,
@@ -119,11 +106,7 @@ def run(
         "device": device,
         "seed": seed,
         "calibration": {"source": calibration},
-        "evaluate": {
-            "tokens": eval_tokens,
-            "limit": limit,
-            "allow_unsandboxed_code": allow_unsandboxed_code,
-        },
+        "evaluate": {"tokens": eval_tokens},
         "limits": {
             "max_memory_gb": max_memory_gb,
             "max_accuracy_loss": max_accuracy_loss,

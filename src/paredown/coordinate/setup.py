@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paredown.errors import ConfigError, ExperimentError, ModelError
-from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.models.source import locate
@@ -48,7 +47,6 @@ def prepare(config: RunConfig) -> Plan:
     Raises:
         ConfigError: whatever is wrong, before anything expensive starts.
     """
-    check_benchmarks(config.evaluate, config.data_dir)
     text = check_text(config.data, config.calibration.source, config.data_dir)
     machine = detect()
     device = choose_device(config.device, machine)

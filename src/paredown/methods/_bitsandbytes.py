@@ -9,6 +9,7 @@ from paredown.errors import ConfigError
 from paredown.methods.base import Context
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.structure import select_linears, uses_conv1d
+from paredown.spec.widths import unequal_widths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +30,13 @@ def check_bitsandbytes(spec: ModelSpec, skip: tuple[str, ...], name: str) -> Non
     """Refuse what bitsandbytes cannot quantize.
 
     Raises:
-        ConfigError: experts, or no layer is left.
+        ConfigError: experts, MLPs of unequal width, or no layer is left.
     """
+    if widths := unequal_widths(spec):
+        raise ConfigError(
+            f"{name} quantizes by plain transformers, which cannot load MLPs of unequal width "
+            f'({widths[0]} to {widths[-1]}); prune with scope = "layer", or use rtn or gptq'
+        )
     if spec.experts:
         raise ConfigError(f"{spec.architecture}: {name} does not handle experts yet")
     if not select_linears(spec, skip):

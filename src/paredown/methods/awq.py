@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 class AwqParams(GroupParams):
     """Parameters of `awq`."""
 
+    symmetric: Annotated[bool, Choice(False, True)] = False
+    """Zero-point fixed at 0. Asymmetric grids store a zero-point per group as well."""
     rounding: Annotated[Literal["gptq", "nearest"], Choice("gptq", "nearest")] = "gptq"
     """How the scaled weights are rounded: `nearest` as in the paper, or each column's error made
     good by the columns after it, as in `gptq`."""

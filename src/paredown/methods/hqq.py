@@ -33,7 +33,7 @@ class HqqParams(GroupParams):
     symmetric: Annotated[bool, Choice(False, True)] = False
     """Zero-point fixed at 0. Asymmetric grids store a zero-point per group as well."""
     norm: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """p of the error sum |w - w_r|^p that is made small; below 1, outliers weigh less."""
+    """p of the error sum |w - w_r|^p that is split; below 1, outliers weigh less."""
     iterations: Annotated[int, Field(ge=1, le=200)] = 20
     """At most so many alternations; it ends earlier when nothing gets better."""
     search_steps: Annotated[int, Field(ge=0, le=100)] = 20
@@ -42,7 +42,10 @@ class HqqParams(GroupParams):
 
 @final
 class Hqq(Method[HqqParams]):
-    """Half-quadratic quantization (Badri & Shaji 2023), on grids with integer zero-points."""
+    """Half-quadratic quantization (Badri & Shaji 2023), on grids that can be stored everywhere.
+
+    The original's zero-points are real-valued, which no runtime but its own reads.
+    """
 
     name = "hqq"
     kind = Kind.QUANTIZATION

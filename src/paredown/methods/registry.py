@@ -14,6 +14,7 @@ from paredown.methods.base import AnyMethod, Kind, Params
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import Step, Strategy, parse_strategy
 from paredown.spec.target import Target
+from paredown.spec.widths import needs_own_loader
 
 BUILTIN: dict[str, str] = {
     "bf16": "paredown.methods.cast:Bf16",
@@ -150,7 +151,8 @@ def require_extra(method: AnyMethod) -> None:
 
 def runtimes(method: AnyMethod, params: Params, made: ModelSpec) -> tuple[str, ...]:
     """What loads an artifact of the spec `made`, most capable first."""
-    return ("paredown",) if made.quantization == "paredown" else method.runtimes_of(params)
+    own = made.quantization == "paredown" or needs_own_loader(made)
+    return ("paredown",) if own else method.runtimes_of(params)
 
 
 def check(strategy: Strategy, spec: ModelSpec, target: Target) -> ModelSpec:

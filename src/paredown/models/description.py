@@ -13,7 +13,9 @@ from paredown.spec.strategy import Strategy
 from paredown.store.atomic import write_json
 
 FILE = "paredown.json"
-_LIBRARIES = ("paredown", "torch", "transformers", "compressed-tensors", "bitsandbytes")
+_LIBRARIES = (
+    "paredown", "torch", "transformers", "compressed-tensors", "bitsandbytes", "auto-round",
+)  # fmt: skip
 
 
 def library_versions() -> dict[str, str]:

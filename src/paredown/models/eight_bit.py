@@ -35,6 +35,8 @@ from paredown.spec.structure import Block
 _FORMATS = {"int-quantized": INT8, "float-quantized": FP8}
 FP8_PRODUCTS = (8, 9)
 """CUDA compute capability that multiplies FP8 numbers."""
+INT8_ROWS_ON_GPU = 32
+"""Integer products on CUDA want more than 16 rows."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class EightBitWeight(nn.Module):
             return x @ self.dense(x.dtype).T
         codes, scale = quantize_rows(x, self.how.number)
         if self.kernel == "int8xint8":
-            y = int_product(codes, self.codes).mul_(scale).mul_(self.scale.T)
+            least = INT8_ROWS_ON_GPU if codes.is_cuda else 1
+            y = int_product(codes, self.codes, least_rows=least).mul_(scale).mul_(self.scale.T)
         elif self.kernel == "fp8xfp8":
             y = torch._scaled_mm(
                 codes,
@@ -128,7 +131,7 @@ def _kernel(how: EightBit, shape: torch.Size, device: str) -> str:
     if not how.activations:
         return "unpack"
     if how.number is INT8:
-        return "int8xint8"
+        return "int8xint8" if device == "cpu" or all(n % 8 == 0 for n in shape) else "unpack"
     has_fp8 = device == "cuda" and torch.cuda.get_device_capability() >= FP8_PRODUCTS
     return "fp8xfp8" if has_fp8 and all(n % 16 == 0 for n in shape) else "unpack"
 
@@ -282,5 +285,6 @@ def eight_bit_notes(
     if not layers or not kernels.get("unpack"):
         return ()
     return (
-        f"FP8 weights are unpacked layer by layer on {device}: smaller in memory, but not faster",
+        f"{kernels['unpack']} layers in eight bits are unpacked layer by layer on {device}: "
+        "smaller in memory, but not faster",
     )

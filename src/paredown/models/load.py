@@ -39,8 +39,8 @@ from paredown.models.skeleton import (
     require_filled,
 )
 from paredown.models.sparse import is_sparse, load_sparse, mask_notes
-from paredown.models.widths import FIELD
 from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.widths import FIELD
 
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 
@@ -217,9 +217,7 @@ def _load_packed(
         use_float32_attention(model)
     use_fused_norms(model)
     notes = (*rare_notes(checkpoint.config), *(_notes(kernels, schemes, device) if schemes else ()))
-    model.paredown = LoadInfo(
-        dict(kernels), (*notes, *eight_bit_notes(kernels, eight_bit, device))
-    )
+    model.paredown = LoadInfo(dict(kernels), (*notes, *eight_bit_notes(kernels, eight_bit, device)))
     return model
 
 

@@ -361,9 +361,7 @@ def linear_on(weight: PackedWeight) -> PackedLinear:
     return linears_on(weight, [weight.rows], [None])[0]
 
 
-def linears_on(
-    weight: Weight, sizes: list[int], biases: list[Tensor | None]
-) -> list[PackedLinear]:
+def linears_on(weight: Weight, sizes: list[int], biases: list[Tensor | None]) -> list[PackedLinear]:
     """Linears that are `sizes` rows each of one weight, and so share one product."""
     shared = _Shared(weight, sizes)
     return [

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from paredown.errors import ModelError
 from paredown.models.checkpoint import Checkpoint
 from paredown.models.experts import separate_experts
-from paredown.models.widths import FIELD, narrow
+from paredown.models.widths import narrow
 from paredown.spec.infer import is_buffer
 from paredown.spec.structure import stored_transposed
+from paredown.spec.widths import FIELD
 
 _RENAMED = (
     (re.compile(r"\bblock_sparse_moe\."), "mlp."),

@@ -16,9 +16,7 @@ from paredown.errors import ModelError
 from paredown.spec.families import TEXT_CONFIGS
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.structure import Mlp
-
-FIELD = "mlp_widths"
-"""Widths of the MLPs in block order; in the config only where they are unequal."""
+from paredown.spec.widths import FIELD
 
 
 def set_widths(config: dict[str, Any], widths: Sequence[int]) -> None:

@@ -8,9 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-ROWS_ON_GPU = 32
-"""Integer products on CUDA want more than 16 rows, and widths that are multiples of 8."""
-
 
 @dataclass(frozen=True)
 class Number:
@@ -53,12 +50,13 @@ def dequantize_rows(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.flo
     return codes.to(dtype) * scale.to(dtype)
 
 
-def int_product(a: Tensor, b: Tensor) -> Tensor:
-    """`a b^T` of int8 matrices (n, k) and (m, k), summed in int32: (n, m) float32."""
-    if a.device.type == "cpu":
-        return torch._int_mm(a, b.T).float()
-    if a.shape[1] % 8 or len(b) % 8:
-        return a.float() @ b.float().T
+def int_product(a: Tensor, b: Tensor, *, least_rows: int = 1) -> Tensor:
+    """`a b^T` of int8 matrices (n, k) and (m, k), summed in int32: (n, m) float32.
+
+    Args:
+        least_rows: what the device's kernel wants; fewer are filled up with zeros.
+    """
     n = len(a)
-    padded = torch.nn.functional.pad(a, (0, 0, 0, max(0, ROWS_ON_GPU - n)))
-    return torch._int_mm(padded, b.T)[:n].float()
+    if n < least_rows:
+        a = torch.nn.functional.pad(a, (0, 0, 0, least_rows - n))
+    return torch._int_mm(a, b.T)[:n].float()

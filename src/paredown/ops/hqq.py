@@ -1,13 +1,15 @@
 """HQQ: scales and zero-points without any data, by half-quadratic splitting.
 
-The error of a group is measured by sum |w - w_r|^p with p < 1, which counts many small errors more
-and a few large ones less than least squares does. Splitting off an auxiliary error e turns it into
-two easy steps that alternate: e by shrinking the residual, the grid by least squares on w - e.
+The error of a group is measured by sum |w - w_r|^p with p < 1, which lets a few weights be far off
+if that brings many near. Splitting off an auxiliary error e turns it into two easy steps that
+alternate: e by shrinking the residual, the grid by least squares on w - e.
 
 Source: Badri & Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models", and its
 public code. There the zero-point is real-valued, the scale fixed, and beta absolute; here the
-scale is solved for too, the zero-point is an integer, as it is stored, and residuals are measured
-in steps of the grid, so that the result does not depend on the size of the weights.
+zero-point is an integer, as it is stored, the scale is solved for too, and residuals are measured
+in steps of the grid, so that the result does not depend on the size of the weights. With integer
+zero-points the steps do not always improve a group: the best grid met, the first one included, is
+kept by squared error.
 """
 
 from __future__ import annotations
@@ -40,14 +42,14 @@ def fit_half_quadratic(
     iterations: int,
     steps: int,
 ) -> Grid:
-    """Scale and zero-point of every group for the least sum |w - w_r|^p.
+    """Scale and zero-point of every group, by alternating the two steps of the splitting.
 
     Args:
         weight: (out, inp), any float dtype; the arithmetic is done in float32.
         bits, group_size, symmetric, scale_dtype, steps: see `affine.fit_grid`, whose grid is the
-            starting point; per group, the best grid met on the way is kept.
+            starting point; no group ends with a larger squared error than there.
         norm: p, in (0, 1].
-        iterations: at most this many; it ends when no group gets better any more.
+        iterations: at most this many; it ends when an iteration improves no group.
 
     Raises:
         NumericsError: `weight` holds a NaN or an infinity.
@@ -65,14 +67,14 @@ def fit_half_quadratic(
     best_scale, best_zero = start.scale, start.zero
     scale, zero = start.scale.float(), _zero_of(start)
     codes, residual = _round(groups, scale, zero, start)
-    least = _error(residual, unit, norm)
+    least = residual.square().sum(-1)  # (out, n_group)
     beta = BETA
     for _ in range(iterations):
         target = groups - unit * shrink(residual / unit, beta, norm)
         scale, zero = _refit(codes, target, scale, zero, start, symmetric=symmetric)
         scale = scale.to(scale_dtype).float()
         codes, residual = _round(groups, scale, zero, start)
-        error = _error(residual, unit, norm)
+        error = residual.square().sum(-1)
         better = error < least
         if not better.any():
             break
@@ -93,11 +95,6 @@ def _round(groups: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> tuple[Ten
     step, shift = scale[..., None], zero[..., None]
     codes = ((groups / step).round_() + shift).clamp_(grid.low, grid.high)
     return codes, groups - (codes - shift) * step
-
-
-def _error(residual: Tensor, unit: Tensor, norm: float) -> Tensor:
-    """sum |r|^p of every group in units of its first scale, (out, n_group)."""
-    return (residual / unit).abs().pow(norm).sum(-1)
 
 
 def _refit(

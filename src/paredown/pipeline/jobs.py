@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
-from paredown.spec.scores import TaskScore
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Device
 from paredown.store.cache import Cache
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 EXPECTED = "expected.safetensors"
-ITEMS = "items"
-"""Folder of single answers to benchmarks, beside the results."""
 
 
 class _Job(BaseModel):
@@ -125,7 +122,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
         case VerifyJob():
             return _verify(job, progress)
         case EvaluateJob():
-            return _evaluate(job, folder, progress)
+            return _evaluate(job, progress)
 
 
 def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -276,9 +273,8 @@ def _fits_float32(parameters: int, device: str) -> bool:
     return bool(psutil.virtual_memory().available > 6 * parameters)
 
 
-def _evaluate(job: EvaluateJob, folder: Path, progress: Progress) -> dict[str, Any]:
+def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
     from paredown.evaluate.artifact import evaluate_folder
-    from paredown.evaluate.comparison import measurement
     from paredown.evaluate.quality import BaseOutputs
     from paredown.models.calibration import windows
     from paredown.models.hessians import tensor_hash
@@ -317,42 +313,12 @@ def _evaluate(job: EvaluateJob, folder: Path, progress: Progress) -> dict[str, A
         config=job.config,
         device=job.device,
         trust_remote_code=job.trust_remote_code,
-        progress=progress if not job.config.benchmarks else lambda s, m: progress(0.3 * s, m),
+        progress=progress,
     )
-    scores = _scores(job, found.measurements, folder, progress) if job.config.benchmarks else []
-    measured = (*found.measurements, *map(measurement, scores))
     return {
-        "measurements": [m.model_dump(mode="json") for m in measured],
+        "measurements": [m.model_dump(mode="json") for m in found.measurements],
         "notes": found.notes,
-        "scores": [s.model_dump(mode="json") for s in scores],
     }
-
-
-def _scores(
-    job: EvaluateJob, measured: tuple[Measurement, ...], folder: Path, progress: Progress
-) -> list[TaskScore]:
-    """Benchmarks, of the model and of its base on the same items."""
-    from paredown.evaluate.scores import ScoreRequest, measure_scores
-
-    return measure_scores(
-        job.model,
-        job.base,
-        ScoreRequest(
-            config=job.config,
-            data_dir=job.text.data_dir,
-            device=job.device,
-            trust_remote_code=job.trust_remote_code,
-            cache=Cache.default(),
-        ),
-        items=folder / ITEMS,
-        ratio=next((m.value for m in measured if m.name == "compression_ratio"), None),
-        progress=lambda share, message: progress(0.3 + 0.7 * share, message),
-    )
-
-
-def scores_of(result: dict[str, Any]) -> tuple[TaskScore, ...]:
-    """The scores in an evaluation's result."""
-    return tuple(TaskScore.model_validate(s) for s in result["scores"])
 
 
 def measurements_of(result: dict[str, Any]) -> tuple[Measurement, ...]:

@@ -23,7 +23,6 @@ from paredown.pipeline.jobs import (
     TextSpec,
     VerifyJob,
     measurements_of,
-    scores_of,
 )
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
@@ -245,7 +244,6 @@ def measure(
         **common,
         status="ok",
         measurements=measured,
-        scores=scores_of(found),
         notes=tuple(dict.fromkeys((*built.notes, *found["notes"]))),
         artifact=None if strategy is None else f"{folder.name}/artifact",
         **flat_fields(measured),
@@ -286,7 +284,6 @@ def measure_folder(
         kind="evaluation",
         status="ok",
         measurements=measured,
-        scores=scores_of(found),
         notes=tuple(found["notes"]),
         **flat_fields(measured),
         evaluate_s=clock.elapsed,

@@ -8,7 +8,6 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from paredown.spec.scores import TaskScore
 from paredown.spec.serial import SCHEMA_VERSION
 from paredown.spec.strategy import Strategy
 from paredown.spec.units import GB, Unit
@@ -89,8 +88,6 @@ class TrialResult(BaseModel):
     """`baseline`, `quantization`, `pruning`, `tuning` or `pipeline`."""
     status: Literal["ok", "failed"]
     measurements: tuple[Measurement, ...] = ()
-    scores: tuple[TaskScore, ...] = ()
-    """Benchmarks, each compared with the base on the same items."""
     failure: Failure | None = None
     unmet: tuple[str, ...] = ()
     """Limits of the user that this result does not meet, in words."""

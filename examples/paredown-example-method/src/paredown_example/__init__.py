@@ -69,17 +69,22 @@ class MagnitudeColumns(Method[MagnitudeColumnsParams]):
         self, source: Checkpoint, out: Path, params: MagnitudeColumnsParams, context: Context
     ) -> Tensor:
         """Write the smaller model; torch is imported here and not above."""
-        from paredown.models.rewrite import keep_neurons, probe_walk
+        from paredown.models.neurons import Cut, keep_neurons, weight_scores
+        from paredown.models.rewrite import probe_walk
         from paredown.ops.saliency import strongest
 
-        width = kept_width(source.spec.structure.mlps[0].width, params.ratio)
+        mlps = source.spec.structure.mlps
+        width = kept_width(mlps[0].width, params.ratio)
+        scores = weight_scores(source, lambda _, inputs, output: output.float().norm(dim=0))
+        kept = {
+            mlp.output: strongest(score, width) for mlp, score in zip(mlps, scores, strict=True)
+        }
         return keep_neurons(
             source,
             out,
             walk=probe_walk(
                 source, device=context.device, trust_remote_code=context.trust_remote_code
             ),
-            keep=lambda block, inputs, output: strongest(output.float().norm(dim=0), width),
-            width=width,
+            cut=Cut(kept=kept),
             progress=context.progress,
         )

@@ -1,1 +1,0 @@
-"""Judging model-written code in a process that can do no harm."""
