@@ -69,9 +69,16 @@ def neuron_products(
         NumericsError: a product is NaN or infinite.
         MethodError: the family's blocks cannot be walked through.
     """
-    batch = max(2, BATCH_TOKENS // tokens.shape[1])
-    walk = GradientWalk(source, tokens, losses, batch, device, scratch, trust_remote_code)
-    parts: dict[Loss, dict[str, list[Tensor]]] = {loss: {} for loss in losses}
+    batches = tokens.split(max(2, BATCH_TOKENS // tokens.shape[1]))
+    walk = GradientWalk(source, batches, losses, device, scratch, trust_remote_code)
+    return walk_products(walk, progress)
+
+
+def walk_products(
+    walk: GradientWalk, progress: Progress | None = None
+) -> dict[Loss, dict[str, Tensor]]:
+    """`neuron_products` of the windows and losses that a walk at its start was made for."""
+    parts: dict[Loss, dict[str, list[Tensor]]] = {loss: {} for loss in walk.losses}
     for block, module in walk.back(progress):
         for seen, found in walk.pull(block, module, lambda seen: seen.hidden):
             for loss, gradients in found.items():
@@ -115,7 +122,7 @@ def weight_products(
         MethodError: the family's blocks cannot be walked through.
     """
     batch = max(2, BATCH_TOKENS // tokens.shape[1]) if "nuclear" in losses else 1
-    walk = GradientWalk(source, tokens, losses, batch, device, scratch, trust_remote_code)
+    walk = GradientWalk(source, tokens.split(batch), losses, device, scratch, trust_remote_code)
     for block, module in walk.back(progress):
         chosen = [n for n in block.linears if names is None or n in names]
         weights = [submodule(module, block, name).weight.requires_grad_() for name in chosen]
@@ -158,7 +165,7 @@ def trimmed_products(
         MethodError: the family's blocks cannot be walked through.
     """
     batch = max(2, BATCH_TOKENS // tokens.shape[1]) if "nuclear" in losses else 1
-    walk = GradientWalk(source, tokens, losses, batch, device, scratch, trust_remote_code)
+    walk = GradientWalk(source, tokens.split(batch), losses, device, scratch, trust_remote_code)
     totals: dict[Loss, dict[str, Tensor]] = {loss: {} for loss in losses}
     mlps = {mlp.block: mlp for mlp in source.spec.structure.mlps}
     for block, module in walk.back(progress):
@@ -212,27 +219,28 @@ class GradientWalk(BlockWalk):
     def __init__(
         self,
         source: Checkpoint,
-        tokens: Tensor,
+        batches: Sequence[Tensor],
         losses: Sequence[Loss],
-        batch: int,
         device: str,
         scratch: Path,
         trust_remote_code: bool = False,
     ) -> None:
+        """`batches` are (samples, length) int64 token ids each."""
         super().__init__(
             source,
-            probe=tokens[:1, :2],
+            probe=batches[0][:1, :2],
             dtype=compute_dtype(device),
             device=device,
             trust_remote_code=trust_remote_code,
         )
         self.losses = tuple(losses)
-        self.batches = list(tokens.split(batch))
+        self.batches = list(batches)
         self._mlps: dict[int, list[Mlp]] = {}
         for mlp in source.spec.structure.mlps:
             self._mlps.setdefault(mlp.block, []).append(mlp)
         width = self.model.get_input_embeddings().weight.shape[1]
-        held = len(self.blocks) * tokens.numel() * width * self.dtype.itemsize
+        tokens = sum(batch.numel() for batch in batches)
+        held = len(self.blocks) * tokens * width * self.dtype.itemsize
         self._states = _States(scratch if held > STATES_BYTES else None)
         self._upstream: dict[Loss, list[Tensor]] = {}
 
@@ -243,7 +251,7 @@ class GradientWalk(BlockWalk):
         """
         report = progress or (lambda share, message: None)
         total = 2 * len(self.blocks)
-        states = [self._embed(batch) for batch in self.batches]
+        states = self.start()
         for i, (block, module) in enumerate(self):
             self._states.put(block, states)
             with torch.no_grad():
@@ -257,6 +265,14 @@ class GradientWalk(BlockWalk):
             self._states.drop(block)
             done = len(self.blocks) + i + 1
             report(done / total, f"gradients, block {len(self.blocks) - i} of {len(self.blocks)}")
+
+    def start(self) -> list[Tensor]:
+        """Hidden states in front of the first block, batch by batch."""
+        return [self._embed(batch) for batch in self.batches]
+
+    def judged(self, batch: int) -> int:
+        """Position from which on the tokens of a batch are predictions that the loss judges."""
+        return 1
 
     def pull(
         self, block: Block, module: nn.Module, wanted: Wanted
@@ -284,23 +300,24 @@ class GradientWalk(BlockWalk):
         """Gradient of the loss for the hidden states behind the last block."""
         if loss != "ce":
             return [torch.zeros_like(state) for state in states]
-        return [
-            torch.cat([self._head_gradient(*pair) for pair in zip(state, ids, strict=True)])
-            for state, ids in zip(states, self.batches, strict=True)
-        ]
+        found = []
+        for i, (state, ids) in enumerate(zip(states, self.batches, strict=True)):
+            rows = zip(state, ids, strict=True)
+            found.append(torch.cat([self._head_gradient(*row, self.judged(i)) for row in rows]))
+        return found
 
-    def _head_gradient(self, state: Tensor, ids: Tensor) -> Tensor:
-        """(1, length, hidden): of one window's mean cross-entropy."""
+    def _head_gradient(self, state: Tensor, ids: Tensor, judged: int) -> Tensor:
+        """(1, length, hidden): of the mean cross-entropy of a window's tokens from `judged` on."""
         following = ids[1:].to(self.device)
         found = torch.zeros_like(state)[None]
-        for start in range(0, len(following), _HEAD_TOKENS):
+        for start in range(judged - 1, len(following), _HEAD_TOKENS):
             part = slice(start, min(start + _HEAD_TOKENS, len(following)))
             with torch.enable_grad(), self._recorders() as recorders:
                 hidden = state[None, part].detach().requires_grad_()
                 recorders[-1].output = hidden
                 short = ids[None, part].to(self.device)
                 logits = self.model(input_ids=short, use_cache=False).logits[0]
-                value = next_token_loss(logits, following[part]) / len(following)
+                value = next_token_loss(logits, following[part]) / (len(ids) - judged)
                 (found[:, part],) = torch.autograd.grad(value, hidden)
         return found
 

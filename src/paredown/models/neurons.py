@@ -67,8 +67,6 @@ def keep_neurons(
                 padded = _padded(mlp, name, tensor, pads[block.index])
                 writer.add(name, _stored(source, name, padded))
                 _place(module, block, name, padded.to(walk.device, walk.dtype))
-            if walk.hidden:
-                walk.advance(block, module)
             walk.advance_probe(block, module)
             progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
         writer.copy_rest(without=set())
@@ -89,7 +87,10 @@ class Activity:
 
 
 def _watch_activity(walk: BlockWalk, block: Block, module: nn.Module, mlp: Mlp) -> Activity:
-    """Moments of h behind the blocks as they are now; the walk stays in front of the block."""
+    """Moments of h in the uncompressed model; the calibration states advance through the block.
+
+    Moments behind the blocks as they are cut give no better a model (measured) at twice the work.
+    """
     total = torch.zeros(mlp.width, device=walk.device)
     squares = torch.zeros(mlp.width, mlp.width, device=walk.device)
     count = 0
@@ -101,13 +102,11 @@ def _watch_activity(walk: BlockWalk, block: Block, module: nn.Module, mlp: Mlp) 
         squares.addmm_(rows.T, rows)
         count += len(rows)
 
-    before = list(walk.hidden)
     handle = submodule(module, block, mlp.output).register_forward_pre_hook(note)
     try:
         walk.advance(block, module)
     finally:
         handle.remove()
-    walk.hidden = before
     return Activity(total / count, squares / count)
 
 
