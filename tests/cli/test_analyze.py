@@ -71,7 +71,8 @@ def failure(episode: int) -> TrialResult:
 
 
 def experiment(folder: Path, *results: TrialResult, **config: Any) -> Path:
-    tiny = dict.fromkeys(ModelSpec.model_fields) | {
+    required = [name for name, field in ModelSpec.model_fields.items() if field.is_required()]
+    tiny = dict.fromkeys(required) | {
         "schema_version": 1, "name": "tiny", "architecture": "A", "model_type": "llama",
         "family": "llama", "parameters": 1, "active_parameters": 1, "dtype": "BF16",
         "tied_embeddings": False, "unknown": (), "tensors": (),
