@@ -21,6 +21,8 @@ from paredown.store.home import home
 
 _ABANDONED_S = 3600.0
 """A temporary file this old was left by a worker that was killed."""
+_IN_USE_S = 600.0
+"""A file used this recently may be about to be read by another worker, and is not evicted."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,10 @@ class Cache:
                 size = folder_bytes(file) if file.is_dir() else status.st_size
                 entries.append((status.st_mtime, size, file))
         total = sum(size for _, size, _ in entries)
-        for _, size, file in sorted(entries):
+        for used, size, file in sorted(entries):
             if total <= self.limit_bytes:
                 return
-            if file != keep:
+            if file != keep and time.time() - used > _IN_USE_S:
                 _remove(file)
                 total -= size
 
