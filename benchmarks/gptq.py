@@ -101,8 +101,17 @@ print(json.dumps({"perplexity": math.exp(total / len(windows)), "size_bytes": si
 """
 
 
-def write_tokens(path: Path, model: Path, *, samples: int, length: int, held_out: int) -> None:
-    """Calibration and held-out windows of the Python reference, disjoint by document."""
+def write_tokens(
+    path: Path,
+    model: Path,
+    *,
+    samples: int,
+    length: int,
+    held_out: int,
+    text: str = "pydoc",
+    data_dir: Path | None = None,
+) -> None:
+    """Calibration and held-out windows of a text, disjoint by document."""
     from safetensors.torch import save_file
 
     from paredown.models.calibration import TextRequest, windows
@@ -113,7 +122,7 @@ def write_tokens(path: Path, model: Path, *, samples: int, length: int, held_out
     names = {"calibration": "calibration", "evaluation": "held_out"}
     tensors = {
         names[part]: windows(
-            TextRequest("pydoc", None, None),
+            TextRequest(text, None, data_dir),
             part,
             model,
             count=count,

@@ -147,12 +147,11 @@ def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 def _text(options: dict[str, Any]) -> Any:
     from paredown.pipeline.jobs import TextSpec
 
-    data_dir = options["data_dir"]
-    return TextSpec(
-        evaluation=options["data"],
-        calibration=None,
-        data_dir=None if data_dir is None else Path(data_dir),
-    )
+    return TextSpec(evaluation=options["data"], calibration=None, data_dir=_data_dir(options))
+
+
+def _data_dir(options: dict[str, Any]) -> Path | None:
+    return None if options["data_dir"] is None else Path(options["data_dir"])
 
 
 def _compress_job(strategy: Any, model: Path, scratch: Path, options: dict[str, Any]) -> Any:
@@ -209,8 +208,9 @@ def _run_peer(
     python = gptq.peer_python(peer, "torch==2.13.0+cpu")
     tokens = scratch / "tokens.safetensors"
     gptq.write_tokens(
-        tokens, model, samples=options["samples"], length=options["length"], held_out=1
-    )
+        tokens, model, samples=options["samples"], length=options["length"], held_out=1,
+        text=options["data"], data_dir=_data_dir(options),
+    )  # fmt: skip
     words = [str(model), str(tokens), str(scratch / "artifact"), str(scratch / "work")]
     found = run_child([str(python), "-c", gptq.THEIRS, *words], cwd=scratch)
     return {"seconds": found.seconds, "peak_bytes": found.peak_bytes, "kl_transformers": 0.0}
@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder with offline data sets")
     parser.add_argument("--samples", type=int, default=32, help="calibration windows")
     parser.add_argument("--length", type=int, default=512, help="tokens per window")
-    parser.add_argument("--held-out", type=int, default=40, help="windows to judge on")
+    parser.add_argument("--held-out", type=int, default=38, help="windows to judge on")
     parser.add_argument("--peer-venv", type=Path, help="environment of llm-compressor, to compare")
     parser.add_argument("--show", action="store_true", help="only print what is there")
     parser.add_argument("--markdown", action="store_true")
