@@ -151,6 +151,18 @@ def test_text_that_the_model_writes(
     assert torch.equal(cut(folder, "self", tmp_path), written["calibration"])
 
 
+def test_writing_text_tells_how_far_it_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "_SELF_LENGTH", 24)
+    heard: list[tuple[float, str]] = []
+    cut(folder, "self", tmp_path, progress=lambda share, words: heard.append((share, words)))
+    shares = [share for share, _ in heard]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert heard[0][1] == "the model writes its text: 32 of 160 tokens"
+
+
 def test_repetitive_text_is_dropped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from paredown.errors import DataError
 from paredown.models.texts import Part, TextSource, open_source, parts
 from paredown.store.cache import Cache
 
-log = logging.getLogger(__name__)
+Progress = Callable[[float, str], None]
 
 _SELF_BATCH = 16
 _SELF_LENGTH = 256
@@ -71,6 +72,7 @@ def windows(
     cache: Cache,
     model_hash: str,
     trust_remote_code: bool = False,
+    progress: Progress | None = None,
 ) -> Tensor:
     """`count` windows of `length` token ids, (count, length) int64.
 
@@ -85,7 +87,7 @@ def windows(
     source = evaluation if part == "evaluation" else calibration or evaluation
     if source.generated:
         return _self_written(
-            folder, part, count, length, seed, cache, model_hash, trust_remote_code
+            folder, part, count, length, seed, cache, model_hash, trust_remote_code, progress
         )
     if evaluation.generated:
         documents = source.documents(part)
@@ -126,6 +128,7 @@ def _self_written(
     cache: Cache,
     model_hash: str,
     trust_remote_code: bool,
+    progress: Progress | None,
 ) -> Tensor:
     """Windows of text that the model itself writes (arXiv:2410.17170), cached."""
     key = {
@@ -133,7 +136,9 @@ def _self_written(
     }  # fmt: skip
 
     def write(path: Path) -> None:
-        ids = _sample_texts(folder, count * length, seed * 2 + _SELF_SEEDS[part], trust_remote_code)
+        ids = _sample_texts(
+            folder, count * length, seed * 2 + _SELF_SEEDS[part], trust_remote_code, progress
+        )
         save_file({"ids": ids}, path)
 
     ids = load_file(cache.get_or_put("self-text", key, ".safetensors", write))["ids"]
@@ -141,7 +146,9 @@ def _self_written(
 
 
 @torch.no_grad()
-def _sample_texts(folder: Path, tokens: int, seed: int, trust_remote_code: bool) -> Tensor:
+def _sample_texts(
+    folder: Path, tokens: int, seed: int, trust_remote_code: bool, progress: Progress | None
+) -> Tensor:
     """At least `tokens` ids: texts sampled from BOS, repetitive ones dropped, one after another."""
     from paredown.models.load import load_dense
 
@@ -154,17 +161,26 @@ def _sample_texts(folder: Path, tokens: int, seed: int, trust_remote_code: bool)
     kept: list[Tensor] = []
     have = 0
     for _ in range(100):
-        texts = _sample_batch(model, start, generator)
+        report = partial(_report_writing, progress, have, tokens)
+        texts = _sample_batch(model, start, generator, report)
         good = [t for t in texts if _is_varied(t)]
         kept += good
         have += sum(len(t) for t in good)
-        log.info("self-written text: %d of %d tokens", have, tokens)
         if have >= tokens:
             return torch.cat(kept)
     raise DataError("the model writes only repetitive text; use another text source than 'self'")
 
 
-def _sample_batch(model: Any, start: int, generator: torch.Generator) -> list[Tensor]:
+def _report_writing(progress: Progress | None, have: int, wanted: int, written: int) -> None:
+    """Say how far the text is: `have` tokens kept so far, `written` ones not judged yet."""
+    if progress is not None:
+        done = min(have + written, wanted)
+        progress(done / wanted, f"the model writes its text: {done} of {wanted} tokens")
+
+
+def _sample_batch(
+    model: Any, start: int, generator: torch.Generator, report: Callable[[int], None]
+) -> list[Tensor]:
     ids = torch.full((_SELF_BATCH, 1), start)
     step, past = ids, None
     for position in range(_SELF_LENGTH - 1):
@@ -174,6 +190,7 @@ def _sample_batch(model: Any, start: int, generator: torch.Generator) -> list[Te
         chances = (output.logits[:, -1].float() / temperature).softmax(-1)
         step = torch.multinomial(chances, 1, generator=generator)
         ids = torch.cat((ids, step), dim=1)
+        report(ids.numel())
     return list(ids)
 
 
