@@ -88,6 +88,44 @@ def test_products_are_those_of_the_weights_gradients(
                 torch.testing.assert_close(found, above.detach(), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("family", "linear_in"),
+    [
+        ("llama", "up"),  # SwiGLU: h is linear in u
+        ("phi3", "up"),  # the same, u in the lower half of one matrix
+        ("gpt2", None),  # GELU is linear in nothing: h dL/dh and W_d G_d alone
+        ("opt", "inputs"),  # ReLU is homogeneous: W_1 G_1 with the bias
+    ],
+)
+def test_identity_of_every_mlp_shape(family: str, linear_in: str | None, tmp_path: Path) -> None:
+    """sum_j W_d[j,i] G_d[j,i] = sum_k W_u[i,k] G_u[i,k] = sum_t h_ti dL/dh_ti, for cross-entropy.
+
+    G by plain autograd for the weights of the whole model as transformers builds it.
+    """
+    folder, ids = model_of(tmp_path, family), windows(1)
+    source = Checkpoint(folder)
+    fast = neuron_products(source, ids, ("ce",), device="cpu", scratch=tmp_path)["ce"]
+    model, gradients = slow_gradients(folder, ids, "ce")
+    weights = dict(model.named_parameters())
+
+    def products(name: str) -> Tensor:
+        """w dL/dw, (out, inp)."""
+        found: Tensor = (weights[name] * gradients[name]).detach()
+        return found.T if family == "gpt2" and found.ndim == 2 else found
+
+    for mlp in source.spec.structure.mlps:
+        found = fast[mlp.output][0]
+        assert found.abs().max() > 1e-4  # the comparison is not one of zeros
+        below = products(f"{mlp.output}.weight").sum(0)
+        torch.testing.assert_close(found, below, rtol=1e-3, atol=1e-6)
+        if linear_in is None:
+            continue
+        above = products(f"{mlp.inputs[-1]}.weight").sum(1)[-mlp.width :]
+        if linear_in == "inputs":
+            above = above + products(f"{mlp.inputs[-1]}.bias")
+        torch.testing.assert_close(found, above, rtol=1e-3, atol=1e-6)
+
+
 def test_products_of_the_nuclear_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One loss for a batch: summed over its windows, products are those of the weights."""
     monkeypatch.setattr("paredown.models.gradients.BATCH_TOKENS", 48)

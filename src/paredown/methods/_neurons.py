@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -12,7 +12,13 @@ from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.structure import MIN_WIDTH, kept_width, stored_transposed, width_multiple
+from paredown.spec.structure import (
+    MIN_WIDTH,
+    Mlp,
+    kept_width,
+    stored_transposed,
+    width_multiple,
+)
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 
     from paredown.models.checkpoint import Checkpoint
     from paredown.models.neuron_scores import NeuronScores
+    from paredown.models.neurons import Cut
 
 _HOLDS_MLP_BIAS = {"llama", "granite"}
 """Model types whose config can ask for biases in an MLP that has none (`mlp_bias`)."""
@@ -74,7 +81,7 @@ class NeuronMethod(Method[N]):
 
     kind = Kind.PRUNING
     needs_data = True
-    runtimes = ("paredown", "transformers", "vllm")
+    runtimes: ClassVar[tuple[str, ...]] = ("paredown", "transformers", "vllm")
 
     def runtimes_of(self, params: N) -> tuple[str, ...]:
         unequal = params.scope == "global" and not params.equal_widths
@@ -114,33 +121,49 @@ def check_neurons(spec: ModelSpec, params: NeuronParams) -> None:
         raise ConfigError(
             f"{spec.architecture}: no MLP of a known shape (gate/up/down or fc1/fc2) in every block"
         )
-    _check_width(spec, max(mlp.width for mlp in structure.mlps), params.ratio)
+    check_width(spec, max(mlp.width for mlp in structure.mlps), params.ratio)
 
 
-def _check_width(spec: ModelSpec, width: int, ratio: float) -> None:
+def check_width(
+    spec: ModelSpec, width: int, ratio: float, *, name: str = "ratio", what: str = "MLPs"
+) -> None:
+    """Refuse a share of neurons that leaves too few, or all.
+
+    Args:
+        name: the parameter that gives `ratio`.
+        what: whose neurons.
+    """
     if width <= MIN_WIDTH:
         raise ConfigError(
-            f"{spec.architecture}: MLPs of {width} neurons are too narrow to prune; "
+            f"{spec.architecture}: {what} of {width} neurons are too narrow to prune; "
             f"{MIN_WIDTH} are the least"
         )
     if width * (1 - ratio) < MIN_WIDTH:
         raise ConfigError(
-            f"ratio = {ratio:g} would leave {width * (1 - ratio):.0f} of {width} "
-            f"neurons; {MIN_WIDTH} are the least: use ratio <= {1 - MIN_WIDTH / width:.2f}"
+            f"{name} = {ratio:g} would leave {width * (1 - ratio):.0f} of {width} "
+            f"neurons; {MIN_WIDTH} are the least: use {name} <= {1 - MIN_WIDTH / width:.2f}"
         )
     if kept_width(width, ratio) >= width:
         multiple = width_multiple(width)
         raise ConfigError(
-            f"ratio = {ratio:g} removes nothing of width {width}: widths are multiples "
-            f"of {multiple}; use ratio >= {multiple / width:.3f}"
+            f"{name} = {ratio:g} removes nothing of width {width}: widths are multiples "
+            f"of {multiple}; use {name} >= {multiple / width:.3f}"
         )
 
 
 def predict_neurons(spec: ModelSpec, params: NeuronParams, *, bias: bool = False) -> ModelSpec:
     """The exact tensors of the narrower checkpoint; with `bias`, of one with MLP biases."""
-    changed: dict[str, TensorInfo] = {}
     widths = _predicted_widths(spec, params)
-    for mlp, width in zip(spec.structure.mlps, widths, strict=True):
+    resized = resize_mlps(spec, spec.structure.mlps, widths, bias=bias)
+    return resized.model_copy(update={"intermediate_size": max(widths)})
+
+
+def resize_mlps(
+    spec: ModelSpec, mlps: Sequence[Mlp], widths: Sequence[int], *, bias: bool = False
+) -> ModelSpec:
+    """The spec with MLPs of other widths; with `bias`, with biases in all of them."""
+    changed: dict[str, TensorInfo] = {}
+    for mlp, width in zip(mlps, widths, strict=True):
         for name in mlp.inputs:
             rows = width * mlp.parts
             weight = spec.by_name[f"{name}.weight"]
@@ -155,7 +178,13 @@ def predict_neurons(spec: ModelSpec, params: NeuronParams, *, bias: bool = False
             hidden = weight.shape[1 - at]
             changed[f"{mlp.output}.bias"] = _vector(f"{mlp.output}.bias", weight.dtype, hidden)
     kept = [changed.pop(t.name, t) for t in spec.tensors]
-    return _with_tensors(spec, [*kept, *changed.values()], max(widths))
+    tensors = [*kept, *changed.values()]
+    removed = sum(t.numel for t in spec.tensors) - sum(t.numel for t in tensors)
+    return spec.with_tensors(
+        tensors,
+        parameters=spec.parameters - removed,
+        active_parameters=spec.active_parameters - removed,
+    )
 
 
 def _predicted_widths(spec: ModelSpec, params: NeuronParams) -> list[int]:
@@ -180,16 +209,6 @@ def _resized(tensor: TensorInfo, at: int, size: int) -> TensorInfo:
 
 def _vector(name: str, dtype: str, size: int) -> TensorInfo:
     return TensorInfo(name=name, dtype=dtype, shape=(size,))
-
-
-def _with_tensors(spec: ModelSpec, tensors: list[TensorInfo], width: int) -> ModelSpec:
-    removed = sum(t.numel for t in spec.tensors) - sum(t.numel for t in tensors)
-    return spec.with_tensors(
-        tensors,
-        intermediate_size=width,
-        parameters=spec.parameters - removed,
-        active_parameters=spec.active_parameters - removed,
-    )
 
 
 def can_hold_bias(spec: ModelSpec) -> bool:
@@ -227,7 +246,7 @@ def scores_on(source: Checkpoint, tokens: Tensor, context: Context) -> NeuronSco
         device=context.device,
         scratch=context.scratch,
         trust_remote_code=context.trust_remote_code,
-        progress=_part(context.progress, 0.0, 0.5),
+        progress=part(context.progress, 0.0, 0.5),
     )
 
 
@@ -251,27 +270,35 @@ def remove_neurons(
     Returns:
         Logits of the smaller model on the probe.
     """
-    from paredown.models.neurons import Cut, keep_neurons
+    from paredown.models.neurons import keep_neurons
     from paredown.models.rewrite import probe_walk
-    from paredown.ops.saliency import strongest
 
-    mlps = source.spec.structure.mlps
-    widths = _widths(source.spec, params, scores)
-    kept = {
-        mlp.output: strongest(score, width)
-        for mlp, score, width in zip(mlps, scores, widths, strict=True)
-    }
     walk = probe_walk(
         source,
         device=context.device,
         trust_remote_code=context.trust_remote_code,
         tokens=tokens if params.repair or bias else None,
     )
-    cut = Cut(kept=kept, repair=params.repair, bias=bias, equal_widths=params.equal_widths)
+    cut = chosen_cut(source.spec, params, scores, bias=bias)
     start = 0.0 if tokens is None else 0.5
     return keep_neurons(
-        source, out, walk=walk, cut=cut, progress=_part(context.progress, start, 1.0)
+        source, out, walk=walk, cut=cut, progress=part(context.progress, start, 1.0)
     )
+
+
+def chosen_cut(
+    spec: ModelSpec, params: NeuronParams, scores: list[Tensor], *, bias: bool = False
+) -> Cut:
+    """The neurons of the language model's MLPs with the largest scores, as `params` asks."""
+    from paredown.models.neurons import Cut
+    from paredown.ops.saliency import strongest
+
+    widths = _widths(spec, params, scores)
+    kept = {
+        mlp.output: strongest(score, width)
+        for mlp, score, width in zip(spec.structure.mlps, scores, widths, strict=True)
+    }
+    return Cut(kept=kept, repair=params.repair, bias=bias, equal_widths=params.equal_widths)
 
 
 def _widths(spec: ModelSpec, params: NeuronParams, scores: list[Tensor]) -> list[int]:
@@ -283,7 +310,7 @@ def _widths(spec: ModelSpec, params: NeuronParams, scores: list[Tensor]) -> list
     return shared_widths(scores, sum(kept), multiple=_common_multiple(spec), least=MIN_WIDTH)
 
 
-def _part(
+def part(
     progress: Callable[[float, str], None], start: float, end: float
 ) -> Callable[[float, str], None]:
     """Progress of one part of the work, as progress of the whole."""

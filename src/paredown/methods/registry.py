@@ -34,6 +34,7 @@ BUILTIN: dict[str, str] = {
     "l2_structured": "paredown.methods.l2_structured:L2Structured",
     "random_structured": "paredown.methods.random_structured:RandomStructured",
     "structured_afr": "paredown.methods.structured_afr:StructuredAfr",
+    "structured_afr_llava": "paredown.methods.structured_afr_llava:StructuredAfrLlava",
     "structured_snip": "paredown.methods.structured_snip:StructuredSnip",
     "structured_refer_svd": "paredown.methods.structured_refer_svd:StructuredReferSvd",
     "wanda_sp": "paredown.methods.wanda_sp:WandaSp",

@@ -47,11 +47,9 @@ class StructuredAfr(NeuronMethod[StructuredAfrParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: StructuredAfrParams, context: Context
     ) -> Tensor:
-        from paredown.ops.saliency import standardised
+        from paredown.ops.saliency import afr_scores
 
         tokens = calibration_windows(params, context)
         found = scores_on(source, tokens, context).gradients(("ce", "frobenius"), params.variant)
-        snip = standardised(found["ce"], robust=params.robust)
-        outputs = standardised(found["frobenius"], robust=params.robust)
-        scores = [o + params.beta * s for o, s in zip(outputs, snip, strict=True)]
+        scores = afr_scores(found["frobenius"], found["ce"], beta=params.beta, robust=params.robust)
         return remove_neurons(source, out, params, context, scores=scores, tokens=tokens)

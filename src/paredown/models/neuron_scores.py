@@ -90,7 +90,7 @@ class NeuronScores:
             progress=self.progress,
         )
         return {
-            loss: {name: _importance(rows, loss, variant) for name, rows in by_name.items()}
+            loss: {name: importance(rows, loss, variant) for name, rows in by_name.items()}
             for loss, by_name in found.items()
         }
 
@@ -138,7 +138,12 @@ class NeuronScores:
         )
 
 
-def _importance(products: Tensor, loss: Loss, variant: Variant) -> Tensor:
+def importance(products: Tensor, loss: Loss, variant: Variant = "own") -> Tensor:
+    """(width,): the mean over windows of c^2 for `ce`, that of |c| for other losses.
+
+    Args:
+        products: c, (windows, width); of the `reference` variant (width,), summed already.
+    """
     if variant == "reference":
         return products.square() if loss == "ce" else products
     return products.square().mean(0) if loss == "ce" else products.abs().mean(0)

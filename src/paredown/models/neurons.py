@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from paredown.models.checkpoint import Checkpoint, CheckpointWriter
 from paredown.models.rewrite import Progress
 from paredown.models.skeleton import as_stored, read_matrix
 from paredown.models.walk import BlockWalk, submodule
-from paredown.models.widths import set_widths
+from paredown.models.widths import set_vision_width, set_widths
 from paredown.ops.affine import require_finite
 from paredown.ops.repair import bias_for_mean, least_squares
 from paredown.spec.structure import Block, Mlp
@@ -39,12 +39,21 @@ class Cut:
 
 
 def keep_neurons(
-    source: Checkpoint, out: Path, *, walk: BlockWalk, cut: Cut, progress: Progress
+    source: Checkpoint,
+    out: Path,
+    *,
+    walk: BlockWalk,
+    cut: Cut,
+    progress: Progress,
+    besides: Iterable[tuple[str, Tensor]] = (),
+    vision_width: int | None = None,
 ) -> Tensor:
-    """Write `source` to `out` with the neurons of `cut` alone left in its MLPs.
+    """Write `source` to `out` with the neurons of `cut` alone left in its language MLPs.
 
     Args:
         walk: a walk over `source` at its start, with calibration windows if they are needed.
+        besides: other tensors that have changed, as they are stored; asked for one by one.
+        vision_width: width of the MLPs of the vision tower, if `besides` changes it.
 
     Returns:
         Logits of the smaller model on the probe, computed from the weights in memory.
@@ -63,14 +72,18 @@ def keep_neurons(
                 require_finite(submodule(module, block, name).weight, name)
             activity = _watch_activity(walk, block, module, mlp) if walk.hidden else None
             kept = cut.kept[mlp.output].to(walk.device)
-            for name, tensor in _cut_mlp(source, mlp, kept, cut, activity).items():
+            for name, tensor in cut_mlp(source, mlp, kept, cut, activity).items():
                 padded = _padded(mlp, name, tensor, pads[block.index])
                 writer.add(name, _stored(source, name, padded))
                 _place(module, block, name, padded.to(walk.device, walk.dtype))
             walk.advance_probe(block, module)
             progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
+        for name, tensor in besides:
+            writer.add(name, tensor)
         writer.copy_rest(without=set())
         set_widths(writer.config, stored)
+        if vision_width is not None:
+            set_vision_width(writer.config, vision_width)
         if cut.bias and f"{next(iter(cut.kept))}.bias" not in source.spec.by_name:
             writer.config["mlp_bias"] = True
     return walk.logits()
@@ -110,7 +123,7 @@ def _watch_activity(walk: BlockWalk, block: Block, module: nn.Module, mlp: Mlp) 
     return Activity(total / count, squares / count)
 
 
-def _cut_mlp(
+def cut_mlp(
     source: Checkpoint, mlp: Mlp, kept: Tensor, cut: Cut, activity: Activity | None
 ) -> dict[str, Tensor]:
     """The tensors of the smaller MLP by stored name, matrices as (out, inp), in stored dtypes."""
@@ -133,6 +146,18 @@ def _cut_mlp(
         bias = bias_for_mean(output, activity.mean, kept, smaller).cpu()
         tensors |= _biases(source, mlp, bias, tensors)
     return tensors
+
+
+def smaller_mlps(
+    source: Checkpoint, activities: Iterable[tuple[Mlp, Activity | None]], cut: Cut
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of MLPs outside the language model as they are to be stored, MLP by MLP."""
+    for mlp, activity in activities:
+        kept = cut.kept[mlp.output]
+        if activity is not None:
+            kept = kept.to(activity.mean.device)
+        for name, tensor in cut_mlp(source, mlp, kept, cut, activity).items():
+            yield name, _stored(source, name, tensor)
 
 
 def _biases(

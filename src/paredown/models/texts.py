@@ -24,6 +24,8 @@ _EVALUATION_SHARE = 4
 """One document in this many is for evaluation."""
 _HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val|eval|heldout|held_out)([^a-z]|$)")
 _HELD_OUT_FOLDERS = {"test", "valid", "validation", "val", "eval", "heldout", "held_out"}
+IMAGE_TEXTS = "texts.jsonl"
+"""In a folder of images: what is asked and answered about each."""
 _TEXT_FIELDS = ("text", "page", "content")
 
 
@@ -86,6 +88,23 @@ def check_calibration(name: str, evaluation: str) -> None:
         )
     if _named_split(name) not in (None, "train"):
         raise DataError(f"calibration on {name!r}: only the train split may be used")
+
+
+def check_images(name: str) -> None:
+    """Refuse, before any weight is loaded, a folder of images that cannot or must not be used.
+
+    Raises:
+        DataError: missing, without texts, or by its name of a test or validation split.
+    """
+    check_calibration(name, evaluation="")
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"no folder of images at {name!r}")
+    if not (folder / IMAGE_TEXTS).is_file():
+        raise DataError(
+            f'{name}: holds no {IMAGE_TEXTS}; write one line {{"image": "a.jpg", "question": '
+            '"...", "answer": "..."} for each image'
+        )
 
 
 def parts(evaluation: TextSource, calibration: TextSource | None) -> tuple[list[str], list[str]]:

@@ -111,12 +111,33 @@ class BlockWalk:
         embedding.register_forward_hook(lambda module, args, output: output.to(self.dtype))
         head.forward = lambda hidden: _project(hidden, head.weight, head.bias)
 
-    @torch.no_grad()
     def _embed(self, batch: Tensor) -> Tensor:
         """Hidden states before the first block; learns on the way how blocks are called."""
+        return self._enter(batch.shape, input_ids=batch.to(self.device))
+
+    @torch.no_grad()
+    def embed_pictured(self, ids: Tensor, features: Tensor) -> Tensor:
+        """Hidden states (1, length, hidden) before the first block of a text with an image in it.
+
+        Args:
+            ids: (length,) int64; as many image tokens as there are features.
+            features: what the vision tower and projector make of the image, (patches, hidden).
+        """
+        ids = ids[None].to(self.device)
+        embedded = self.model.get_input_embeddings()(ids)
+        places = ids == self.model.config.image_token_id
+        if int(places.sum()) != len(features):
+            raise MethodError(
+                f"{int(places.sum())} image tokens for an image of {len(features)} patches"
+            )
+        embedded[places] = features.to(embedded.device, embedded.dtype)
+        return self._enter(ids.shape, inputs_embeds=embedded)
+
+    @torch.no_grad()
+    def _enter(self, shape: tuple[int, ...], **text: Tensor) -> Tensor:
         with self._recorders() as recorders:
             try:
-                self.model.base_model(input_ids=batch.to(self.device), use_cache=False)
+                self.model.base_model(**text, use_cache=False)
             except (TypeError, AttributeError, RuntimeError, IndexError) as error:
                 raise MethodError(
                     f"cannot walk through a {type(self.model).__name__} block by block: {error}"
@@ -124,7 +145,7 @@ class BlockWalk:
             if recorders[0].hidden is None:
                 raise MethodError(f"{type(self.model).__name__} never called its first block")
             for block, recorder in zip(self.blocks, recorders, strict=True):
-                key = (block.index, *batch.shape)  # masks depend on the batch's shape only
+                key = (block.index, *shape)  # masks depend on the batch's shape only
                 if key not in self._calls:
                     self._calls[key] = _cast(recorder.call, self.dtype)
             return recorders[0].hidden.to(self.dtype)

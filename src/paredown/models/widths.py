@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from paredown.errors import ModelError
-from paredown.spec.families import TEXT_CONFIGS
+from paredown.spec.families import TEXT_CONFIGS, VISION_CONFIGS
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.structure import Mlp
 from paredown.spec.widths import FIELD
@@ -25,6 +25,12 @@ def set_widths(config: dict[str, Any], widths: Sequence[int]) -> None:
     _set_width(config, max(widths))
     if len(set(widths)) > 1:
         config[FIELD] = list(widths)
+
+
+def set_vision_width(config: dict[str, Any], width: int) -> None:
+    """Write the width of a vision tower's MLPs, all alike, into the config of a model that sees."""
+    inner = next(name for name in VISION_CONFIGS if isinstance(config.get(name), dict))
+    config[inner] = {**config[inner], "intermediate_size": width}
 
 
 def _set_width(config: dict[str, Any], width: int) -> None:

@@ -93,6 +93,19 @@ def standardised(scores: list[Tensor], *, robust: bool = False) -> list[Tensor]:
     return list(values.split([len(s) for s in scores]))
 
 
+def afr_scores(
+    outputs: list[Tensor], loss: list[Tensor], *, beta: float = 1.0, robust: bool = False
+) -> list[Tensor]:
+    """z(FO) + beta z(SNIP), each standardised over all layers: (width,) float32 per layer.
+
+    Args:
+        outputs: FO, (width,) per layer: first-order importance for the norms of MLP outputs.
+        loss: SNIP, (width,) per layer: that for the cross-entropy.
+    """
+    both = standardised(outputs, robust=robust), standardised(loss, robust=robust)
+    return [o + beta * s for o, s in zip(*both, strict=True)]
+
+
 def strongest(scores: Tensor, count: int) -> Tensor:
     """Indices of the `count` largest scores, in rising order; ties keep the lower index."""
     order = torch.argsort(scores, descending=True, stable=True)
