@@ -73,17 +73,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
         'sparsegpt(ratio=0.5, storage="sparse")',
     ),
     "recovery": (
-        "random_structured(ratio=0.2, repair=True) > lora",
-        "l2_structured(ratio=0.2, repair=True) > lora",
-        "structured_afr(ratio=0.2) > lora",
-        "structured_afr(ratio=0.2) > distill",
-        "random_structured(ratio=0.2, repair=True) > distill",
-        "depth(ratio=0.1) > distill",
-        "qlora",
+        "random_structured(ratio=0.2, repair=True) > lora(tokens=8192)",
+        "l2_structured(ratio=0.2, repair=True) > lora(tokens=8192)",
+        "structured_afr(ratio=0.2) > lora(tokens=8192)",
+        "structured_afr(ratio=0.2) > distill(tokens=8192)",
+        "random_structured(ratio=0.2, repair=True) > distill(tokens=8192)",
+        "depth(ratio=0.1) > distill(tokens=8192)",
+        "qlora(tokens=8192)",
     ),
     "pipelines": (
-        "structured_afr(ratio=0.2) > lora > gptq(bits=4)",
-        "depth(ratio=0.1) > structured_afr(ratio=0.1) > distill > gptq(bits=4)",
+        "structured_afr(ratio=0.2) > lora(tokens=8192) > gptq(bits=4)",
+        "depth(ratio=0.1) > structured_afr(ratio=0.1) > distill(tokens=8192) > gptq(bits=4)",
         "sparsegpt(ratio=0.5) > gptq(bits=8)",
     ),
 }
@@ -217,14 +217,15 @@ def _run_peer(
 
 
 def show(rows: list[dict[str, Any]], *, markdown: bool) -> None:
-    """Print the table, in the order of `GROUPS`."""
+    """Print the table: the strategies of `GROUPS` in their order, then others."""
     found = {row["strategy"]: row for row in rows}
     header = (
         "strategy", "perplexity", "to base", "KL", "top-1", "MB", "s", "peak MB", "transformers",
     )  # fmt: skip
     lines: list[tuple[str, ...]] = [header]
-    order = ["base", *(s for group in GROUPS.values() for s in group), PEER]
-    lines += [_line(found[strategy]) for strategy in order if strategy in found]
+    known = ["base", *(s for group in GROUPS.values() for s in group), PEER]
+    order = dict.fromkeys([*(s for s in known if s in found), *found])
+    lines += [_line(found[strategy]) for strategy in order]
     if not markdown:
         print(table(lines))
         return
