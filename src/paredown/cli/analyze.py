@@ -110,7 +110,8 @@ def _console() -> Console:
 
 
 def _summary(console: Console, findings: Findings, state: State) -> None:
-    from paredown.report.terminal import front_table
+    from paredown.report.tables import SCORE_COLUMNS, score_rows
+    from paredown.report.terminal import TextTable, front_table
 
     record = findings.record
     _print_state(console, findings, state)
@@ -118,6 +119,9 @@ def _summary(console: Console, findings: Findings, state: State) -> None:
     if findings.front.episodes:
         console.print()
         console.print(front_table(record.results, findings.front, findings.recommendation))
+    if scores := score_rows(record.results):
+        console.print()
+        console.print(TextTable(columns=SCORE_COLUMNS, rows=scores, title="Benchmarks"))
     console.print()
     _print_cost(console, findings)
     _print_files(console, record)
@@ -178,7 +182,9 @@ def _print_state(console: Console, findings: Findings, state: State) -> None:
 
 def resume_command(record: ExperimentRecord) -> str:
     """The command that continues an experiment."""
-    words = ["paredown", "run", "-m", record.config.model, "-d", record.config.data]
+    words = ["paredown", "run", "-m", record.config.model]
+    for name in (record.config.data, *record.config.evaluate.benchmarks):
+        words += ["-d", name]
     words += ["--experiment-name", record.name, "--output-dir", str(record.folder.parent)]
     return shlex.join([*words, "--resume"])
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from paredown.spec.packed import weights_bytes
 from paredown.spec.result import Measurement
 from paredown.spec.units import Unit
-from paredown.store.atomic import folder_bytes
 
 
 def measure_size(folder: Path, base_bytes: int) -> list[Measurement]:
     """Bytes of the weights files, and the base's over them."""
-    size = folder_bytes(folder, "*.safetensors")
+    size = weights_bytes(folder)
     common = {"n": 1, "stderr": None}
     return [
         Measurement(
             name="size", value=size, unit=Unit.BYTES, lower_is_better=True, source="measured",
-            how="bytes of the .safetensors files", **common,
+            how="bytes of the .safetensors files, an adapter's included", **common,
         ),
         Measurement(
             name="compression_ratio", value=base_bytes / size, unit=Unit.RATIO,

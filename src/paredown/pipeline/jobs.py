@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
+from paredown.spec.scores import TaskScore
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Device
 from paredown.store.cache import Cache
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 EXPECTED = "expected.safetensors"
+ITEMS = "items"
+"""Folder of single answers to benchmarks, beside the results."""
 
 
 class _Job(BaseModel):
@@ -77,6 +80,22 @@ class VerifyJob(_Job):
     """Whether plain transformers must load it too."""
 
 
+class Rival(BaseModel):
+    """An earlier result, and what it costs: a candidate that it beats is not worth a benchmark."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str
+    costs: dict[str, float]
+    """By measurement: `kl`, `size`, `decode_latency`, `peak_memory`."""
+
+    def beats(self, measured: dict[str, float]) -> bool:
+        """No worse in any of its costs, and better in one."""
+        pairs = [(cost, measured[name]) for name, cost in self.costs.items() if name in measured]
+        complete = len(pairs) == len(self.costs) > 0
+        return complete and all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
 class EvaluateJob(_Job):
     """Measure `model` against `base`."""
 
@@ -87,6 +106,8 @@ class EvaluateJob(_Job):
     base_bytes: int
     text: TextSpec
     config: EvaluateConfig
+    rivals: tuple[Rival, ...] = ()
+    """Benchmarks are left out for a model that one of these beats in every respect."""
 
 
 Job = CompressJob | VerifyJob | EvaluateJob
@@ -122,7 +143,7 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
         case VerifyJob():
             return _verify(job, progress)
         case EvaluateJob():
-            return _evaluate(job, progress)
+            return _evaluate(job, folder, progress)
 
 
 def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -273,8 +294,9 @@ def _fits_float32(parameters: int, device: str) -> bool:
     return bool(psutil.virtual_memory().available > 6 * parameters)
 
 
-def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
+def _evaluate(job: EvaluateJob, folder: Path, progress: Progress) -> dict[str, Any]:
     from paredown.evaluate.artifact import evaluate_folder
+    from paredown.evaluate.comparison import measurement
     from paredown.evaluate.quality import BaseOutputs
     from paredown.models.calibration import windows
     from paredown.models.hessians import tensor_hash
@@ -313,12 +335,56 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
         config=job.config,
         device=job.device,
         trust_remote_code=job.trust_remote_code,
-        progress=progress,
+        progress=progress if not job.config.benchmarks else lambda s, m: progress(0.3 * s, m),
     )
+    beaten = _beaten(job, found.measurements)
+    scored = job.config.benchmarks and beaten is None
+    scores = _scores(job, found.measurements, folder, progress) if scored else []
+    measured = (*found.measurements, *map(measurement, scores))
     return {
-        "measurements": [m.model_dump(mode="json") for m in found.measurements],
-        "notes": found.notes,
+        "measurements": [m.model_dump(mode="json") for m in measured],
+        "notes": (*found.notes, *([] if beaten is None else [beaten])),
+        "scores": [s.model_dump(mode="json") for s in scores],
     }
+
+
+def _beaten(job: EvaluateJob, measured: tuple[Measurement, ...]) -> str | None:
+    """Why benchmarks are left out, or None."""
+    values = {m.name: m.value for m in measured}
+    rival = next((r for r in job.rivals if r.beats(values)), None)
+    if rival is None or not job.config.benchmarks:
+        return None
+    return (
+        f"not scored on {', '.join(job.config.benchmarks)}: {rival.label} is no worse in "
+        f"{', '.join(rival.costs)}"
+    )
+
+
+def _scores(
+    job: EvaluateJob, measured: tuple[Measurement, ...], folder: Path, progress: Progress
+) -> list[TaskScore]:
+    """Benchmarks, of the model and of its base on the same items."""
+    from paredown.evaluate.scores import ScoreRequest, measure_scores
+
+    return measure_scores(
+        job.model,
+        job.base,
+        ScoreRequest(
+            config=job.config,
+            data_dir=job.text.data_dir,
+            device=job.device,
+            trust_remote_code=job.trust_remote_code,
+            cache=Cache.default(),
+        ),
+        items=folder / ITEMS,
+        ratio=next((m.value for m in measured if m.name == "compression_ratio"), None),
+        progress=lambda share, message: progress(0.3 + 0.7 * share, message),
+    )
+
+
+def scores_of(result: dict[str, Any]) -> tuple[TaskScore, ...]:
+    """The scores in an evaluation's result."""
+    return tuple(TaskScore.model_validate(s) for s in result["scores"])
 
 
 def measurements_of(result: dict[str, Any]) -> tuple[Measurement, ...]:

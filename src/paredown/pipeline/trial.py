@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from paredown.pipeline.jobs import (
     CompressJob,
     EvaluateJob,
     Job,
+    Rival,
     TextSpec,
     VerifyJob,
     measurements_of,
+    scores_of,
 )
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
@@ -199,6 +201,7 @@ def measure(
     built: Built | None = None,
     baseline: TrialResult | None = None,
     limits: Limits | None = None,
+    earlier: Sequence[TrialResult] = (),
     watch: Watch | None = None,
 ) -> TrialResult:
     """The second half of a trial: evaluate `folder/artifact`, or the base if there is no strategy.
@@ -228,7 +231,8 @@ def measure(
         return failed(built.failure)
     try:
         found = clock.run(
-            _evaluate_job(bench, bench.base.folder if strategy is None else artifact), "evaluate"
+            _evaluate_job(bench, bench.base.folder if strategy is None else artifact, earlier),
+            "evaluate",
         )
     except _TrialFailed as error:
         if strategy is None:
@@ -244,6 +248,7 @@ def measure(
         **common,
         status="ok",
         measurements=measured,
+        scores=scores_of(found),
         notes=tuple(dict.fromkeys((*built.notes, *found["notes"]))),
         artifact=None if strategy is None else f"{folder.name}/artifact",
         **flat_fields(measured),
@@ -284,6 +289,7 @@ def measure_folder(
         kind="evaluation",
         status="ok",
         measurements=measured,
+        scores=scores_of(found),
         notes=tuple(found["notes"]),
         **flat_fields(measured),
         evaluate_s=clock.elapsed,
@@ -291,7 +297,20 @@ def measure_folder(
     )
 
 
-def _evaluate_job(bench: Bench, model: Path) -> EvaluateJob:
+_COSTS = ("kl", "size", "decode_latency", "peak_memory")
+
+
+def _rivals(earlier: Sequence[TrialResult]) -> tuple[Rival, ...]:
+    """Finished results with every cost measured, for benchmarks are dear and these are not."""
+    found = []
+    for result in earlier:
+        costs = {name: value for name in _COSTS if (value := result.value(name)) is not None}
+        if result.strategy is not None and len(costs) == len(_COSTS):
+            found.append(Rival(label=f"episode {result.episode}, {result.label},", costs=costs))
+    return tuple(found)
+
+
+def _evaluate_job(bench: Bench, model: Path, earlier: Sequence[TrialResult] = ()) -> EvaluateJob:
     return EvaluateJob(
         device=bench.device,
         trust_remote_code=bench.trust_remote_code,
@@ -301,6 +320,7 @@ def _evaluate_job(bench: Bench, model: Path) -> EvaluateJob:
         base_bytes=sum(f.stat().st_size for f in bench.base.folder.glob("*.safetensors")),
         text=bench.text,
         config=bench.evaluate,
+        rivals=_rivals(earlier),
     )
 
 

@@ -13,9 +13,11 @@ from paredown.report.tables import (
     EPISODE_COLUMNS,
     FRONT_COLUMNS,
     LEGEND,
+    SCORE_COLUMNS,
     episode_rows,
     failures,
     front_rows,
+    score_rows,
 )
 from paredown.report.words import NONE, name_of, one_line
 from paredown.spec.result import CHECKED_PLAIN, TrialResult
@@ -32,6 +34,7 @@ def report_markdown(findings: Findings, stop_reason: str | None) -> str:
         ["## Result", *_result(findings)],
         ["## What was asked", *_asked(findings, stop_reason)],
         ["## Front", *_front(findings)],
+        _benchmarks(findings),
         ["## All episodes", *_episodes(findings)],
         _refused(findings),
         ["## How it was measured", *_protocols(findings)],
@@ -126,6 +129,20 @@ def _front(findings: Findings) -> list[str]:
         "The baseline is shown first, on the front or not."
     )
     return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND)]
+
+
+def _benchmarks(findings: Findings) -> list[str]:
+    results = findings.record.results
+    rows = score_rows(results)
+    if not rows:
+        return []
+    compared = [s.versus_base.verdict for r in results for s in r.scores if s.versus_base]
+    return [
+        "## Benchmarks",
+        "Changes are against the base model on the same items, in points, with a 95 % interval.",
+        _table(SCORE_COLUMNS, rows),
+        "\n".join(f"- {_text(verdict)}" for verdict in compared),
+    ]
 
 
 def _episodes(findings: Findings) -> list[str]:

@@ -18,6 +18,7 @@ from paredown.report.words import (
     with_error,
 )
 from paredown.spec.result import TrialResult
+from paredown.spec.scores import Comparison
 from paredown.spec.units import Unit, human_bytes, human_seconds
 
 FRONT_COLUMNS = (
@@ -26,6 +27,10 @@ FRONT_COLUMNS = (
 )  # fmt: skip
 EPISODE_COLUMNS = ("#", "strategy", "kind", "result", *FRONT_COLUMNS[2:], "time")
 MEASUREMENT_COLUMNS = ("name", "value", "unit", "stderr", "n", "source", "how")
+SCORE_COLUMNS = (
+    "#", "strategy", "benchmark", "metric", "score", "95 % interval", "base", "change",
+    "lost/gained", "items",
+)  # fmt: skip
 LEGEND = "* recommended, + runner-up, k knee, ! misses a limit"
 
 Rows = list[tuple[str, ...]]
@@ -79,6 +84,34 @@ def measurement_rows(result: TrialResult) -> Rows:
         )
         for m in result.measurements
     ]
+
+
+def score_rows(results: Sequence[TrialResult]) -> Rows:
+    """One row per result and benchmark, in the order of `SCORE_COLUMNS`; subjects stay in JSON."""
+    return [
+        (
+            str(result.episode),
+            result.label,
+            score.name,
+            score.metric,
+            f"{100 * score.value:.1f} %",
+            f"{100 * score.low:.1f} to {100 * score.high:.1f}",
+            *_versus_base(score.versus_base),
+            f"{score.n} of {score.n_available}"
+            + (f" ({score.n_truncated} cut)" if score.n_truncated else ""),
+        )
+        for result in results
+        for score in result.scores
+    ]
+
+
+def _versus_base(found: Comparison | None) -> tuple[str, str, str]:
+    if found is None:
+        return NONE, NONE, NONE
+    half = max(found.high - found.difference, found.difference - found.low)
+    flips = NONE if found.lost is None else f"{found.lost}/{found.gained}"
+    change = f"{100 * found.difference:+.1f} ± {100 * half:.1f}"
+    return f"{100 * found.base_value:.1f} %", change, flips
 
 
 def failures(results: Sequence[TrialResult]) -> Rows:

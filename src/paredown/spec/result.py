@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from paredown.spec.scores import TaskScore
 from paredown.spec.serial import SCHEMA_VERSION
 from paredown.spec.strategy import Strategy
 from paredown.spec.units import GB, Unit
@@ -88,11 +89,15 @@ class TrialResult(BaseModel):
     """`baseline`, `quantization`, `pruning`, `tuning` or `pipeline`."""
     status: Literal["ok", "failed"]
     measurements: tuple[Measurement, ...] = ()
+    scores: tuple[TaskScore, ...] = ()
+    """Benchmarks, each compared with the base on the same items."""
     failure: Failure | None = None
     unmet: tuple[str, ...] = ()
     """Limits of the user that this result does not meet, in words."""
     notes: tuple[str, ...] = ()
     """What a user of this artifact should know, e.g. that its format has no fast kernel."""
+    proposed_by: str | None = None
+    """The policy that proposed the strategy, as in its decision; None where nobody recorded it."""
     artifact: str | None = None
     """Path of the artifact, relative to the experiment folder, while it is kept."""
     compress_s: float = 0.0
