@@ -249,6 +249,7 @@ def evaluate(
     data_dir: Path | None = None,
     device: str = "auto",
     items: str | Path | None = None,
+    only_benchmarks: bool = False,
     trust_remote_code: bool = False,
     watch: Watch | None = None,
 ) -> TrialResult:
@@ -260,6 +261,7 @@ def evaluate(
             or the model itself.
         data: a text, and any number of benchmarks (see `paredown.spec.benchmarks`).
         items: folder for the single answers to benchmarks, a file each.
+        only_benchmarks: measure nothing else but the size.
 
     Raises:
         ConfigError: the request is wrong, or the model cannot be measured.
@@ -272,6 +274,8 @@ def evaluate(
     config = config.model_copy(update={"benchmarks": benchmarks})
     check_text_name(name)
     check_benchmarks(config, data_dir)
+    if only_benchmarks and not benchmarks:
+        raise ConfigError("only benchmarks are to be measured, and none is named; add -d arc_easy")
     if items is not None:
         require_writable(Path(items))
     text = check_text(name, None, data_dir)
@@ -294,7 +298,13 @@ def evaluate(
             trust_remote_code=trust_remote_code,
         )
         result = trial.measure_folder(
-            bench, folder, Path(scratch), label=str(model), timeout_s=_FOREVER_S, watch=watch
+            bench,
+            folder,
+            Path(scratch),
+            label=str(model),
+            timeout_s=_FOREVER_S,
+            only_benchmarks=only_benchmarks,
+            watch=watch,
         )
         if items is not None and config.benchmarks:
             shutil.copytree(Path(scratch) / ITEMS, items, dirs_exist_ok=True)

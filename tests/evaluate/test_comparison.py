@@ -16,7 +16,7 @@ from paredown.analysis.paired import (
     wilson_interval,
 )
 from paredown.analysis.statistics import Interval
-from paredown.evaluate.comparison import compare, score
+from paredown.evaluate.comparison import compare, score, surely_lost
 from paredown.evaluate.items import Item, TaskItems
 
 
@@ -123,23 +123,37 @@ def test_an_error_rate_that_falls_is_a_gain() -> None:
 
 
 def test_a_clear_loss_is_called_one() -> None:
-    found = compare(items([0] * 30 + [1] * 70), items([1] * 100), margin=0.02, ratio=4.12)
-    assert found.verdict.startswith("4.1x smaller; measurable loss on arc_easy (n=100, -30.0 +- ")
-    assert found.verdict.endswith("30 in 100 answers changed")
-    assert (
-        "measurable gain"
-        in compare(items([1] * 100), items([0] * 30 + [1] * 70), margin=0.02).verdict
-    )
+    found = compare(items([0] * 30 + [1] * 70), items([1] * 100), margin=0.02)
+    assert found.outcome == "loss"
+    assert found.verdict.startswith("a loss on arc_easy (n=100, -30.0 ± ")
+    back = compare(items([1] * 100), items([0] * 30 + [1] * 70), margin=0.02)
+    assert back.outcome == "gain"
+    assert "a gain on arc_easy (n=100, +30.0 ± " in back.verdict
 
 
-def test_no_loss_is_only_proved_by_enough_items() -> None:
+def test_no_loss_is_only_claimed_where_the_test_of_equivalence_shows_it() -> None:
     few = compare(items([1] * 40), items([1] * 40), margin=0.02)
     many = compare(items([1] * 4000), items([1] * 4000), margin=0.02)
     assert not few.equivalent
-    assert "no measurable loss" in few.verdict
-    assert "is not ruled out" in few.verdict
+    assert few.outcome == "unclear"
+    assert few.verdict.startswith("too few items to tell whether 2 points are lost on arc_easy (")
     assert many.equivalent
-    assert "equivalent within 2 points; 0 in 100 answers changed" in many.verdict
+    assert many.verdict.startswith("no measurable loss on arc_easy (n=4000, +0.0 ± 0.")
+
+
+def test_a_loss_that_is_shown_and_shown_to_be_small_is_called_both() -> None:
+    base = items([1] * 4000)
+    found = compare(items([0] * 20 + [1] * 3980), base, margin=0.02)
+    assert found.outcome == "small loss"
+    assert found.verdict.startswith("a loss, but less than 2 points, on arc_easy (n=4000, -0.5 ± ")
+    assert compare(items([0] * 20 + [1] * 3980), base, margin=0.004).outcome == "loss"
+
+
+def test_a_sure_loss_needs_the_99_percent_interval_beyond_it() -> None:
+    base = items([1] * 25)
+    assert surely_lost(items([0] * 15 + [1] * 10), base, 0.1)
+    assert not surely_lost(items([0] * 7 + [1] * 18), base, 0.1)  # -28 points, and half as much +-
+    assert not surely_lost(items([1] * 25), items([0] * 15 + [1] * 10), 0.1)
 
 
 def test_shares_are_compared_by_their_mean() -> None:
@@ -149,7 +163,7 @@ def test_shares_are_compared_by_their_mean() -> None:
     assert (found.lost, found.p_value, found.changed) == (None, None, None)
     assert found.difference == pytest.approx(-0.1875)
     assert found.low < -0.1875 < found.high < 0
-    assert "measurable loss" in found.verdict
+    assert found.verdict.startswith("a loss on arc_easy (")
 
 
 def test_other_items_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,6 @@ from paredown.evaluate.items import Responses, draw, model_hash
 from paredown.evaluate.scores import ScoreRequest, answer_items, measure_scores
 from paredown.evaluate.task_data import check_benchmarks, lm_eval_tasks, task_files
 from paredown.models.calibration import load_tokenizer
-from paredown.pipeline.jobs import Rival
 from paredown.report.tables import SCORE_COLUMNS, score_rows
 from paredown.spec.benchmarks import BENCHMARKS, check_text_name, expand, split_request
 from paredown.spec.result import TrialResult
@@ -199,15 +199,14 @@ def test_the_base_is_asked_once_and_pairs_item_by_item(
 
     other = tiny_chatter(tmp_path / "other", seed=1)
     asked = request(tmp_path, "arc_easy", "truthfulqa_mc2")
-    found = measure_scores(
-        other, chatter, asked, items=tmp_path / "items", ratio=2.0, progress=quiet
-    )
+    found = measure_scores(other, chatter, asked, items=tmp_path / "items", progress=quiet)
     assert [s.name for s in found] == ["arc_easy", "truthfulqa_mc2"]
     versus = found[0].versus_base
     assert versus is not None
     assert versus.n == 8
     assert versus.difference == pytest.approx(found[0].value - versus.base_value)
-    assert versus.verdict.startswith("2.0x smaller; ")
+    assert versus.verdict.endswith(f"on arc_easy (n=8, {100 * versus.difference:+.1f} ± "
+                                   f"{100 * versus.half_width:.1f} points)")  # fmt: skip
     lines = [json.loads(x) for x in (tmp_path / "items" / "arc_easy.jsonl").open()]
     assert sum(line["score"] for line in lines) / 8 == pytest.approx(found[0].value)
     mass = found[1].versus_base
@@ -215,9 +214,7 @@ def test_the_base_is_asked_once_and_pairs_item_by_item(
     assert (mass.lost, mass.p_value) == (None, None)
 
     monkeypatch.setattr(scores, "load", lambda *a, **k: pytest.fail("a model was loaded"))
-    again = measure_scores(
-        other, chatter, asked, items=tmp_path / "again", ratio=2.0, progress=quiet
-    )
+    again = measure_scores(other, chatter, asked, items=tmp_path / "again", progress=quiet)
     assert again == [
         s.model_copy(update={"items": s.items.replace("items", "again")}) for s in found
     ]
@@ -357,13 +354,31 @@ def test_evaluate_reports_scores_beside_the_rest(chatter: Path, tmp_path: Path) 
     assert TrialResult.model_validate_json(result.model_dump_json()) == result
 
 
-def test_a_model_that_is_beaten_in_every_respect_needs_no_benchmark() -> None:
-    rival = Rival(label="episode 1, rtn,", costs={"kl": 0.1, "size": 100.0})
-    assert rival.beats({"kl": 0.2, "size": 100.0})
-    assert not rival.beats({"kl": 0.1, "size": 100.0})
-    assert not rival.beats({"kl": 0.2, "size": 99.0})
-    assert not rival.beats({"size": 200.0})
-    assert not Rival(label="x", costs={}).beats({"kl": 0.2})
+@needs_data
+def test_a_candidate_that_surely_lost_is_asked_no_further(
+    chatter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base that is always right, and a candidate that never is."""
+    from paredown.evaluate import scores
+
+    other = tiny_chatter(tmp_path / "other", seed=1)
+    real = scores._answer
+
+    def answers(name: str, model: Any, asked: Any, progress: Any) -> Any:
+        found = real(name, model, asked, progress)
+        right = float(model.folder == chatter)
+        return replace(found, items=tuple(replace(item, score=right) for item in found.items))
+
+    monkeypatch.setattr(scores, "_answer", answers)
+    asked = request(tmp_path, "arc_easy", limit=80)
+    (found,) = measure_scores(other, chatter, asked, items=tmp_path / "items", progress=quiet)
+    assert found.stopped == "after 20 of 80 items, for a loss beyond 10 points is sure"
+    assert (found.n, found.value) == (20, 0.0)
+    assert found.versus_base is not None
+    assert (found.versus_base.n, found.versus_base.lost) == (20, 20)
+    asked = request(tmp_path, "arc_easy", limit=80, stop_loss=None)
+    (whole,) = measure_scores(other, chatter, asked, items=tmp_path / "items", progress=quiet)
+    assert (whole.n, whole.stopped) == (80, None)
 
 
 def test_the_function_is_not_hidden_by_the_package_of_its_name() -> None:

@@ -33,6 +33,10 @@ def evaluate(
     margin: Annotated[
         float, typer.Option(help="Difference of a score that does not matter to you.")
     ] = 0.02,
+    only_benchmarks: Annotated[
+        bool,
+        typer.Option("--only-benchmarks", help="Leave out perplexity, KL, latency and memory."),
+    ] = False,
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Ask benchmarks in the chat template.")
     ] = False,
@@ -61,9 +65,10 @@ def evaluate(
     from paredown.cli.settings import evaluate_config
     from paredown.pipeline.jobs import ITEMS
     from paredown.report.tables import (
-        MEASUREMENT_COLUMNS,
+        NUMBER_COLUMNS,
         SCORE_COLUMNS,
-        measurement_rows,
+        number_rows,
+        score_notes,
         score_rows,
     )
     from paredown.report.terminal import TextTable
@@ -86,6 +91,7 @@ def evaluate(
             data_dir=data_dir,
             device=device,
             items=None if output is None else output / ITEMS,
+            only_benchmarks=only_benchmarks,
             watch=progress.watch,
         )
     if output is not None:
@@ -93,15 +99,15 @@ def evaluate(
     if as_json:
         print(readable(result), end="")
         return
-    console.print(
-        TextTable(columns=MEASUREMENT_COLUMNS, rows=measurement_rows(result), title=result.label)
-    )
+    console.print(TextTable(columns=NUMBER_COLUMNS, rows=number_rows(result), title=result.label))
     if result.scores:
         console.print()
         rows = [row[2:] for row in score_rows([result])]  # without number and strategy
         console.print(TextTable(columns=SCORE_COLUMNS[2:], rows=rows, title="Benchmarks"))
-    for score in result.scores:
-        if score.versus_base is not None:
-            console.print(Text(f"  {score.versus_base.verdict}"))
-    for note in result.notes:
+    console.print()
+    if result.verdict is not None:
+        console.print(Text(result.verdict, style="bold"))
+    for note in (*result.notes, *score_notes(result)):
         console.print(Text(f"  - {note}"))
+    if output is not None:
+        console.print(f"  {output / 'results.json'} says how each was measured", soft_wrap=True)

@@ -5,7 +5,6 @@ Importing this module imports lm-eval, which takes seconds; only worker processe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
@@ -17,7 +16,6 @@ from paredown.errors import ConfigError
 from paredown.evaluate.items import Responses
 from paredown.evaluate.rows import Pair
 from paredown.evaluate.scorer import CausalScorer
-from paredown.spec.units import human_seconds
 
 Progress = Callable[[float, str], None]
 _Found = TypeVar("_Found")
@@ -174,11 +172,9 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return answer
 
     def _watched(self, found: Iterator[_Found], total: int) -> Iterator[_Found]:
-        start = time.monotonic()
         for done, item in enumerate(found, start=1):
             yield item
-            left = (time.monotonic() - start) * (total - done) / done
-            self.progress(done / total, f"{done} of {total} items, {human_seconds(left)} left")
+            self.progress(done / total, f"{done} of {total} items")
 
 
 def _row_of(request: Any) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,9 +18,11 @@ from paredown.evaluate.items import Item, TaskItems
 from paredown.spec.result import Measurement
 from paredown.spec.scores import Comparison, Part, TaskScore
 from paredown.spec.units import Unit
+from paredown.spec.verdict import in_words
 
 _TOST_LEVEL = 0.90
 """Interval that two one-sided tests at 5 % look at."""
+_SURE = 0.99
 
 
 def score(found: TaskItems, *, items: str) -> TaskScore:
@@ -67,35 +70,20 @@ def measurement(found: TaskScore) -> Measurement:
     )
 
 
-def compare(
-    mine: TaskItems, base: TaskItems, *, margin: float, ratio: float | None = None
-) -> Comparison:
+def compare(mine: TaskItems, base: TaskItems, *, margin: float) -> Comparison:
     """One model against its base, paired item by item.
 
     Args:
         margin: difference of the score that would not matter.
-        ratio: how many times smaller the files are, for the verdict.
 
     Raises:
         ValueError: the two did not answer the same items.
     """
     pairs = _pairs(mine, base)
-    sign = 1.0 if mine.higher_is_better else -1.0
-    binary = all(score in (0.0, 1.0) for a, b in pairs for score in (a.score, b.score))
-    lost = sum(sign * (a.score - b.score) < 0 for a, b in pairs)
-    gained = sum(sign * (a.score - b.score) > 0 for a, b in pairs)
-    differences = [sign * (a.score - b.score) for a, b in pairs]
-
-    def interval(level: float) -> Interval:
-        if binary:
-            return paired_proportion_interval(lost, gained, len(pairs), level=level)
-        return _mean_interval(differences, level)
-
-    shown = interval(0.95)
-    p_value = mcnemar_exact(lost, gained) if binary else None
-    equivalent = is_equivalent(interval(_TOST_LEVEL), margin)
-    changed = _changed(pairs)
-    return Comparison(
+    change = _Change.of(pairs, higher_is_better=mine.higher_is_better)
+    lost, gained, binary = change.lost, change.gained, change.binary
+    shown = change.interval(0.95)
+    found = Comparison(
         n=len(pairs),
         base_value=_mean([b.score for _, b in pairs]),
         difference=shown.value,
@@ -103,62 +91,53 @@ def compare(
         high=shown.high,
         lost=lost if binary else None,
         gained=gained if binary else None,
-        changed=changed,
-        p_value=p_value,
+        changed=_changed(pairs),
+        p_value=mcnemar_exact(lost, gained) if binary else None,
         margin=margin,
-        equivalent=equivalent,
-        verdict=verdict(
-            mine.name,
-            shown,
-            n=len(pairs),
-            p_value=p_value,
-            equivalent=equivalent,
-            margin=margin,
-            changed=changed,
-            ratio=ratio,
-        ),
+        equivalent=is_equivalent(change.interval(_TOST_LEVEL), margin),
+        verdict="",
     )
+    return found.model_copy(update={"verdict": in_words(mine.name, found)})
 
 
-def verdict(
-    name: str,
-    difference: Interval,
-    *,
-    n: int,
-    p_value: float | None,
-    equivalent: bool,
-    margin: float,
-    changed: int | None,
-    ratio: float | None,
-) -> str:
-    """One line, e.g. "4.1x smaller; no measurable loss on arc_easy (n=500, -0.4 +- 1.9 points)".
+def surely_lost(mine: TaskItems, base: TaskItems, loss: float) -> bool:
+    """Whether items so far show a loss of more than `loss`: where the 99 % interval leaves it out.
 
-    A loss is called measurable if McNemar's test rejects at 5 %, or, where scores are not right
-    or wrong, if the 95 % interval leaves zero out.
+    Looked at twice on the way, that stops a candidate which loses less in at most 1 of 100 cases.
+
+    Raises:
+        ValueError: the two did not answer the same items.
     """
-    apart = p_value < 0.05 if p_value is not None else not difference.low <= 0 <= difference.high
-    half = max(difference.high - difference.value, difference.value - difference.low)
-    numbers = f"n={n}, {100 * difference.value:+.1f} +- {100 * half:.1f} points"
-    if not apart:
-        what = f"no measurable loss on {name} ({numbers})"
-    elif difference.value < 0:
-        what = f"measurable loss on {name} ({numbers})"
-    else:
-        what = f"measurable gain on {name} ({numbers})"
-    parts = [f"{ratio:.1f}x smaller"] if ratio is not None and ratio > 1 else []
-    parts.append(what)
-    if equivalent:
-        parts.append(f"equivalent within {100 * margin:g} points")
-    elif not apart:
-        parts.append(f"a loss of {100 * max(-difference.low, 0.0):.1f} points is not ruled out")
-    if changed is not None:
-        parts.append(f"{_in_hundred(changed, n)} in 100 answers changed")
-    return "; ".join(parts)
+    change = _Change.of(_pairs(mine, base), higher_is_better=mine.higher_is_better)
+    return change.interval(_SURE).high < -loss
 
 
-def _in_hundred(count: int, n: int) -> str:
-    share = 100 * count / n
-    return f"{share:.1f}" if 0 < share < 1 else f"{share:.0f}"
+@dataclass(frozen=True)
+class _Change:
+    """Differences item by item; better is positive."""
+
+    differences: tuple[float, ...]
+    binary: bool
+
+    @staticmethod
+    def of(pairs: Sequence[tuple[Item, Item]], *, higher_is_better: bool) -> _Change:
+        sign = 1.0 if higher_is_better else -1.0
+        binary = all(score in (0.0, 1.0) for a, b in pairs for score in (a.score, b.score))
+        return _Change(tuple(sign * (a.score - b.score) for a, b in pairs), binary)
+
+    @property
+    def lost(self) -> int:
+        return sum(d < 0 for d in self.differences)
+
+    @property
+    def gained(self) -> int:
+        return sum(d > 0 for d in self.differences)
+
+    def interval(self, level: float) -> Interval:
+        if self.binary:
+            n = len(self.differences)
+            return paired_proportion_interval(self.lost, self.gained, n, level=level)
+        return _mean_interval(self.differences, level)
 
 
 def _pairs(mine: TaskItems, base: TaskItems) -> list[tuple[Item, Item]]:

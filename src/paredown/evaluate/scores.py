@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paredown.evaluate.comparison import compare, score
+from paredown.evaluate.comparison import compare, score, surely_lost
 from paredown.evaluate.items import Responses, TaskItems, model_hash
 from paredown.evaluate.quality import for_quality
 from paredown.evaluate.scorer import CausalScorer
@@ -26,6 +26,10 @@ from paredown.store.cache import Cache
 Progress = Callable[[float, str], None]
 _VERSION = 1
 """Goes up when the same request may be answered differently."""
+_STAGES = (4, 2)
+"""A candidate is first asked so many parts of the items, one over each."""
+_LEAST = 20
+"""Items of a stage that can decide anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,6 @@ def measure_scores(
     request: ScoreRequest,
     *,
     items: Path,
-    ratio: float | None,
     progress: Progress,
 ) -> list[TaskScore]:
     """Score `folder` on the request's benchmarks and compare with `base`, item by item.
@@ -55,32 +58,56 @@ def measure_scores(
 
     Args:
         items: folder for the single items of this model, `<benchmark>.jsonl`.
-        ratio: how many times smaller the files are than the base's, for the verdicts.
 
     Raises:
         ConfigError: a benchmark that cannot be had, or not be run on this model.
         DivergedError: logits that are not finite.
     """
-    same = base == folder
-    share = 1.0 if same else 0.5
-    mine = answer_items(folder, request, lambda done, text: progress(done * share, text))
-    theirs: Mapping[str, TaskItems] = {}
-    if not same:
-        release()
-        theirs = answer_items(
-            base, request, lambda done, text: progress(share + done * share, f"base, {text}")
-        )
+    if base == folder:
+        mine = answer_items(folder, request, progress)
+        return [_scored(answered, items) for answered in mine.values()]
+    theirs = answer_items(base, request, lambda done, text: progress(done / 2, f"base, {text}"))
+    release()
+    model = _Lazy(folder, request)
     found = []
-    for name, answered in mine.items():
-        file = items / f"{answered.name.replace(':', '_')}.jsonl"
-        answered.write_items(file)
-        scored = score(answered, items=f"{items.name}/{file.name}")
-        if name in theirs:
-            margin = request.config.margin
-            versus = compare(answered, theirs[name], margin=margin, ratio=ratio)
-            scored = scored.model_copy(update={"versus_base": versus})
-        found.append(scored)
+    for k, (name, reference) in enumerate(theirs.items()):
+
+        def report(share: float, text: str, k: int = k, name: str = name) -> None:
+            progress(0.5 + 0.5 * (k + share) / len(theirs), f"{Path(name).stem}: {text}")
+
+        answered, stopped = _in_stages(name, model, request, reference, report)
+        versus = compare(answered, _only(reference, answered), margin=request.config.margin)
+        changes = {"versus_base": versus, "stopped": stopped}
+        found.append(_scored(answered, items).model_copy(update=changes))
     return found
+
+
+def _scored(answered: TaskItems, items: Path) -> TaskScore:
+    file = items / f"{answered.name.replace(':', '_')}.jsonl"
+    answered.write_items(file)
+    return score(answered, items=f"{items.name}/{file.name}")
+
+
+def _in_stages(
+    name: str, model: _Lazy, request: ScoreRequest, base: TaskItems, progress: Progress
+) -> tuple[TaskItems, str | None]:
+    """A quarter of the items, half, all; and why it ended before, if it did."""
+    loss, total = request.config.stop_loss, len(base.items)
+    for part in _STAGES:
+        limit = total // part
+        if loss is None or limit < _LEAST:
+            continue
+        answered = _answered(name, model, request, progress, limit=limit)
+        reference = _only(base, answered)
+        if len(reference.items) == limit and surely_lost(answered, reference, loss):
+            why = f"after {limit} of {total} items, for a loss beyond {100 * loss:g} points is sure"
+            return answered, why
+    return _answered(name, model, request, progress, limit=request.config.limit), None
+
+
+def _only(base: TaskItems, mine: TaskItems) -> TaskItems:
+    wanted = {item.id for item in mine.items}
+    return replace(base, items=tuple(item for item in base.items if item.id in wanted))
 
 
 def answer_items(folder: Path, request: ScoreRequest, progress: Progress) -> dict[str, TaskItems]:
@@ -93,15 +120,23 @@ def answer_items(folder: Path, request: ScoreRequest, progress: Progress) -> dic
         def report(share: float, text: str, k: int = k, name: str = name) -> None:
             progress((k + share) / len(names), f"{Path(name).stem}: {text}")
 
-        key = {**_settings(name, request), "model": model.hash}
-        kept = request.cache.get("items", key, ".json")
-        if kept is None:
-            answered = _answer(name, model, request, report)
-            text = answered.to_json()
-            kept = request.cache.put("items", key, ".json", lambda p, t=text: write_text(p, t))  # type: ignore[misc]
-        found[name] = TaskItems.from_json(kept.read_text(encoding="utf-8"))
+        found[name] = _answered(name, model, request, report, limit=request.config.limit)
         report(1.0, "done")
     return found
+
+
+def _answered(
+    name: str, model: _Lazy, request: ScoreRequest, progress: Progress, *, limit: int
+) -> TaskItems:
+    config = request.config.model_copy(update={"limit": limit})
+    asked = replace(request, config=config)
+    key = {**_settings(name, asked), "model": model.hash}
+
+    def write(path: Path) -> None:
+        write_text(path, _answer(name, model, asked, progress).to_json())
+
+    kept = request.cache.get_or_put("items", key, ".json", write)
+    return TaskItems.from_json(kept.read_text(encoding="utf-8"))
 
 
 def _settings(name: str, request: ScoreRequest) -> dict[str, Any]:

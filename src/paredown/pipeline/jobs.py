@@ -80,24 +80,8 @@ class VerifyJob(_Job):
     """Whether plain transformers must load it too."""
 
 
-class Rival(BaseModel):
-    """An earlier result, and what it costs: a candidate that it beats is not worth a benchmark."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    label: str
-    costs: dict[str, float]
-    """By measurement: `kl`, `size`, `decode_latency`, `peak_memory`."""
-
-    def beats(self, measured: dict[str, float]) -> bool:
-        """No worse in any of its costs, and better in one."""
-        pairs = [(cost, measured[name]) for name, cost in self.costs.items() if name in measured]
-        complete = len(pairs) == len(self.costs) > 0
-        return complete and all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-
 class EvaluateJob(_Job):
-    """Measure `model` against `base`."""
+    """Measure `model` against `base`: everything but benchmarks."""
 
     kind: Literal["evaluate"] = "evaluate"
     model: Path
@@ -106,11 +90,19 @@ class EvaluateJob(_Job):
     base_bytes: int
     text: TextSpec
     config: EvaluateConfig
-    rivals: tuple[Rival, ...] = ()
-    """Benchmarks are left out for a model that one of these beats in every respect."""
 
 
-Job = CompressJob | VerifyJob | EvaluateJob
+class ScoreJob(_Job):
+    """Score `model` on benchmarks, and compare it with `base` item by item."""
+
+    kind: Literal["score"] = "score"
+    model: Path
+    base: Path
+    data_dir: Path | None
+    config: EvaluateConfig
+
+
+Job = CompressJob | VerifyJob | EvaluateJob | ScoreJob
 JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 
@@ -143,7 +135,9 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
         case VerifyJob():
             return _verify(job, progress)
         case EvaluateJob():
-            return _evaluate(job, folder, progress)
+            return _evaluate(job, progress)
+        case ScoreJob():
+            return _score(job, folder, progress)
 
 
 def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -294,9 +288,8 @@ def _fits_float32(parameters: int, device: str) -> bool:
     return bool(psutil.virtual_memory().available > 6 * parameters)
 
 
-def _evaluate(job: EvaluateJob, folder: Path, progress: Progress) -> dict[str, Any]:
+def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
     from paredown.evaluate.artifact import evaluate_folder
-    from paredown.evaluate.comparison import measurement
     from paredown.evaluate.quality import BaseOutputs
     from paredown.models.calibration import windows
     from paredown.models.hessians import tensor_hash
@@ -335,51 +328,35 @@ def _evaluate(job: EvaluateJob, folder: Path, progress: Progress) -> dict[str, A
         config=job.config,
         device=job.device,
         trust_remote_code=job.trust_remote_code,
-        progress=progress if not job.config.benchmarks else lambda s, m: progress(0.3 * s, m),
+        progress=progress,
     )
-    beaten = _beaten(job, found.measurements)
-    scored = job.config.benchmarks and beaten is None
-    scores = _scores(job, found.measurements, folder, progress) if scored else []
-    measured = (*found.measurements, *map(measurement, scores))
     return {
-        "measurements": [m.model_dump(mode="json") for m in measured],
-        "notes": (*found.notes, *([] if beaten is None else [beaten])),
-        "scores": [s.model_dump(mode="json") for s in scores],
+        "measurements": [m.model_dump(mode="json") for m in found.measurements],
+        "notes": found.notes,
     }
 
 
-def _beaten(job: EvaluateJob, measured: tuple[Measurement, ...]) -> str | None:
-    """Why benchmarks are left out, or None."""
-    values = {m.name: m.value for m in measured}
-    rival = next((r for r in job.rivals if r.beats(values)), None)
-    if rival is None or not job.config.benchmarks:
-        return None
-    return (
-        f"not scored on {', '.join(job.config.benchmarks)}: {rival.label} is no worse in "
-        f"{', '.join(rival.costs)}"
-    )
-
-
-def _scores(
-    job: EvaluateJob, measured: tuple[Measurement, ...], folder: Path, progress: Progress
-) -> list[TaskScore]:
-    """Benchmarks, of the model and of its base on the same items."""
+def _score(job: ScoreJob, folder: Path, progress: Progress) -> dict[str, Any]:
+    from paredown.evaluate.comparison import measurement
     from paredown.evaluate.scores import ScoreRequest, measure_scores
 
-    return measure_scores(
+    scores = measure_scores(
         job.model,
         job.base,
         ScoreRequest(
             config=job.config,
-            data_dir=job.text.data_dir,
+            data_dir=job.data_dir,
             device=job.device,
             trust_remote_code=job.trust_remote_code,
             cache=Cache.default(),
         ),
         items=folder / ITEMS,
-        ratio=next((m.value for m in measured if m.name == "compression_ratio"), None),
-        progress=lambda share, message: progress(0.3 + 0.7 * share, message),
+        progress=progress,
     )
+    return {
+        "measurements": [measurement(s).model_dump(mode="json") for s in scores],
+        "scores": [s.model_dump(mode="json") for s in scores],
+    }
 
 
 def scores_of(result: dict[str, Any]) -> tuple[TaskScore, ...]:

@@ -18,11 +18,11 @@ from paredown.spec.result import TrialResult
 
 _LEFT = {
     "#", "episode", "strategy", "kind", "result", "cause", "how", "name", "unit", "source",
-    "benchmark", "metric",
+    "benchmark", "metric", "what", "subject",
 }  # fmt: skip
 _FOLDED = {"strategy": 14, "cause": 20, "how": 14, "perplexity": 10, "ms/token": 8}
 """Columns that may be folded, and the width that they keep."""
-_DROPPED = ("metric", "time", "KL", "kind", "speed", "memory")
+_DROPPED = ("how", "metric", "time", "KL", "kind", "speed", "memory")
 """Columns that go, in this order, when the terminal is too narrow for all."""
 _GAP = 2
 

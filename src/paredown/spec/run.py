@@ -39,6 +39,9 @@ class EvaluateConfig(BaseModel):
     """Items per benchmark, a fixed draw over all its subjects; 0: all."""
     margin: float = Field(default=0.02, gt=0, lt=1)
     """Difference of a score that does not matter, for the test of equivalence with the base."""
+    stop_loss: float | None = Field(default=0.1, gt=0, lt=1)
+    """In an experiment, a candidate is asked no further items of a benchmark once it has surely
+    lost this much of the base's score; None: every candidate is asked all."""
     chat_template: bool = False
     """Whether benchmark prompts are wrapped in the tokenizer's chat template."""
     allow_unsandboxed_code: bool = False

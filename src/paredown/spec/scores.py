@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+Outcome = Literal["no loss", "small loss", "loss", "gain", "unclear"]
 
 
 class Comparison(BaseModel):
@@ -33,6 +37,26 @@ class Comparison(BaseModel):
     """Whether two one-sided tests at 5 % show the difference to be within the margin."""
     verdict: str
     """The outcome in words."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the comparison shows, and no more.
+
+        `no loss` takes the equivalence test, not merely the lack of a difference; a difference is
+        one if McNemar's test rejects at 5 %, or, where scores are not right or wrong, if the 95 %
+        interval leaves zero out. A `small loss` is shown, and shown to be within the margin.
+        """
+        shown = not self.low <= 0 <= self.high if self.p_value is None else self.p_value < 0.05
+        if shown and self.difference > 0:
+            return "gain"
+        if shown:
+            return "small loss" if self.equivalent else "loss"
+        return "no loss" if self.equivalent else "unclear"
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval, on its longer side."""
+        return max(self.high - self.difference, self.difference - self.low)
 
 
 class Part(BaseModel):
@@ -81,3 +105,5 @@ class TaskScore(BaseModel):
     """File of the single items, relative to the results."""
     versus_base: Comparison | None = None
     """None for the base itself."""
+    stopped: str | None = None
+    """Why only a part of the items was asked; None where all were."""
