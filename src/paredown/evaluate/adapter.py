@@ -99,6 +99,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         ]
         groups = [group for group in groups if group]
         if groups:
+            self.progress(0.0, f"0 of {len(groups)} items")
             pairs = [[self._pair(*requests[i].args) for i in group] for group in groups]
             found = self.scorer.score(pairs)
             for group, scored in self._watched(found, len(groups)):
@@ -130,6 +131,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         for (stops, max_tokens), members in batches:
             chosen = list(members)
             prompts = [self.tok_encode(requests[i].args[0]) for i in chosen]
+            self.progress(0.0, f"writing {len(chosen)} answers of at most {max_tokens} tokens")
             found = self.scorer.write(prompts, stops=self._stops(stops), max_tokens=max_tokens)
             for k, written in self._watched(found, len(chosen)):
                 self.responses.add({keys[chosen[k]]: [written.text, False, written.truncated]})
