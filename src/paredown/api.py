@@ -8,8 +8,9 @@ model = paredown.load(front.best.artifact)
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,17 @@ from pydantic import ValidationError
 from paredown.coordinate.run import DEFAULT_FOLDER, run_experiment
 from paredown.coordinate.setup import check_text, choose_device, open_base
 from paredown.errors import ConfigError, MethodError, did_you_mean
+from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import detect
 from paredown.methods import registry
 from paredown.models.source import locate
 from paredown.pipeline import trial
 from paredown.pipeline.executor import LocalExecutor
+from paredown.pipeline.jobs import ITEMS
 from paredown.pipeline.trial import Bench
 from paredown.report.findings import Findings, find
 from paredown.spec import infer
+from paredown.spec.benchmarks import check_text_name, split_request
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
 from paredown.spec.run import CalibrationConfig, EvaluateConfig, RunConfig
@@ -240,26 +244,41 @@ def evaluate(
     model: str | Path,
     *,
     base: str | None = None,
-    data: str = "pydoc",
+    data: str | Sequence[str] = "pydoc",
     config: EvaluateConfig | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
+    items: str | Path | None = None,
+    only_benchmarks: bool = False,
     trust_remote_code: bool = False,
     watch: Watch | None = None,
 ) -> TrialResult:
-    """Measure a model folder: quality on held-out text, latency, memory, size.
+    """Measure a model folder: quality on held-out text, benchmarks, latency, memory, size.
 
     Args:
         model: artifact, local folder, hub name, or `demo`.
         base: model to compare with (KL, agreement, ratio); None takes the artifact's own base,
             or the model itself.
+        data: a text, and any number of benchmarks (see `paredown.spec.benchmarks`).
+        items: folder for the single answers to benchmarks, a file each.
+        only_benchmarks: measure nothing else but the size.
 
     Raises:
         ConfigError: the request is wrong, or the model cannot be measured.
     """
     from paredown.models.description import read_description
 
-    text = check_text(data, None, data_dir)
+    name, named = split_request([data] if isinstance(data, str) else data)
+    config = config or EvaluateConfig()
+    benchmarks = tuple(dict.fromkeys((*config.benchmarks, *named)))
+    config = config.model_copy(update={"benchmarks": benchmarks})
+    check_text_name(name)
+    check_benchmarks(config, data_dir)
+    if only_benchmarks and not benchmarks:
+        raise ConfigError("only benchmarks are to be measured, and none is named; add -d arc_easy")
+    if items is not None:
+        require_writable(Path(items))
+    text = check_text(name, None, data_dir)
     target = choose_device(device, detect())
     with LocalExecutor() as executor, tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         executor.start()
@@ -272,12 +291,21 @@ def evaluate(
             base=open_base(base_name, base_folder, spec),
             text=text,
             calibration=CalibrationConfig(),
-            evaluate=config or EvaluateConfig(),
+            evaluate=config,
             device=target,
             seed=0,
             executor=executor,
             trust_remote_code=trust_remote_code,
         )
-        return trial.measure_folder(
-            bench, folder, Path(scratch), label=str(model), timeout_s=_FOREVER_S, watch=watch
+        result = trial.measure_folder(
+            bench,
+            folder,
+            Path(scratch),
+            label=str(model),
+            timeout_s=_FOREVER_S,
+            only_benchmarks=only_benchmarks,
+            watch=watch,
         )
+        if items is not None and config.benchmarks:
+            shutil.copytree(Path(scratch) / ITEMS, items, dirs_exist_ok=True)
+        return result

@@ -79,7 +79,7 @@ class NumericsError(MethodError):
 
 
 class DivergedError(MethodError):
-    """Training made the model worse, or its loss is not finite."""
+    """Training made the model worse, or its loss or the model's outputs are not finite."""
 
 
 class VerificationError(MethodError):

@@ -22,6 +22,8 @@ _UNITS = {
     "decode_latency": Unit.MS_PER_TOKEN,
     "peak_memory": Unit.BYTES,
     "speedup": Unit.RATIO,
+    "perplexity_ratio": Unit.RATIO,
+    "top1_agreement": Unit.FRACTION,
     "compression_ratio": Unit.RATIO,
 }
 

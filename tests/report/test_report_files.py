@@ -242,6 +242,6 @@ def test_the_report_lists_failures_refusals_protocols_and_versions(tmp_path: Pat
 def test_writing_is_quick(tmp_path: Path) -> None:
     experiment = record(tmp_path / "x", several())
     write_report(experiment, "warm-up: imports")
-    start = time.perf_counter()
+    start = time.process_time()  # not of the clock: other processes may be at work
     write_report(experiment, "all episodes done")
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3

@@ -240,9 +240,16 @@ def play(
         )
         if decision.strategy is None:
             break
-        results.append(truth(decision.strategy, len(results)))
+        found = truth(decision.strategy, len(results))
+        results.append(found.model_copy(update={"proposed_by": decision.policy}))
         policy.observe(results[-1])
     return tuple(results)
+
+
+def timed(result: TrialResult, seconds: float, *, evaluate: float = 0.0) -> TrialResult:
+    """The result, after so many seconds of compressing and evaluating."""
+    took = {"compress_s": seconds, "evaluate_s": evaluate, "wall_s": seconds + evaluate}
+    return result.model_copy(update=took)
 
 
 def proposed(results: tuple[TrialResult, ...]) -> list[str]:

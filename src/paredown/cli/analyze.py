@@ -110,7 +110,8 @@ def _console() -> Console:
 
 
 def _summary(console: Console, findings: Findings, state: State) -> None:
-    from paredown.report.terminal import front_table
+    from paredown.report.tables import SCORE_COLUMNS, score_rows
+    from paredown.report.terminal import TextTable, front_table
 
     record = findings.record
     _print_state(console, findings, state)
@@ -118,6 +119,10 @@ def _summary(console: Console, findings: Findings, state: State) -> None:
     if findings.front.episodes:
         console.print()
         console.print(front_table(record.results, findings.front, findings.recommendation))
+    if scores := score_rows(record.results):
+        console.print()
+        console.print(TextTable(columns=SCORE_COLUMNS, rows=scores, title="Benchmarks"))
+    _print_verdicts(console, findings)
     console.print()
     _print_cost(console, findings)
     _print_files(console, record)
@@ -131,6 +136,7 @@ def _detailed(console: Console, findings: Findings, state: State) -> None:
         episode_rows,
         failures,
         measurement_rows,
+        part_rows,
     )
     from paredown.report.terminal import TextTable
 
@@ -147,6 +153,12 @@ def _detailed(console: Console, findings: Findings, state: State) -> None:
             console.print()
             console.print(TextTable(columns=columns, rows=entries, title=title))
     for result in record.results:
+        for score in result.scores:
+            if score.parts:
+                title = f"Episode {result.episode}: {score.name}"
+                columns = ("subject", "score", "items")
+                console.print()
+                console.print(TextTable(columns=columns, rows=part_rows(score), title=title))
         if result.measurements:
             title = f"Episode {result.episode}: {result.label}"
             console.print()
@@ -178,7 +190,9 @@ def _print_state(console: Console, findings: Findings, state: State) -> None:
 
 def resume_command(record: ExperimentRecord) -> str:
     """The command that continues an experiment."""
-    words = ["paredown", "run", "-m", record.config.model, "-d", record.config.data]
+    words = ["paredown", "run", "-m", record.config.model]
+    for name in (record.config.data, *record.config.evaluate.benchmarks):
+        words += ["-d", name]
     words += ["--experiment-name", record.name, "--output-dir", str(record.folder.parent)]
     return shlex.join([*words, "--resume"])
 
@@ -203,6 +217,23 @@ def _print_recommendation(console: Console, findings: Findings) -> None:
     if chosen.runner_up_reason:
         lead = "  " if second is not None else "Runner-up: none; "
         console.print(f"{lead}{chosen.runner_up_reason}")
+
+
+def _print_verdicts(console: Console, findings: Findings) -> None:
+    from paredown.report.tables import score_notes
+    from paredown.spec.result import NOT_SCORED
+
+    chosen = [r for r in findings.record.results if r in findings.front and r.verdict is not None]
+    if chosen:
+        console.print("\nVerdicts", style="italic")
+    for result in chosen:
+        console.print(f"  episode {result.episode}: {result.verdict}")
+    for result in findings.record.results:
+        for note in score_notes(result):
+            console.print(f"  episode {result.episode}: {note}")
+        for note in result.notes:
+            if note.startswith(NOT_SCORED):
+                console.print(f"  episode {result.episode}: {note}")
 
 
 def _print_cost(console: Console, findings: Findings) -> None:

@@ -41,8 +41,8 @@ def compress(
     from paredown.cli.live import StepProgress
     from paredown.cli.settings import calibration_config
     from paredown.methods import registry
+    from paredown.spec.packed import weights_bytes
     from paredown.spec.units import human_bytes, human_seconds
-    from paredown.store.atomic import folder_bytes
 
     console = Console(stderr=as_json, highlight=False)
     with StepProgress(console) as progress:
@@ -57,7 +57,7 @@ def compress(
             seed=seed,
             watch=progress.watch,
         )
-    size = folder_bytes(done.folder, "*.safetensors")
+    size = weights_bytes(done.folder)
     if as_json:
         document = {
             "artifact": str(done.folder),

@@ -14,7 +14,12 @@ from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.units import human_bytes, human_seconds
 
-_STAGES = {"compress": (0.0, 0.5), "verify": (0.5, 0.6), "evaluate": (0.6, 1.0)}
+_STAGES = {
+    "compress": (0.0, 0.5),
+    "verify": (0.5, 0.6),
+    "evaluate": (0.6, 0.8),
+    "score": (0.8, 1.0),
+}
 """Where each stage lies within an episode; only used to show how far it is."""
 _QUIET_S = 15.0
 """Without a terminal, one progress line at most this often."""
@@ -28,6 +33,7 @@ class StepProgress:
         self.live = Live(console=console, refresh_per_second=5, transient=True)
         self._printed = 0.0
         self._start = time.monotonic()
+        self._stage = ""
 
     def __enter__(self) -> Self:
         self.live.start()
@@ -42,10 +48,10 @@ class StepProgress:
         self.live.stop()
 
     def watch(self, stage: str, share: float, message: str) -> None:
-        """Update the display."""
-        low, high = _STAGES[stage]
-        done = low + (high - low) * share
-        self.show(f"{stage}: {message}", done, time.monotonic() - self._start)
+        """Update the display: bar and times are those of the stage."""
+        if stage != self._stage:
+            self._stage, self._start = stage, time.monotonic()
+        self.show(f"{stage}: {message}", share, time.monotonic() - self._start)
 
     def show(self, what: str, done: float, elapsed: float, left: float | None = None) -> None:
         """One line: what, a bar, time passed and time left."""

@@ -19,9 +19,22 @@ def run(
         typer.Option("--model", "-m", help="Local folder, hub name, or 'demo' (built in)."),
     ] = None,
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--data", "-d", help="Text to measure on: pydoc, self, wikitext2, or a file or folder."
+            "--data",
+            "-d",
+            help="What to measure on, repeatable: benchmarks (gsm8k, arc_easy, mmlu, ...; "
+            "lm-eval:NAME; a .jsonl file of questions) and one text (pydoc, self, wikitext2, or "
+            "a file or folder).",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Items per benchmark; 0: all (default: 100).")
+    ] = None,
+    allow_unsandboxed_code: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-unsandboxed-code", help="Run model-written code where no sandbox works."
         ),
     ] = None,
     episodes: Annotated[
@@ -47,7 +60,11 @@ def run(
         str | None, typer.Option(help="Only these methods, comma-separated (see paredown methods).")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="What proposes strategies: tpe, grid or random.")
+        str | None,
+        typer.Option(
+            help="What proposes strategies: portfolio (default), bayesian, evolutionary, bandit, "
+            "grid or random."
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -95,7 +112,7 @@ def run(
 
     options: dict[str, Any] = {
         "model": model,
-        "data": data,
+        "data": data or None,
         "data_dir": None if data_dir is None else data_dir.resolve(),
         "episodes": episodes,
         "budget_h": budget,
@@ -106,7 +123,11 @@ def run(
         "device": device,
         "seed": seed,
         "calibration": {"source": calibration},
-        "evaluate": {"tokens": eval_tokens},
+        "evaluate": {
+            "tokens": eval_tokens,
+            "limit": limit,
+            "allow_unsandboxed_code": allow_unsandboxed_code,
+        },
         "limits": {
             "max_memory_gb": max_memory_gb,
             "max_accuracy_loss": max_accuracy_loss,

@@ -102,14 +102,14 @@ def calibration_config(samples: int, length: int) -> CalibrationConfig:
         raise ConfigError(_explain(error)) from None
 
 
-def evaluate_config(tokens: int) -> EvaluateConfig:
+def evaluate_config(**settings: Any) -> EvaluateConfig:
     """Evaluation settings from options.
 
     Raises:
         ConfigError: a value outside its range.
     """
     try:
-        return EvaluateConfig(tokens=tokens)
+        return EvaluateConfig(**settings)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
 

@@ -16,10 +16,12 @@ from paredown.pipeline.trial import Bench, Built
 from paredown.report.front import find_front
 from paredown.report.recommend import recommend
 from paredown.report.write import write_progress_files
-from paredown.search.base import Budget, Decision, Policy
+from paredown.search.base import Budget, Decision, Policy, end
+from paredown.search.convergence import converged
 from paredown.spec.result import TrialResult
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
+from paredown.store.events import read_events
 from paredown.store.experiment import Experiment, read_experiment
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -48,8 +50,10 @@ def coordinator(state: State, run: Run) -> State:
             action=registry.kind_of(strategy),  # type: ignore[arg-type]
             strategy=strategy,
             reason="was interrupted; runs again",
-            policy="resume",
+            policy=proposed_by(run.experiment, episode) or "resume",
         )
+    elif reason := why_stop(run, results):
+        decision = end(reason, policy="convergence")
     else:
         budget = budget_left(run, results)
         decision = run.policy.propose(
@@ -71,6 +75,25 @@ def budget_left(run: Run, results: tuple[TrialResult, ...]) -> Budget:
         episodes_left=config.episodes - done,
         seconds_left=None if config.budget_h is None else config.budget_h * 3600 - spent,
     )
+
+
+def why_stop(run: Run, results: tuple[TrialResult, ...]) -> str | None:
+    """Why the search has converged, if it has and may stop for that."""
+    config = run.plan.config
+    left = budget_left(run, results)
+    if config.patience is None or left.episodes_left <= 0:  # then the policy says so
+        return None
+    return converged(results, config.objectives, config.limits, patience=config.patience)
+
+
+def proposed_by(experiment: Experiment, episode: int) -> str | None:
+    """The policy that decided on an episode, from the event log."""
+    decisions = (
+        event
+        for event in read_events(experiment.events.path)
+        if event["event"] == "decision" and event["episode"] == episode
+    )
+    return next((str(event["policy"]) for event in decisions), None)
 
 
 def route(state: State) -> str:
@@ -129,6 +152,7 @@ def evaluation(state: State, run: Run) -> State:
         built=built,
         baseline=next((r for r in results if r.episode == 0), None),
         limits=run.plan.config.limits,
+        earlier=results,
         watch=_watch(run, episode),
     )
     return {"result": result.model_dump(mode="json")}
@@ -140,6 +164,9 @@ def update_state(state: State, run: Run) -> State:
     if document is None:
         return {"decision": None, "built": None}
     result = TrialResult.model_validate(document)
+    decision = state.get("decision")
+    if decision is not None:
+        result = result.model_copy(update={"proposed_by": decision["policy"]})
     run.experiment.finish(result)
     run.experiment.events.add(
         "episode",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paredown.errors import ConfigError, ExperimentError, ModelError
+from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.models.source import locate
@@ -16,6 +17,7 @@ from paredown.models.texts import check_calibration, open_source
 from paredown.pipeline.jobs import TextSpec
 from paredown.pipeline.trial import Base
 from paredown.search.space import Space
+from paredown.spec.benchmarks import check_text_name
 from paredown.spec.headers import scan_weights, weights_files
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
@@ -25,7 +27,7 @@ from paredown.spec.target import Device, Target
 from paredown.store.atomic import write_json
 from paredown.store.home import home
 
-EXTENDABLE = ("episodes", "budget_h", "trial_timeout_h", "worker_memory_gb")
+EXTENDABLE = ("episodes", "budget_h", "trial_timeout_h", "worker_memory_gb", "patience")
 """Settings that may differ when an experiment is resumed: they change how long, not what."""
 
 
@@ -47,6 +49,8 @@ def prepare(config: RunConfig) -> Plan:
     Raises:
         ConfigError: whatever is wrong, before anything expensive starts.
     """
+    check_text_name(config.data)
+    check_benchmarks(config.evaluate, config.data_dir)
     text = check_text(config.data, config.calibration.source, config.data_dir)
     machine = detect()
     device = choose_device(config.device, machine)
@@ -132,7 +136,8 @@ def _weights_hash(folder: Path) -> str:
 def default_name(config: RunConfig) -> str:
     """Experiment name from model, text, and a hash of all other settings that matter."""
     settings = {k: v for k, v in plain(config).items() if k not in EXTENDABLE}
-    parts = [Path(config.model).name, Path(config.data).stem, content_hash(settings, length=6)]
+    measured = (*config.evaluate.benchmarks, config.data)[0]
+    parts = [Path(config.model).name, Path(measured).stem, content_hash(settings, length=6)]
     return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts)
 
 

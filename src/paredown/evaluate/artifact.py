@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from torch import Tensor
 
-from paredown.evaluate.footprint import measure_memory, measure_size
+from paredown.evaluate.footprint import measure_cache, measure_memory, measure_size
 from paredown.evaluate.latency import measure_latency, measure_speedup
 from paredown.evaluate.quality import BaseOutputs, for_quality, measure_quality
 from paredown.models.load import load
@@ -49,7 +49,7 @@ def evaluate_folder(
     notes = model.paredown.notes
     progress(0.1, "latency")
     latency = measure_latency(model, config, device=device)
-    memory = measure_memory(device)
+    memory = [*measure_memory(device), *measure_cache(model, device=device)]
     progress(0.4, "quality")
     quality = measure_quality(
         for_quality(model, device), tokens, base(), protocol=protocol, device=device

@@ -2,28 +2,70 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+from paredown.spec.headers import read_file_header, tensor_location
+from paredown.spec.packed import ADAPTER, ADAPTER_WEIGHTS, weights_bytes
 from paredown.spec.result import Measurement
 from paredown.spec.units import Unit
-from paredown.store.atomic import folder_bytes
+
+_CACHED = 16
+"""Tokens of the prompt behind which the cache is looked at."""
+_KINDS = {
+    "weights": "matrices of the blocks, norms and biases",
+    "scales": "scales, zero points and shapes of packed matrices",
+    "embeddings": "token and position embeddings, and the output head",
+}
+_SCALES = re.compile(
+    r"(weight_scale|weight_zero_point|weight_shape|input_scale|\.SCB|scales|qzeros|absmax|quant_map"
+    r"|quant_state\.[\w.]+|weight_format)$"
+)
+_EMBEDDINGS = re.compile(
+    r"(^|\.)(embed_tokens|embed_positions|embeddings?|wte|wpe|lm_head|embed_out)\."
+)
 
 
 def measure_size(folder: Path, base_bytes: int) -> list[Measurement]:
     """Bytes of the weights files, and the base's over them."""
-    size = folder_bytes(folder, "*.safetensors")
+    size = weights_bytes(folder)
     common = {"n": 1, "stderr": None}
+    kinds = bytes_by_kind(folder)
     return [
         Measurement(
             name="size", value=size, unit=Unit.BYTES, lower_is_better=True, source="measured",
-            how="bytes of the .safetensors files", **common,
+            how="bytes of the .safetensors files, an adapter's included", **common,
         ),
         Measurement(
             name="compression_ratio", value=base_bytes / size, unit=Unit.RATIO,
             lower_is_better=False, source="derived",
             how="weights files of the base over those of the artifact", **common,
         ),
+        *(
+            Measurement(
+                name=f"size_{kind}", value=kinds[kind], unit=Unit.BYTES, lower_is_better=True,
+                source="measured", how=f"bytes of the stored tensors: {_KINDS[kind]}", **common,
+            )
+            for kind in _KINDS
+        ),
     ]  # fmt: skip
+
+
+def bytes_by_kind(folder: Path) -> dict[str, int]:
+    """Bytes of the tensors in the .safetensors files, by what they are for."""
+    found = dict.fromkeys(_KINDS, 0)
+    for name, place in tensor_location(folder).items():
+        found[_kind(name)] += place.nbytes
+    for file in (folder / ADAPTER).glob(ADAPTER_WEIGHTS):
+        found["weights"] += sum(place.nbytes for place in read_file_header(file))
+    return found
+
+
+def _kind(name: str) -> str:
+    if _SCALES.search(name):
+        return "scales"
+    return "embeddings" if _EMBEDDINGS.search(name) else "weights"
 
 
 def measure_memory(device: str) -> list[Measurement]:
@@ -39,6 +81,27 @@ def measure_memory(device: str) -> list[Measurement]:
         Measurement(
             name="peak_memory", value=peak, unit=Unit.BYTES, n=1, stderr=None,
             lower_is_better=True, source="measured", how=how,
+        )
+    ]  # fmt: skip
+
+
+def measure_cache(model: Any, *, device: str) -> list[Measurement]:
+    """Bytes that one token of context takes in the key-value cache; nothing if there is none."""
+    import torch
+
+    with torch.inference_mode():
+        prompt = torch.ones(1, _CACHED, dtype=torch.int64, device=device)
+        cache = model(prompt, use_cache=True).past_key_values
+    layers = getattr(cache, "layers", ())
+    held = [getattr(layer, part, None) for layer in layers for part in ("keys", "values")]
+    size = sum(tensor.nbytes for tensor in held if tensor is not None)
+    if not size:
+        return []
+    return [
+        Measurement(
+            name="kv_cache", value=size / _CACHED, unit=Unit.BYTES_PER_TOKEN, n=1, stderr=None,
+            lower_is_better=True, source="measured",
+            how=f"tensors of the cache after a prompt of {_CACHED} tokens, batch 1",
         )
     ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from paredown.analysis.statistics import clustered_ratio_stderr
-from paredown.errors import MethodError
+from paredown.errors import DivergedError, MethodError
 from paredown.models.load import is_packed, load_dense
 from paredown.models.packed import dense_dtype
 from paredown.ops.divergence import score_tokens
@@ -148,7 +148,7 @@ def measure_quality(
     """Perplexity, accuracy, and against `base` KL and top-1 agreement, on (count, length) tokens.
 
     Raises:
-        MethodError: logits that are not finite (recorded as `diverged`).
+        DivergedError: logits that are not finite.
     """
     sums = _Sums([], [], [], [], [], [])
     for i, window in enumerate(tokens):
@@ -212,7 +212,3 @@ def _exponential(
         source="measured",
         how=how,
     )
-
-
-class DivergedError(MethodError):
-    """The compressed model's outputs are not finite."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
+from paredown.spec.scores import TaskScore
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Device
 from paredown.store.cache import Cache
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 EXPECTED = "expected.safetensors"
+ITEMS = "items"
+"""Folder of single answers to benchmarks, beside the results."""
 
 
 class _Job(BaseModel):
@@ -78,7 +81,7 @@ class VerifyJob(_Job):
 
 
 class EvaluateJob(_Job):
-    """Measure `model` against `base`."""
+    """Measure `model` against `base`: everything but benchmarks."""
 
     kind: Literal["evaluate"] = "evaluate"
     model: Path
@@ -89,7 +92,17 @@ class EvaluateJob(_Job):
     config: EvaluateConfig
 
 
-Job = CompressJob | VerifyJob | EvaluateJob
+class ScoreJob(_Job):
+    """Score `model` on benchmarks, and compare it with `base` item by item."""
+
+    kind: Literal["score"] = "score"
+    model: Path
+    base: Path
+    data_dir: Path | None
+    config: EvaluateConfig
+
+
+Job = CompressJob | VerifyJob | EvaluateJob | ScoreJob
 JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 
@@ -123,6 +136,8 @@ def run(job: Job, folder: Path) -> dict[str, Any]:
             return _verify(job, progress)
         case EvaluateJob():
             return _evaluate(job, progress)
+        case ScoreJob():
+            return _score(job, folder, progress)
 
 
 def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -319,6 +334,34 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
         "measurements": [m.model_dump(mode="json") for m in found.measurements],
         "notes": found.notes,
     }
+
+
+def _score(job: ScoreJob, folder: Path, progress: Progress) -> dict[str, Any]:
+    from paredown.evaluate.comparison import measurement
+    from paredown.evaluate.scores import ScoreRequest, measure_scores
+
+    scores = measure_scores(
+        job.model,
+        job.base,
+        ScoreRequest(
+            config=job.config,
+            data_dir=job.data_dir,
+            device=job.device,
+            trust_remote_code=job.trust_remote_code,
+            cache=Cache.default(),
+        ),
+        items=folder / ITEMS,
+        progress=progress,
+    )
+    return {
+        "measurements": [measurement(s).model_dump(mode="json") for s in scores],
+        "scores": [s.model_dump(mode="json") for s in scores],
+    }
+
+
+def scores_of(result: dict[str, Any]) -> tuple[TaskScore, ...]:
+    """The scores in an evaluation's result."""
+    return tuple(TaskScore.model_validate(s) for s in result["scores"])
 
 
 def measurements_of(result: dict[str, Any]) -> tuple[Measurement, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from paredown.errors import ConfigError
+from paredown.evaluate.footprint import measure_size
 from paredown.methods import registry
 from paredown.models.description import add_measurements
 from paredown.pipeline.executor import LocalExecutor, Outcome
@@ -20,14 +21,18 @@ from paredown.pipeline.jobs import (
     CompressJob,
     EvaluateJob,
     Job,
+    ScoreJob,
     TextSpec,
     VerifyJob,
     measurements_of,
+    scores_of,
 )
+from paredown.pipeline.screening import why_not_scored
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import (
     CHECKED_PLAIN,
+    NOT_SCORED,
     Failure,
     FailureKind,
     Measurement,
@@ -199,6 +204,7 @@ def measure(
     built: Built | None = None,
     baseline: TrialResult | None = None,
     limits: Limits | None = None,
+    earlier: Sequence[TrialResult] = (),
     watch: Watch | None = None,
 ) -> TrialResult:
     """The second half of a trial: evaluate `folder/artifact`, or the base if there is no strategy.
@@ -226,10 +232,27 @@ def measure(
 
     if built.failure is not None:
         return failed(built.failure)
+    model = bench.base.folder if strategy is None else artifact
     try:
-        found = clock.run(
-            _evaluate_job(bench, bench.base.folder if strategy is None else artifact), "evaluate"
+        found = clock.run(_evaluate_job(bench, model), "evaluate")
+        measured = measurements_of(found)
+        measured = (*measured, *_compared(measured, baseline, is_base=strategy is None))
+        result = TrialResult(
+            **common,
+            status="ok",
+            measurements=measured,
+            notes=tuple(dict.fromkeys((*built.notes, *found["notes"]))),
+            artifact=None if strategy is None else f"{folder.name}/artifact",
+            **flat_fields(measured),
         )
+        if limits is not None and baseline is not None:
+            result = result.model_copy(update={"unmet": limits.unmet(result, baseline)})
+        why_not = None if strategy is None else why_not_scored(result, earlier)
+        if bench.evaluate.benchmarks and why_not is not None:
+            note = f"{NOT_SCORED} {', '.join(bench.evaluate.benchmarks)}: {why_not}"
+            result = result.model_copy(update={"notes": (*result.notes, note)})
+        else:
+            result = _with_scores(clock, result, model, bench.evaluate)
     except _TrialFailed as error:
         if strategy is None:
             raise ConfigError(
@@ -238,23 +261,10 @@ def measure(
         return failed(error.failure)
     finally:
         _tidy(folder)
-    measured = measurements_of(found)
-    measured = (*measured, *_compared(measured, baseline, is_base=strategy is None))
-    result = TrialResult(
-        **common,
-        status="ok",
-        measurements=measured,
-        notes=tuple(dict.fromkeys((*built.notes, *found["notes"]))),
-        artifact=None if strategy is None else f"{folder.name}/artifact",
-        **flat_fields(measured),
-        evaluate_s=clock.elapsed,
-        wall_s=built.seconds + clock.elapsed,
-    )
-    if limits is not None and baseline is not None:
-        result = result.model_copy(update={"unmet": limits.unmet(result, baseline)})
     if strategy is not None:
-        add_measurements(artifact, [m.model_dump(mode="json") for m in measured])
-    return result
+        add_measurements(artifact, [m.model_dump(mode="json") for m in result.measurements])
+    times = {"evaluate_s": clock.elapsed, "wall_s": built.seconds + clock.elapsed}
+    return result.model_copy(update=times)
 
 
 def measure_folder(
@@ -264,31 +274,38 @@ def measure_folder(
     *,
     label: str,
     timeout_s: float,
+    only_benchmarks: bool = False,
     watch: Watch | None = None,
 ) -> TrialResult:
     """Measure any model folder against the bench's base, outside of an experiment.
+
+    Args:
+        only_benchmarks: leave out everything that takes time besides them.
 
     Raises:
         ConfigError: it cannot be measured.
     """
     clock = _Clock(bench, folder, timeout_s, watch)
     try:
-        found = clock.run(_evaluate_job(bench, model), "evaluate")
+        measured, notes = _sizes(bench, model), ()
+        if not only_benchmarks:
+            found = clock.run(_evaluate_job(bench, model), "evaluate")
+            measured, notes = measurements_of(found), tuple(found["notes"])
+        result = TrialResult(
+            episode=0,
+            strategy=None,
+            label=label,
+            kind="evaluation",
+            status="ok",
+            measurements=measured,
+            notes=notes,
+            **flat_fields(measured),
+        )
+        to_the_end = bench.evaluate.model_copy(update={"stop_loss": None})
+        result = _with_scores(clock, result, model, to_the_end)
     except _TrialFailed as error:
         raise ConfigError(f"{label} could not be measured: {error.failure.message}") from None
-    measured = measurements_of(found)
-    return TrialResult(
-        episode=0,
-        strategy=None,
-        label=label,
-        kind="evaluation",
-        status="ok",
-        measurements=measured,
-        notes=tuple(found["notes"]),
-        **flat_fields(measured),
-        evaluate_s=clock.elapsed,
-        wall_s=clock.elapsed,
-    )
+    return result.model_copy(update={"evaluate_s": clock.elapsed, "wall_s": clock.elapsed})
 
 
 def _evaluate_job(bench: Bench, model: Path) -> EvaluateJob:
@@ -298,10 +315,40 @@ def _evaluate_job(bench: Bench, model: Path) -> EvaluateJob:
         model=model,
         base=bench.base.folder,
         base_hash=bench.base.hash,
-        base_bytes=sum(f.stat().st_size for f in bench.base.folder.glob("*.safetensors")),
+        base_bytes=_base_bytes(bench),
         text=bench.text,
         config=bench.evaluate,
     )
+
+
+def _base_bytes(bench: Bench) -> int:
+    return sum(file.stat().st_size for file in bench.base.folder.glob("*.safetensors"))
+
+
+def _sizes(bench: Bench, model: Path) -> tuple[Measurement, ...]:
+    return tuple(measure_size(model, _base_bytes(bench)))
+
+
+def _with_scores(
+    clock: _Clock, result: TrialResult, model: Path, config: EvaluateConfig
+) -> TrialResult:
+    """The result with benchmarks added, if any were asked for."""
+    if not config.benchmarks:
+        return result
+    bench = clock.bench
+    found = clock.run(
+        ScoreJob(
+            device=bench.device,
+            trust_remote_code=bench.trust_remote_code,
+            model=model,
+            base=bench.base.folder,
+            data_dir=bench.text.data_dir,
+            config=config,
+        ),
+        "score",
+    )
+    scored = (*result.measurements, *measurements_of(found))
+    return result.model_copy(update={"measurements": scored, "scores": scores_of(found)})
 
 
 def _compared(

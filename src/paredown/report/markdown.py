@@ -13,15 +13,18 @@ from paredown.report.tables import (
     EPISODE_COLUMNS,
     FRONT_COLUMNS,
     LEGEND,
+    SCORE_COLUMNS,
     episode_rows,
     failures,
     front_rows,
+    score_notes,
+    score_rows,
 )
 from paredown.report.words import NONE, name_of, one_line
 from paredown.spec.result import CHECKED_PLAIN, TrialResult
 from paredown.spec.units import human_bytes, human_count, human_seconds
 
-"""How the note begins that a trial leaves when the reload through transformers was checked."""
+SCORES_FILE = "benchmark_scores.png"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
@@ -32,6 +35,8 @@ def report_markdown(findings: Findings, stop_reason: str | None) -> str:
         ["## Result", *_result(findings)],
         ["## What was asked", *_asked(findings, stop_reason)],
         ["## Front", *_front(findings)],
+        _verdicts(findings),
+        _benchmarks(findings),
         ["## All episodes", *_episodes(findings)],
         _refused(findings),
         ["## How it was measured", *_protocols(findings)],
@@ -126,6 +131,31 @@ def _front(findings: Findings) -> list[str]:
         "The baseline is shown first, on the front or not."
     )
     return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND)]
+
+
+def _benchmarks(findings: Findings) -> list[str]:
+    results = findings.record.results
+    rows = score_rows(results)
+    if not rows:
+        return []
+    notes = [f"- episode {r.episode}: {_text(note)}" for r in results for note in score_notes(r)]
+    return [
+        "## Benchmarks",
+        f"![Score against size]({SCORES_FILE})",
+        "Changes are against the base model on the same items, in points, with a 95 % interval; "
+        "lost/gained counts answers that turned from right to wrong and from wrong to right.",
+        _table(SCORE_COLUMNS, rows),
+        "\n".join(notes),
+    ]
+
+
+def _verdicts(findings: Findings) -> list[str]:
+    lines = [
+        f"- {_named(result)}: {_text(result.verdict)}"
+        for result in findings.record.results
+        if result.verdict is not None
+    ]
+    return ["## In words", "\n".join(lines)] if lines else []
 
 
 def _episodes(findings: Findings) -> list[str]:

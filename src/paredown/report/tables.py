@@ -16,8 +16,10 @@ from paredown.report.words import (
     speedup,
     times,
     with_error,
+    with_unit,
 )
 from paredown.spec.result import TrialResult
+from paredown.spec.scores import Comparison, TaskScore
 from paredown.spec.units import Unit, human_bytes, human_seconds
 
 FRONT_COLUMNS = (
@@ -26,6 +28,11 @@ FRONT_COLUMNS = (
 )  # fmt: skip
 EPISODE_COLUMNS = ("#", "strategy", "kind", "result", *FRONT_COLUMNS[2:], "time")
 MEASUREMENT_COLUMNS = ("name", "value", "unit", "stderr", "n", "source", "how")
+SCORE_COLUMNS = (
+    "#", "strategy", "benchmark", "metric", "score", "95 % interval", "base", "change",
+    "lost/gained", "items",
+)  # fmt: skip
+NUMBER_COLUMNS = ("what", "value", "n", "source")
 LEGEND = "* recommended, + runner-up, k knee, ! misses a limit"
 
 Rows = list[tuple[str, ...]]
@@ -79,6 +86,66 @@ def measurement_rows(result: TrialResult) -> Rows:
         )
         for m in result.measurements
     ]
+
+
+def number_rows(result: TrialResult) -> Rows:
+    """What was measured besides benchmarks, in the order of `NUMBER_COLUMNS`."""
+    scored = {score.name for score in result.scores}
+    return [
+        (m.name.replace("_", " "), with_unit(m), str(m.n), m.source)
+        for m in result.measurements
+        if m.name not in scored
+    ]
+
+
+def score_rows(results: Sequence[TrialResult]) -> Rows:
+    """One row per result and benchmark, in the order of `SCORE_COLUMNS`; subjects stay in JSON."""
+    return [
+        (
+            str(result.episode),
+            result.label,
+            score.name,
+            score.metric,
+            f"{100 * score.value:.1f} %",
+            f"{100 * score.low:.1f} to {100 * score.high:.1f}",
+            *_versus_base(score.versus_base),
+            _items(score),
+        )
+        for result in results
+        for score in result.scores
+    ]
+
+
+def score_notes(result: TrialResult) -> list[str]:
+    """What a reader of the scores should know: evaluations that ended early, prompts cut short."""
+    notes = [f"{s.name}: stopped {s.stopped}" for s in result.scores if s.stopped is not None]
+    notes += [
+        f"{s.name}: {s.n_truncated} of {s.n} prompts did not fit into the model's context and lost "
+        "their beginning"
+        for s in result.scores
+        if s.n_truncated
+    ]
+    return notes
+
+
+def part_rows(score: TaskScore) -> Rows:
+    """subject, score, items: one row per part of a benchmark that has several."""
+    return [(name, f"{100 * part.value:.1f} %", str(part.n)) for name, part in score.parts.items()]
+
+
+def _items(score: TaskScore) -> str:
+    text = f"{score.n} of {score.n_available}"
+    text += f" ({score.n_truncated} cut)" if score.n_truncated else ""
+    return text + (" (stopped)" if score.stopped else "")
+
+
+def _versus_base(found: Comparison | None) -> tuple[str, str, str]:
+    if found is None:
+        return NONE, NONE, NONE
+    half = max(found.high - found.difference, found.difference - found.low)
+    flips = NONE if found.lost is None else f"{found.lost}/{found.gained}"
+    change = f"{100 * found.difference:+.1f} ± {100 * half:.1f}"
+    return f"{100 * found.base_value:.1f} %", change, flips
 
 
 def failures(results: Sequence[TrialResult]) -> Rows:

@@ -16,10 +16,13 @@ from paredown.report.recommend import Recommendation
 from paredown.report.tables import FRONT_COLUMNS, LEGEND, front_rows
 from paredown.spec.result import TrialResult
 
-_LEFT = {"#", "episode", "strategy", "kind", "result", "cause", "how", "name", "unit", "source"}
+_LEFT = {
+    "#", "episode", "strategy", "kind", "result", "cause", "how", "name", "unit", "source",
+    "benchmark", "metric", "what", "subject",
+}  # fmt: skip
 _FOLDED = {"strategy": 14, "cause": 20, "how": 14, "perplexity": 10, "ms/token": 8}
 """Columns that may be folded, and the width that they keep."""
-_DROPPED = ("time", "KL", "kind", "speed", "memory")
+_DROPPED = ("how", "metric", "time", "KL", "kind", "speed", "memory")
 """Columns that go, in this order, when the terminal is too narrow for all."""
 _GAP = 2
 

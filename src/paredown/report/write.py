@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paredown.report.documents import final_document, front_document
 from paredown.report.findings import Findings, find
-from paredown.report.markdown import report_markdown
+from paredown.report.markdown import SCORES_FILE, report_markdown
 from paredown.store.atomic import write_bytes, write_json, write_text
 from paredown.store.experiment import Experiment, ExperimentRecord
 
@@ -43,12 +43,23 @@ def write_report(record: ExperimentRecord, stop_reason: str) -> Report:
     """
     from paredown.report.figures import search_space_png
     from paredown.report.html import front_html
+    from paredown.report.score_figure import scores_png
 
     folder = record.folder
     findings = write_progress_files(record)
     write_bytes(folder / FIGURE_FILE, search_space_png(findings))
+    names: tuple[str, ...] = (
+        REPORT_FILE,
+        PAGE_FILE,
+        FIGURE_FILE,
+        FINAL_FILE,
+        FRONT_FILE,
+        HISTORY_FILE,
+    )
+    if any(result.scores for result in record.results):
+        write_bytes(folder / SCORES_FILE, scores_png(findings))
+        names = (*names, SCORES_FILE)
     write_text(folder / PAGE_FILE, front_html(findings))
     write_text(folder / REPORT_FILE, report_markdown(findings, stop_reason))
     write_json(folder / FINAL_FILE, final_document(findings, stop_reason))
-    names = (REPORT_FILE, PAGE_FILE, FIGURE_FILE, FINAL_FILE, FRONT_FILE, HISTORY_FILE)
     return Report(findings=findings, files=tuple(folder / name for name in names))

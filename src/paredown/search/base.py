@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, cast
+from functools import cached_property
+from typing import ClassVar, Literal, cast
 
 from paredown.methods import registry
+from paredown.search.cost import CostModel
 from paredown.search.space import Space
 from paredown.spec.result import TrialResult
-from paredown.spec.run import Objective
 from paredown.spec.serial import content_hash
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 
 Action = Literal["quantization", "pruning", "tuning", "pipeline", "search", "end"]
+
+OPENING_SHARE = 1 / 3
+"""At most this share of a run's trials goes into seeing each method once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +45,8 @@ class Decision:
         strategy: canonical; None if and only if nothing is to be tried (`end`, `search`).
         reason: in words, for the event log and the report.
         expected: predicted before running, by measurement name: `size` in bytes and
-            `compression_ratio`.
-        policy: name of the policy that decided.
+            `compression_ratio`; `seconds` of the trial once a trial has finished.
+        policy: name of the policy that decided; `portfolio:bayesian` for an arm of the portfolio.
     """
 
     action: Action
@@ -51,15 +56,118 @@ class Decision:
     policy: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a policy decides from: all that is known when a proposal is asked for.
+
+    Attributes:
+        history: all finished trials, baseline and failures included.
+        space: what may be proposed.
+        limits: of the user.
+        budget: what is left of it.
+        pending: proposals that are being run, not in `history` yet.
+    """
+
+    history: Sequence[TrialResult]
+    space: Space
+    limits: Limits
+    budget: Budget
+    pending: Sequence[Decision] = ()
+
+    @cached_property
+    def trials(self) -> list[TrialResult]:
+        """Finished trials without the baseline, in order."""
+        return [result for result in self.history if result.strategy is not None]
+
+    @cached_property
+    def started(self) -> list[Strategy]:
+        """Strategies that were tried or are being tried, in order."""
+        finished = [result.strategy for result in self.history if result.strategy is not None]
+        return [*finished, *(p.strategy for p in self.pending if p.strategy is not None)]
+
+    @cached_property
+    def untried(self) -> list[Strategy]:
+        """Strategies of the space that were not started yet, in the space's order."""
+        tried = {strategy.hash for strategy in self.started}
+        return [strategy for key, strategy in self.space.by_hash.items() if key not in tried]
+
+    @cached_property
+    def left(self) -> list[Strategy]:
+        """What may be proposed: untried, and not known to take longer than the time left."""
+        seconds = self.budget.seconds_left
+        if seconds is None:
+            return self.untried
+        return [
+            strategy
+            for strategy in self.untried
+            if not self.costs.knows(strategy) or self.costs.seconds(strategy) <= seconds
+        ]
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """What trials are expected to take, learned from the finished ones."""
+        return CostModel.fit(self.history)
+
+    def seed(self, seed: int, salt: str) -> int:
+        """A 32-bit seed for this proposal; other for each turn, run seed and `salt`."""
+        turn = len(self.history) + len(self.pending)
+        return int(content_hash(["policy", salt, seed, turn], length=8), 16)
+
+    def why_end(self) -> str | None:
+        """Why nothing more can be proposed, if so."""
+        if self.budget.episodes_left <= 0:
+            return "all episodes are used"
+        if self.budget.seconds_left is not None and self.budget.seconds_left <= 0:
+            return "the time budget is used up"
+        if not self.untried:
+            return f"all {len(self.space.by_hash)} strategies of the space were tried"
+        if not self.left:
+            shortest = min(map(self.costs.seconds, self.untried))
+            return (
+                f"the {self.budget.seconds_left:.0f} s left are too few for any strategy: the "
+                f"shortest is expected to take {shortest:.0f} s"
+            )
+        return None
+
+    def opening(self) -> Strategy | None:
+        """What to look at before there is anything to learn from: a method not seen yet.
+
+        The default of each method, kinds in turns, until all were seen or `OPENING_SHARE` of the
+        run's trials is used. None once the opening is over.
+        """
+        whole_run = len(self.started) + self.budget.episodes_left
+        if len(self.started) >= math.ceil(whole_run * OPENING_SHARE):
+            return None
+        seen = {step.method for strategy in self.started for step in strategy.steps}
+        left = {strategy.hash for strategy in self.left}
+        firsts = self.space.first_of_methods()
+        return next((s for name, s in firsts.items() if name not in seen and s.hash in left), None)
+
+    def decide(self, strategy: Strategy, *, reason: str, policy: str) -> Decision:
+        """The decision to try a strategy of the space."""
+        expected = self.space.expected(strategy)
+        if self.costs.is_fitted:
+            expected["seconds"] = self.costs.seconds(strategy)
+        return Decision(
+            action=cast("Action", registry.kind_of(strategy)),
+            strategy=strategy,
+            reason=reason,
+            expected=expected,
+            policy=policy,
+        )
+
+
 class Policy(ABC):
     """Proposes the next strategy. Subclasses are final and hold settings, no memory.
 
-    The experiment folder is the truth: whatever a policy knows of earlier trials it reads from
-    `history` at every call, and randomness comes from `call_seed(seed, history)`. So a killed run,
-    resumed with the same seed, proposes exactly what the uninterrupted run would have proposed.
+    The experiment folder is the truth: whatever a policy knows of earlier trials it reads from the
+    `View` at every call, and randomness comes from `View.seed`. So a killed run, resumed with the
+    same seed, proposes exactly what the uninterrupted run would have proposed.
 
-    `propose` returns a strategy of `space` whose hash does not occur in `history`, or ends the
-    search, with the reason, when the budget or the space is used up.
+    A policy chooses among `view.left`, so nothing is proposed twice, and nothing that the space
+    knows to be infeasible.
+
+    A policy that `--policy` can name has a class method `create(*, seed, objectives)` besides.
 
     Class attributes:
         name: how `--policy` calls it.
@@ -67,54 +175,65 @@ class Policy(ABC):
 
     name: ClassVar[str]
 
-    @classmethod
     @abstractmethod
-    def create(cls, *, seed: int, objectives: tuple[Objective, ...]) -> Self:
-        """The policy as a run asks for it; settings it has no use for are the run's, not its."""
-
-    @abstractmethod
-    def propose(
-        self, history: Sequence[TrialResult], space: Space, limits: Limits, *, budget: Budget
-    ) -> Decision:
-        """What to try next, given all finished trials (baseline and failures included)."""
+    def choose(self, view: View) -> Decision:
+        """One of `view.left`, which is not empty, and why."""
 
     def observe(self, result: TrialResult) -> None:  # noqa: B027  (optional to override)
         """Told of each trial that finishes in this process, for caches only: see above."""
 
+    def propose(
+        self,
+        history: Sequence[TrialResult],
+        space: Space,
+        limits: Limits,
+        *,
+        budget: Budget,
+        pending: Sequence[Decision] = (),
+    ) -> Decision:
+        """What to try next; or `end`, with the reason, when the budget or the space is used up.
 
-def call_seed(seed: int, history: Sequence[TrialResult]) -> int:
-    """A 32-bit seed for the proposal that follows `history`."""
-    return int(content_hash(["policy", seed, len(history)], length=8), 16)
+        Args:
+            history: all finished trials, baseline and failures included.
+            space: what may be proposed.
+            limits: of the user.
+            budget: what is left of it, trials that are being run taken off.
+            pending: earlier proposals that are still being run.
+        """
+        view = View(history=history, space=space, limits=limits, budget=budget, pending=pending)
+        if reason := view.why_end():
+            return end(reason, policy=self.name)
+        return self.choose(view)
 
+    def propose_batch(
+        self,
+        history: Sequence[TrialResult],
+        space: Space,
+        limits: Limits,
+        *,
+        budget: Budget,
+        count: int,
+        pending: Sequence[Decision] = (),
+    ) -> tuple[Decision, ...]:
+        """Up to `count` different proposals for workers that run side by side.
 
-def untried(history: Sequence[TrialResult], space: Space) -> list[Strategy]:
-    """Strategies of the space that no finished trial has run, in the space's order."""
-    tried = {result.strategy.hash for result in history if result.strategy is not None}
-    return [strategy for key, strategy in space.by_hash.items() if key not in tried]
-
-
-def why_end(left: Sequence[Strategy], space: Space, budget: Budget) -> str | None:
-    """Why nothing more can be proposed, if so."""
-    if budget.episodes_left <= 0:
-        return "all episodes are used"
-    if budget.seconds_left is not None and budget.seconds_left <= 0:
-        return "the time budget is used up"
-    if not left:
-        return f"all {len(space.by_hash)} strategies of the space were tried"
-    return None
+        Each is made knowing that those before it are being run. Fewer come back where the budget
+        or the space ends; a single `end` where nothing can be proposed at all.
+        """
+        chosen: list[Decision] = []
+        while len(chosen) < count:
+            left = Budget(
+                episodes_left=budget.episodes_left - len(chosen), seconds_left=budget.seconds_left
+            )
+            decision = self.propose(
+                history, space, limits, budget=left, pending=(*pending, *chosen)
+            )
+            if decision.strategy is None:
+                return tuple(chosen) or (decision,)
+            chosen.append(decision)
+        return tuple(chosen)
 
 
 def end(reason: str, *, policy: str) -> Decision:
     """The decision to stop."""
     return Decision(action="end", strategy=None, reason=reason, policy=policy)
-
-
-def decide(strategy: Strategy, space: Space, *, reason: str, policy: str) -> Decision:
-    """The decision to try a strategy of the space."""
-    return Decision(
-        action=cast("Action", registry.kind_of(strategy)),
-        strategy=strategy,
-        reason=reason,
-        expected=space.expected(strategy),
-        policy=policy,
-    )

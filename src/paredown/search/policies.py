@@ -5,24 +5,47 @@ from __future__ import annotations
 from importlib import import_module
 
 from paredown.errors import ConfigError, did_you_mean
+from paredown.methods import registry
 from paredown.search.base import Policy
 from paredown.spec.run import Objective
+from paredown.spec.strategy import Strategy
 
 BUILTIN: dict[str, str] = {
+    "portfolio": "paredown.search.portfolio:Portfolio",
+    "bayesian": "paredown.search.bayesian:Bayesian",
+    "evolutionary": "paredown.search.evolutionary:Evolutionary",
+    "bandit": "paredown.search.bandit:Bandit",
     "grid": "paredown.search.grid:Grid",
     "random": "paredown.search.random:Uniform",
-    "tpe": "paredown.search.tpe:Tpe",
 }
 
 
-def create(name: str, *, seed: int, objectives: tuple[Objective, ...]) -> Policy:
+def create(
+    name: str,
+    *,
+    seed: int,
+    objectives: tuple[Objective, ...],
+    start: tuple[Strategy, ...] = (),
+) -> Policy:
     """The policy called `name`, as a run with this seed and these objectives asks for it.
+
+    Args:
+        name: a key of `BUILTIN`.
+        seed: of the run.
+        objectives: what to trade off.
+        start: strategies to try first.
 
     Raises:
         ConfigError: no such policy; the message names the nearest.
+        StrategyError: a strategy of `start` names an unknown method or parameter.
     """
     if name not in BUILTIN:
         raise ConfigError(f"no search policy is called {name!r}; {did_you_mean(name, BUILTIN)}")
     module, _, attribute = BUILTIN[name].partition(":")
-    policy_type: type[Policy] = getattr(import_module(module), attribute)
-    return policy_type.create(seed=seed, objectives=objectives)
+    policy_type = getattr(import_module(module), attribute)
+    policy: Policy = policy_type.create(seed=seed, objectives=objectives)
+    if not start:
+        return policy
+    from paredown.search.start import WarmStart
+
+    return WarmStart(strategies=tuple(map(registry.canonical, start)), then=policy)

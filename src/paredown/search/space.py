@@ -21,10 +21,12 @@ from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Limits, Target
 from paredown.spec.units import GB
 
-MAX_SINGLE = 48
+MAX_SINGLE = 512
 """Most strategies of one method alone, nearest to its default first."""
-MAX_PIPELINE = 4
+MAX_PIPELINE = 64
 """Most strategies of one sequence of methods."""
+MAX_PIPELINES = 1000
+"""Most pipelines of one length, over all sequences of methods."""
 PIPELINE_VALUES = 2
 """Values of each domain, from the first, that pipelines combine."""
 _STAGE = {Kind.PRUNING: 0, Kind.TUNING: 1, Kind.QUANTIZATION: 2}
@@ -34,7 +36,7 @@ Template = tuple[str, ...]
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Space:
     """Strategies to choose from, none twice, all checked against the model and the target.
 
@@ -67,8 +69,8 @@ class Space:
         the order of a domain. Of one method at most `MAX_SINGLE` are taken. Then come pipelines of
         two methods, then of three, in turns likewise: pruning, then tuning, then quantization, no
         kind twice (so there are none of four). Pipelines combine only the first `PIPELINE_VALUES`
-        values of each domain, at most `MAX_PIPELINE` per sequence of methods: the fine choices
-        can be read off the single methods.
+        values of each domain, at most `MAX_PIPELINE` per sequence of methods and `MAX_PIPELINES`
+        per length: the fine choices can be read off the single methods.
 
         Args:
             spec: the model.
@@ -111,6 +113,18 @@ class Space:
     def strategies(self) -> tuple[Strategy, ...]:
         """All of them, most promising first."""
         return tuple(self.by_hash.values())
+
+    def first_of_methods(self) -> dict[str, Strategy]:
+        """Of every method the first strategy with it, by its name; kinds in turns."""
+        firsts: dict[str, Strategy] = {}
+        for strategy in self.strategies:
+            for step in strategy.steps:
+                firsts.setdefault(step.method, strategy)
+        by_kind: dict[Kind, list[str]] = {}
+        for name in firsts:
+            by_kind.setdefault(registry.load(name).kind, []).append(name)
+        turns = zip_longest(*by_kind.values())
+        return {name: firsts[name] for turn in turns for name in turn if name is not None}
 
     def ratio(self, strategy: Strategy) -> float:
         """Predicted compression ratio."""
@@ -196,7 +210,8 @@ def _enumerate(usable: dict[str, AnyMethod], max_steps: int) -> Iterator[Strateg
     """Strategies in the order of the space; parameters outside the search domains are left out."""
     for length in range(1, min(max_steps, len(_STAGE)) + 1):
         templates = _templates(usable, length)
-        yield from _in_turns([_of_template(template, usable) for template in templates])
+        turns = _in_turns([_of_template(template, usable) for template in templates])
+        yield from turns if length == 1 else islice(turns, MAX_PIPELINES)
 
 
 def _templates(usable: dict[str, AnyMethod], length: int) -> list[Template]:

@@ -6,14 +6,19 @@ import math
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
+from paredown.spec.scores import TaskScore
 from paredown.spec.serial import SCHEMA_VERSION
 from paredown.spec.strategy import Strategy
 from paredown.spec.units import GB, Unit
+from paredown.spec.verdict import verdict
 
 CHECKED_PLAIN = "plain transformers loads it (checked)"
 """The note of an artifact that plain transformers has loaded, in a fresh process, correctly."""
+
+NOT_SCORED = "not scored on"
+"""How the note begins of a candidate that was not worth a benchmark."""
 
 Source = Literal["measured", "derived", "estimated"]
 
@@ -88,11 +93,15 @@ class TrialResult(BaseModel):
     """`baseline`, `quantization`, `pruning`, `tuning` or `pipeline`."""
     status: Literal["ok", "failed"]
     measurements: tuple[Measurement, ...] = ()
+    scores: tuple[TaskScore, ...] = ()
+    """Benchmarks, each compared with the base on the same items."""
     failure: Failure | None = None
     unmet: tuple[str, ...] = ()
     """Limits of the user that this result does not meet, in words."""
     notes: tuple[str, ...] = ()
     """What a user of this artifact should know, e.g. that its format has no fast kernel."""
+    proposed_by: str | None = None
+    """The policy that proposed the strategy, as in its decision; None where nobody recorded it."""
     artifact: str | None = None
     """Path of the artifact, relative to the experiment folder, while it is kept."""
     compress_s: float = 0.0
@@ -118,6 +127,12 @@ class TrialResult(BaseModel):
         if (self.status == "failed") != (self.failure is not None):
             raise ValueError("a failed trial has a failure, a finished one has none")
         return self
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def verdict(self) -> str | None:
+        """What became of the model, in one line of words; None for a failure and for the base."""
+        return None if self.status == "failed" or self.kind == "baseline" else verdict(self)
 
     def get(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""

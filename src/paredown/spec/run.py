@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from paredown.spec.benchmarks import split_request
 from paredown.spec.target import Limits
 
-PolicyName = Literal["grid", "random", "tpe"]
+PolicyName = Annotated[
+    Literal["portfolio", "bayesian", "evolutionary", "bandit", "grid", "random"],
+    BeforeValidator(lambda name: "bayesian" if name == "tpe" else name),  # its name in 0.1
+]
 Objective = Literal["quality", "size", "latency", "memory"]
 OBJECTIVES: tuple[Objective, ...] = ("quality", "size", "latency", "memory")
 
@@ -29,6 +33,19 @@ class EvaluateConfig(BaseModel):
     """Tokens decoded per repeat of the latency measurement."""
     repeats: int = Field(default=5, ge=2)
     """Repeats of the latency measurement, after one warm-up."""
+    benchmarks: tuple[str, ...] = ()
+    """Benchmarks to score on: names, `lm-eval:NAME`, or .jsonl files of questions."""
+    limit: int = Field(default=100, ge=0)
+    """Items per benchmark, a fixed draw over all its subjects; 0: all."""
+    margin: float = Field(default=0.02, gt=0, lt=1)
+    """Difference of a score that does not matter, for the test of equivalence with the base."""
+    stop_loss: float | None = Field(default=0.1, gt=0, lt=1)
+    """In an experiment, a candidate is asked no further items of a benchmark once it has surely
+    lost this much of the base's score; None: every candidate is asked all."""
+    chat_template: bool = False
+    """Whether benchmark prompts are wrapped in the tokenizer's chat template."""
+    allow_unsandboxed_code: bool = False
+    """Whether model-written code (HumanEval) may run where no sandbox works."""
 
 
 class CalibrationConfig(BaseModel):
@@ -52,7 +69,8 @@ class RunConfig(BaseModel):
     model: str
     """Local folder, hub name, or `demo`."""
     data: str = "pydoc"
-    """Evaluation text: `pydoc`, `self`, `wikitext2`, or a .txt/.jsonl file or folder."""
+    """Evaluation text: `pydoc`, `self`, `wikitext2`, or a .txt/.jsonl file or folder. Benchmarks
+    may be named here, too, one or a list: they become `evaluate.benchmarks`."""
     data_dir: Path | None = None
     """Folder with offline data sets."""
     calibration: CalibrationConfig = CalibrationConfig()
@@ -72,7 +90,26 @@ class RunConfig(BaseModel):
     """Methods to search over; None: all that suit the model and this machine."""
     max_steps: int = Field(default=2, ge=1, le=4)
     """Longest pipeline that the search proposes."""
-    policy: PolicyName = "tpe"
+    policy: PolicyName = "portfolio"
+    """What proposes strategies."""
+    patience: int | None = Field(default=5, ge=1)
+    """Stop when so many episodes (and at least a fifth of all) were not worth their cost; None:
+    only when the budget or the space is used up."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data_may_name_benchmarks(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("data"), str | list | tuple):
+            return fields
+        wanted = [fields["data"]] if isinstance(fields["data"], str) else [*fields["data"]]
+        text, named = split_request(wanted)
+        if not named:
+            return fields | {"data": text}
+        evaluate = fields.get("evaluate") or {}
+        if isinstance(evaluate, EvaluateConfig):
+            evaluate = evaluate.model_dump()
+        listed = dict.fromkeys([*evaluate.get("benchmarks", ()), *named])
+        return fields | {"data": text, "evaluate": {**evaluate, "benchmarks": tuple(listed)}}

@@ -12,6 +12,7 @@ class Unit(StrEnum):
     """Unit of a measurement's value and standard error."""
 
     BYTES = "bytes"
+    BYTES_PER_TOKEN = "bytes/token"
     MS_PER_TOKEN = "ms/token"
     NATS_PER_TOKEN = "nats/token"
     PERPLEXITY = "perplexity"

@@ -1,0 +1,191 @@
+"""lm-eval's view of a model: its requests, answered by our scorer and kept as they come.
+
+Importing this module imports lm-eval, which takes seconds; only worker processes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from paredown.errors import ConfigError
+from paredown.evaluate.items import Responses
+from paredown.evaluate.rows import Pair
+from paredown.evaluate.scorer import CausalScorer
+
+Progress = Callable[[float, str], None]
+_Found = TypeVar("_Found")
+_MAX_TOKENS = 256
+"""Of an answer, where the task does not say; lm-eval's own."""
+
+
+class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
+    """lm-eval's view of a model. What was answered before is not computed again."""
+
+    def __init__(
+        self,
+        scorer: Callable[[], CausalScorer],
+        tokenizer: Any,
+        responses: Responses,
+        progress: Progress,
+    ) -> None:
+        """`scorer` loads the model, and is called only if a request was never answered."""
+        super().__init__()
+        self.tokenizer, self.responses, self.progress = tokenizer, responses, progress
+        self._load = scorer
+        self._scorer: CausalScorer | None = None
+        self.truncated: set[tuple[str, int]] = set()
+        """Task and row of requests that lost the beginning of their prompt."""
+
+    @property
+    def scorer(self) -> CausalScorer:
+        """The model, loaded now if need be."""
+        self._scorer = self._scorer or self._load()
+        return self._scorer
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without a prompt: BOS, else EOS, as in lm-eval."""
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if begin is None and end is None:
+            raise ConfigError("the tokenizer has neither a BOS nor an EOS token")
+        return int(end if begin is None else begin)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Token ids; a text that begins with BOS gets no second one."""
+        options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        if add_special_tokens is None and self._begins(string):
+            options = {"add_special_tokens": False}
+        return list(self.tokenizer.encode(string, **options))
+
+    def _begins(self, string: str) -> bool:
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        prefix = end if begin is None else begin
+        return prefix is not None and string.startswith(self.tokenizer.decode(prefix))
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The prompt of a chat model."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    def loglikelihood(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        """Score continuations; those of one question share their prompt."""
+        keys = [Responses.key("loglikelihood", request.args) for request in requests]
+        groups = [
+            [i for i in members if self.responses.get(keys[i]) is None]
+            for _, members in groupby(range(len(requests)), key=lambda i: _row_of(requests[i]))
+        ]
+        groups = [group for group in groups if group]
+        if groups:
+            self.progress(0.0, f"0 of {len(groups)} items")
+            pairs = [[self._pair(*requests[i].args) for i in group] for group in groups]
+            found = self.scorer.score(pairs)
+            for group, scored in self._watched(found, len(groups)):
+                answers = {
+                    keys[i]: [s.loglikelihood, s.greedy, s.truncated]
+                    for i, s in zip(groups[group], scored, strict=True)
+                }
+                self.responses.add(answers)
+        results = [self._answer(key, request) for key, request in zip(keys, requests, strict=True)]
+        return [(float(value), bool(greedy)) for value, greedy, _ in results]
+
+    def loglikelihood_rolling(self, requests: list[Any], **_: Any) -> list[float]:
+        """Score whole texts, window by window."""
+        keys = [Responses.key("rolling", request.args) for request in requests]
+        todo = [i for i, key in enumerate(keys) if self.responses.get(key) is None]
+        windows = {i: [[pair] for pair in self._windows(requests[i].args[0])] for i in todo}
+        for done, i in enumerate(todo):
+            scores = [scored[0].loglikelihood for _, scored in self.scorer.score(windows[i])]
+            self.responses.add({keys[i]: [sum(scores), False, False]})
+            self.progress((done + 1) / len(todo), f"{done + 1} of {len(todo)} texts")
+        return [float(self._answer(k, r)[0]) for k, r in zip(keys, requests, strict=True)]
+
+    def generate_until(self, requests: list[Any], **_: Any) -> list[str]:
+        """Write greedily up to a stop sequence."""
+        keys = [Responses.key("generate", request.args) for request in requests]
+        todo = [i for i, key in enumerate(keys) if self.responses.get(key) is None]
+        todo.sort(key=lambda i: _settings(requests[i].args[1]))
+        batches = groupby(todo, key=lambda i: _settings(requests[i].args[1]))
+        for (stops, max_tokens), members in batches:
+            chosen = list(members)
+            prompts = [self.tok_encode(requests[i].args[0]) for i in chosen]
+            self.progress(0.0, f"writing {len(chosen)} answers of at most {max_tokens} tokens")
+            found = self.scorer.write(prompts, stops=self._stops(stops), max_tokens=max_tokens)
+            for k, written in self._watched(found, len(chosen)):
+                self.responses.add({keys[chosen[k]]: [written.text, False, written.truncated]})
+        return [str(self._answer(k, r)[0]) for k, r in zip(keys, requests, strict=True)]
+
+    def _loglikelihood_tokens(self, requests: Any, **_: Any) -> Any:
+        raise AssertionError("loglikelihood does not come here")
+
+    def _stops(self, stops: Sequence[str]) -> list[str]:
+        end = self.tokenizer.eos_token_id
+        return [*stops] if end is None else [*stops, self.tokenizer.decode(end)]
+
+    def _pair(self, context: str, continuation: str) -> Pair:
+        """Token ids as lm-eval cuts them."""
+        if context:
+            before, after = self._encode_pair(context, continuation)
+            return Pair(tuple(before), tuple(after))
+        ids = self.tok_encode(continuation, add_special_tokens=False)
+        if ids[0] == self.prefix_token_id:
+            return Pair(tuple(ids[:1]), tuple(ids[1:]))
+        return Pair((self.prefix_token_id,), tuple(ids))
+
+    def _windows(self, text: str) -> Iterator[Pair]:
+        windows = get_rolling_token_windows(
+            token_list=self.tok_encode(text),
+            prefix_token=self.prefix_token_id,
+            max_seq_len=self.scorer.context,
+            context_len=1,
+        )
+        for window in windows:
+            before, after = make_disjoint_window(window)
+            yield Pair(tuple(before), tuple(after))
+
+    def _answer(self, key: str, request: Any) -> list[Any]:
+        answer = self.responses.get(key)
+        if answer is None:
+            raise AssertionError("every request was answered")
+        if answer[2]:
+            self.truncated.add(_row_of(request))
+        return answer
+
+    def _watched(self, found: Iterator[_Found], total: int) -> Iterator[_Found]:
+        for done, item in enumerate(found, start=1):
+            yield item
+            self.progress(done / total, f"{done} of {total} items")
+
+
+def _row_of(request: Any) -> tuple[str, int]:
+    return request.task_name, request.doc_id
+
+
+def _settings(options: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """Stop sequences and the most tokens of a request to write."""
+    until = options.get("until") or []
+    stops = (until,) if isinstance(until, str) else tuple(until)
+    limits = [options.get(k) for k in ("max_gen_toks", "max_new_tokens", "max_tokens")]
+    return stops, int(next((n for n in limits if n is not None), _MAX_TOKENS))

@@ -1,0 +1,1 @@
+"""Judging model-written code in a process that can do no harm."""

@@ -1,0 +1,202 @@
+"""The portfolio policy: several policies share the budget by what each has brought."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self, final
+
+from paredown.errors import ParedownError
+from paredown.search.bandit import Bandit
+from paredown.search.base import Decision, Policy, View
+from paredown.search.bayesian import Bayesian
+from paredown.search.cost import spent
+from paredown.search.evolutionary import Evolutionary
+from paredown.search.grid import Grid
+from paredown.search.random import Uniform
+from paredown.search.score import gains
+from paredown.spec.result import TrialResult
+from paredown.spec.run import OBJECTIVES, Objective
+
+MINIMUM = 0.04
+"""Share of the cost that every arm gets, whatever it has brought, but for capped arms."""
+CAP = 0.3
+"""Largest share of the cost and of the trials of a capped arm."""
+DISCOUNT = 0.95
+"""Weight of an arm's trial relative to its next one."""
+PRIOR_TRIALS = 2.0
+"""How many trials of mean success every arm is credited with beforehand."""
+SHARPNESS = 2.0
+"""Shares are proportional to credit to this power: 0 would be equal shares."""
+STRIKES = 3
+"""Unusable proposals after which an arm is no longer asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A policy in a portfolio.
+
+    Attributes:
+        policy: it chooses from the same view as all others, so it learns from all trials.
+        capped: it gets at most `CAP` and no protected minimum: for arms that are not trusted.
+    """
+
+    policy: Policy
+    capped: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.policy.name
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Portfolio(Policy):
+    """First the defaults of the methods; then the arm that is farthest below its share.
+
+    The credit of an arm is the hypervolume that its trials added per second, recent ones counting
+    more, drawn towards the mean of all arms while it has had few. Shares are proportional to
+    credit, with a protected minimum. As an arm is only asked while it has used less than its
+    share of the cost, one that brings nothing costs at most the minimum and one trial. What an arm
+    proposes is checked: a failure to answer, or a strategy that is not untried and feasible, is a
+    strike, and the next arm is asked.
+
+    Attributes:
+        objectives: what to trade off.
+        arms: policies of different names.
+        strikes: unusable proposals by arm, in this process only: an arm that cannot answer now may
+            do so when the run is resumed.
+
+    Source: probability matching on credit, as in Thierens 2005, "An adaptive pursuit strategy for
+    allocating operator probabilities", with shares of cost in place of chances.
+    """
+
+    name: ClassVar[str] = "portfolio"
+    objectives: tuple[Objective, ...] = OBJECTIVES
+    arms: tuple[Arm, ...]
+    strikes: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+
+    @classmethod
+    def create(
+        cls, *, seed: int, objectives: tuple[Objective, ...], extra_arms: tuple[Arm, ...] = ()
+    ) -> Self:
+        classical: tuple[Policy, ...] = (
+            Bayesian(seed=seed, objectives=objectives),
+            Evolutionary(seed=seed, objectives=objectives),
+            Bandit(seed=seed, objectives=objectives),
+            Uniform(seed=seed),
+            Grid(),
+        )
+        arms = [Arm(policy=policy) for policy in classical]
+        return cls(objectives=objectives, arms=(*arms, *extra_arms))
+
+    def choose(self, view: View) -> Decision:
+        if (first := view.opening()) is not None:
+            reason = "opening: a method not seen yet"
+            return view.decide(first, reason=reason, policy=self.name)
+        refused = ""
+        for arm, why in self._in_turn(view):
+            decision = self._ask(arm, view)
+            if isinstance(decision, Decision):
+                name = f"{self.name}:{arm.name}"
+                reason = f"{decision.reason} [{why}{refused}]"
+                return replace(decision, policy=name, reason=reason)
+            self.strikes[arm.name] += 1
+            refused += f"; {arm.name}: {decision}"
+        reason = f"no arm had an answer: next in the order of the space{refused}"
+        return view.decide(view.left[0], reason=reason, policy=self.name)
+
+    def observe(self, result: TrialResult) -> None:
+        for arm in self.arms:
+            arm.policy.observe(result)
+
+    def shares(self, view: View) -> dict[str, float]:
+        """The share of the cost that each arm is due, by its name; they add up to 1."""
+        credit = self._credit(view)
+        free = 1.0 - MINIMUM * sum(not arm.capped for arm in self.arms)
+        strength = {name: value**SHARPNESS for name, value in credit.items()}
+        whole = sum(strength.values())
+        due = {
+            arm.name: free * (strength[arm.name] / whole if whole else 1 / len(self.arms))
+            + (0.0 if arm.capped else MINIMUM)
+            for arm in self.arms
+        }
+        capped = {a.name: min(due[a.name], CAP) for a in self.arms if a.capped}
+        left = 1.0 - sum(capped.values())
+        others = sum(due[a.name] for a in self.arms if not a.capped)
+        return {n: capped[n] if n in capped else d * left / others for n, d in due.items()}
+
+    def _ask(self, arm: Arm, view: View) -> Decision | str:
+        """The arm's decision, or why it cannot be used."""
+        try:
+            decision = arm.policy.choose(view)
+        except ParedownError as error:
+            return f"could not answer ({error})"
+        if decision.strategy is None:
+            return f"has nothing to propose ({decision.reason})"
+        if all(decision.strategy != strategy for strategy in view.left):
+            return f"proposed what is known or impossible ({decision.strategy})"
+        return decision
+
+    def _in_turn(self, view: View) -> list[tuple[Arm, str]]:
+        """Arms that may be asked, the one farthest below its share first, each with its account."""
+        due = self.shares(view)
+        used, count = self._used(view)
+        whole, trials = sum(used.values()), sum(count.values()) + 1
+        missing = {n: share - (used[n] / whole if whole else 0.0) for n, share in due.items()}
+        asked = [
+            arm
+            for arm in sorted(self.arms, key=lambda arm: -missing[arm.name])
+            if self.strikes[arm.name] < STRIKES
+            and not (arm.capped and (count[arm.name] + 1 > CAP * trials or missing[arm.name] <= 0))
+        ]
+        return [(arm, self._account(arm, due, used, whole)) for arm in asked]
+
+    def _account(
+        self, arm: Arm, due: dict[str, float], used: dict[str, float], whole: float
+    ) -> str:
+        share = used[arm.name] / whole if whole else 0.0
+        return f"{arm.name}: due {due[arm.name]:.0%} of the cost, used {share:.0%}"
+
+    def _used(self, view: View) -> tuple[dict[str, float], dict[str, int]]:
+        """Seconds and trials of each arm, trials being run included."""
+        seconds = {arm.name: 0.0 for arm in self.arms}
+        count = {arm.name: 0 for arm in self.arms}
+        finished = [(r.proposed_by, spent(r)) for r in view.trials]
+        running = [(p.policy, view.costs.seconds(p.strategy)) for p in view.pending if p.strategy]
+        for by, cost in (*finished, *running):
+            name = self._arm_of(by)
+            if name is not None:
+                seconds[name] += cost
+                count[name] += 1
+        return seconds, count
+
+    def _credit(self, view: View) -> dict[str, float]:
+        """Discounted hypervolume per second of each arm's trials, drawn towards the mean."""
+        brought: dict[str, tuple[float, float]] = {arm.name: (0.0, 0.0) for arm in self.arms}
+        for result, gain in zip(
+            view.trials, gains(view.history, self.objectives, view.limits), strict=True
+        ):
+            name = self._arm_of(result.proposed_by)
+            if name is None:
+                continue
+            brought = {n: (DISCOUNT * g, DISCOUNT * c) for n, (g, c) in brought.items()}
+            g, c = brought[name]
+            brought[name] = (g + gain, c + spent(result))
+        return _rates(list(brought.items()))
+
+    def _arm_of(self, policy: str | None) -> str | None:
+        """Which arm proposed a trial; None for the opening, a warm start, or another policy."""
+        prefix, _, name = (policy or "").partition(":")
+        known = prefix == self.name and any(arm.name == name for arm in self.arms)
+        return name if known else None
+
+
+def _rates(brought: Sequence[tuple[str, tuple[float, float]]]) -> dict[str, float]:
+    """Gain per second by arm, with `PRIOR_TRIALS` trials at the mean rate and of mean cost."""
+    gain, cost = (sum(column) for column in zip(*(pair for _, pair in brought), strict=True))
+    if not gain or not cost:
+        return {name: 1.0 for name, _ in brought}
+    prior = PRIOR_TRIALS * cost / len(brought)
+    return {name: (g + prior * gain / cost) / (c + prior) for name, (g, c) in brought}

@@ -1,0 +1,205 @@
+"""How finished trials are compared: costs, broken limits, and the hypervolume each has added."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from paredown.analysis.hypervolume import hypervolume
+from paredown.analysis.pareto import pareto_mask
+from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
+from paredown.spec.strategy import Strategy
+from paredown.spec.target import Limits, quality_loss
+from paredown.spec.units import GB
+
+Row = tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One objective as the search sees it: a positive measurement, to be minimised.
+
+    Attributes:
+        measurement: what stands for the objective.
+        best, worst: ends of the axis, as multiples of the baseline. They are fixed beforehand, so
+            that a gain means the same early and late; what is beyond `worst` is worth nothing.
+        resolution: relative difference below which two values count as equal.
+    """
+
+    measurement: str
+    best: float
+    worst: float
+    resolution: float = 0.0
+
+
+AXES: dict[Objective, Axis] = {
+    "quality": Axis(measurement="perplexity", best=1.0, worst=4.0),
+    "size": Axis(measurement="size", best=1 / 8, worst=1.1),
+    "latency": Axis(measurement="decode_latency", best=1 / 4, worst=2.0, resolution=0.05),
+    "memory": Axis(measurement="peak_memory", best=1 / 8, worst=1.5, resolution=0.02),
+}
+FAILED = 1e6
+"""Violation of a failed trial: worse than any broken limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A finished trial: its costs, and by how much it breaks each limit.
+
+    Attributes:
+        strategy: what was tried.
+        costs: logarithm of each measured objective over the baseline's.
+        violations: by limit; > 0 where it is broken.
+        episode: of the trial.
+    """
+
+    strategy: Strategy
+    costs: Row
+    violations: dict[str, float]
+    episode: int
+
+    @property
+    def violation(self) -> float:
+        """Sum over the broken limits; 0 for a feasible trial."""
+        return sum(max(v, 0.0) for v in self.violations.values())
+
+
+def measured(
+    history: Sequence[TrialResult], objectives: tuple[Objective, ...]
+) -> tuple[Objective, ...]:
+    """The objectives that every successful trial has measured."""
+    finished = [result for result in history if result.status == "ok"]
+    return tuple(
+        objective
+        for objective in objectives
+        if finished and all((r.value(AXES[objective].measurement) or 0.0) > 0 for r in finished)
+    )
+
+
+def violations(result: TrialResult, baseline: TrialResult, limits: Limits) -> dict[str, float]:
+    """By how much a result breaks each limit, relative to the limit; <= 0 where it is met.
+
+    A limit whose measurement is missing is left out.
+    """
+    memory, loss = result.value("peak_memory"), quality_loss(result, baseline)
+    speedup, ratio = result.value("speedup"), result.value("compression_ratio")
+    found: dict[str, float] = {}
+    if limits.max_memory_gb is not None and memory is not None:
+        found["max_memory_gb"] = memory / (limits.max_memory_gb * GB) - 1.0
+    if limits.max_accuracy_loss is not None and loss is not None:
+        found["max_accuracy_loss"] = (loss - limits.max_accuracy_loss) / 100.0
+    if limits.min_speedup is not None and speedup is not None:
+        found["min_speedup"] = 1.0 - speedup / limits.min_speedup
+    if limits.target_ratio is not None and ratio is not None:
+        found["target_ratio"] = 1.0 - ratio / limits.target_ratio
+    return found
+
+
+def scores(
+    history: Sequence[TrialResult], objectives: tuple[Objective, ...], limits: Limits
+) -> list[Score]:
+    """All trials but the baseline, in order. A failed one gets the worst cost seen of each
+    objective; `objectives` are those that `measured` found."""
+    finished = [result for result in history if result.status == "ok"]
+    baseline = next((r for r in finished if r.strategy is None), None)
+    unit = baseline or finished[0]
+    costs = {result.episode: _costs(result, unit, objectives) for result in finished}
+    worst = tuple(max(column) for column in zip(*costs.values(), strict=True))
+    found = []
+    for result in history:
+        if result.strategy is None:
+            continue
+        failed = result.status == "failed"
+        broken = {} if failed or baseline is None else violations(result, baseline, limits)
+        found.append(
+            Score(
+                strategy=result.strategy,
+                costs=worst if failed else costs[result.episode],
+                violations={"failed": FAILED} if failed else broken,
+                episode=result.episode,
+            )
+        )
+    return found
+
+
+def gains(
+    history: Sequence[TrialResult], objectives: tuple[Objective, ...], limits: Limits
+) -> list[float]:
+    """Hypervolume that each trial (all but the baseline, in order) added when it finished.
+
+    As a share of the box between `best` and `worst` of every measured axis. Zero for failed
+    trials, for those that break a limit, and for what is better by less than the resolution. What
+    the baseline covers is nobody's gain.
+    """
+    names = measured(history, objectives)
+    if not names:
+        return [0.0 for result in history if result.strategy is not None]
+    finished = [result for result in history if result.status == "ok"]
+    unit = next((r for r in finished if r.strategy is None), finished[0])
+    front: tuple[Row, ...] = ()
+    found = [0.0] * len(history)
+    order = sorted(range(len(history)), key=lambda i: history[i].strategy is not None)
+    for i in order:  # the baseline first
+        result = history[i]
+        allowed = result.strategy is None or max(violations(result, unit, limits).values(),
+                                                 default=0.0) <= 0  # fmt: skip
+        if result.status == "ok" and allowed:
+            found[i], front = _add(front, _place(result, unit, names))
+    return [g for g, result in zip(found, history, strict=True) if result.strategy is not None]
+
+
+def covered(
+    history: Sequence[TrialResult], objectives: tuple[Objective, ...], limits: Limits
+) -> float:
+    """Hypervolume that all trials together added to the baseline's: the sum of `gains`."""
+    return sum(gains(history, objectives, limits))
+
+
+def _value(result: TrialResult, objective: Objective) -> float:
+    value = result.value(AXES[objective].measurement)
+    if value is None:
+        raise AssertionError(objective)
+    return value
+
+
+def _costs(result: TrialResult, unit: TrialResult, names: tuple[Objective, ...]) -> Row:
+    return tuple(math.log(_value(result, n) / _value(unit, n)) for n in names)
+
+
+def _place(result: TrialResult, unit: TrialResult, names: tuple[Objective, ...]) -> Row:
+    """A result on the axes: 0 at `best`, 1 at `worst`, rounded to the resolution."""
+    place = []
+    for name, cost in zip(names, _costs(result, unit, names), strict=True):
+        axis = AXES[name]
+        step = math.log1p(axis.resolution)
+        rounded = round(cost / step) * step if step else cost
+        low, high = math.log(axis.best), math.log(axis.worst)
+        place.append((rounded - low) / (high - low))
+    return tuple(place)
+
+
+@lru_cache(maxsize=8192)
+def _add(front: tuple[Row, ...], row: Row) -> tuple[float, tuple[Row, ...]]:
+    """(volume that only `row` covers, the front with it).
+
+    Source: exclusive hypervolume, While, Bradstreet, Barone 2012, "A fast way of calculating
+    exact hypervolumes" (algorithm WFG, `exclhv`).
+    """
+    if max(row) >= 1:
+        return 0.0, front
+    box = math.prod(1.0 - x for x in row)
+    if not front:
+        return box, (row,)
+    limited = np.maximum(np.array(front), np.array(row))  # (front, axes)
+    limited = np.unique(limited[pareto_mask(limited)], axis=0)
+    gain = box - hypervolume(limited, np.ones(len(row)))
+    if gain <= 1e-12 * box:
+        return 0.0, front
+    rows = np.array([*front, row])
+    return gain, tuple(front_row for front_row, kept in zip((*front, row), pareto_mask(rows),
+                                                            strict=True) if kept)  # fmt: skip

@@ -1,0 +1,93 @@
+"""What became of a model, in one line of words that claims no more than was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from paredown.spec.scores import Comparison, Outcome, TaskScore
+
+if TYPE_CHECKING:
+    from paredown.spec.result import TrialResult
+
+_SAME_SIZE = 0.005
+_LEVEL_95 = 1.96
+_ORDER: tuple[Outcome, ...] = ("loss", "small loss", "gain", "no loss", "unclear")
+
+
+def verdict(result: TrialResult) -> str | None:
+    """One line, e.g. "4.1x smaller; no measurable loss on arc_easy (n=500, -0.4 ± 1.9 points)".
+
+    Where no benchmark was compared with the base, perplexity and agreement speak. None for a
+    failure, and for the base itself.
+    """
+    compared = {s.name: s.versus_base for s in result.scores if s.versus_base is not None}
+    quality = _on_benchmarks(compared) if compared else _on_text(result)
+    parts = [_size(result), *quality, _stopped(result.scores)]
+    return "; ".join(filter(None, parts)) or None
+
+
+def in_words(name: str, found: Comparison) -> str:
+    """One benchmark, e.g. "loss on arc_easy (n=100, -30.0 ± 9.1 points)"."""
+    return f"{_claim(found.outcome, found.margin)} on {_numbers(name, found)}"
+
+
+def _on_benchmarks(compared: dict[str, Comparison]) -> list[str]:
+    parts = []
+    for outcome in _ORDER:
+        alike = [(name, found) for name, found in compared.items() if found.outcome == outcome]
+        if alike:
+            claim = _claim(outcome, alike[0][1].margin)
+            parts.append(f"{claim} on {', '.join(_numbers(*each) for each in alike)}")
+    counted = [(c.changed, c.n) for c in compared.values() if c.changed is not None]
+    if counted:
+        share = sum(changed for changed, _ in counted) / sum(n for _, n in counted)
+        parts.append(f"{in_hundred(share)} in 100 answers changed")
+    return parts
+
+
+def _claim(outcome: Outcome, margin: float) -> str:
+    points = f"{100 * margin:g} points"
+    match outcome:
+        case "no loss":
+            return "no measurable loss"
+        case "small loss":
+            return f"a loss, but less than {points},"
+        case "unclear":
+            return f"too few items to tell whether {points} are lost"
+        case "loss" | "gain":
+            return f"a {outcome}"
+
+
+def _numbers(name: str, found: Comparison) -> str:
+    change = f"{100 * found.difference:+.1f} ± {100 * found.half_width:.1f} points"
+    return f"{name} (n={found.n}, {change})"
+
+
+def in_hundred(share: float) -> str:
+    """`0.034` -> `'3'`; a share below one in a hundred keeps a digit."""
+    percent = 100 * share
+    return f"{percent:.1f}" if 0 < percent < 1 else f"{percent:.0f}"
+
+
+def _size(result: TrialResult) -> str | None:
+    ratio = result.value("compression_ratio")
+    if ratio is None or abs(ratio - 1) < _SAME_SIZE:
+        return None
+    return f"{ratio:.1f}x smaller" if ratio > 1 else f"{1 / ratio:.1f}x larger"
+
+
+def _on_text(result: TrialResult) -> list[str | None]:
+    rise, agree = result.get("perplexity_ratio"), result.get("top1_agreement")
+    if rise is None or agree is None or agree.value == 1.0:
+        return []
+    half = "" if rise.stderr is None else f" ± {100 * _LEVEL_95 * rise.stderr:.1f}"
+    return [
+        f"perplexity {100 * (rise.value - 1):+.1f}{half} %",
+        f"{in_hundred(1 - agree.value)} in 100 next tokens changed",
+    ]
+
+
+def _stopped(scores: Sequence[TaskScore]) -> str | None:
+    names = [score.name for score in scores if score.stopped is not None]
+    return f"stopped early: {', '.join(names)}" if names else None
