@@ -186,10 +186,10 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
                     else job.model_hash,
                     scratch=scratch,
                     cache=Cache.default(),
-                    calibration=partial(_calibration, job),
+                    calibration=partial(_calibration, job, report),
                     progress=report,
                     trust_remote_code=job.trust_remote_code,
-                    training=Training(base=job.model, windows=partial(_windows, job)),
+                    training=Training(base=job.model, windows=partial(_windows, job, report)),
                 ),
             )
             predicted = method.predict(source.spec, params).weight_bytes
@@ -208,7 +208,9 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
     return {"predicted_bytes": predicted, "stored_bytes": stored, "reused_steps": done}
 
 
-def _windows(job: CompressJob, count: int, length: int, source: str | None) -> Tensor:
+def _windows(
+    job: CompressJob, progress: Progress, count: int, length: int, source: str | None
+) -> Tensor:
     """Windows of training text: of `source`, or of the text on which the run calibrates."""
     from paredown.models.calibration import windows
 
@@ -223,11 +225,12 @@ def _windows(job: CompressJob, count: int, length: int, source: str | None) -> T
         cache=Cache.default(),
         model_hash=job.model_hash,
         trust_remote_code=job.trust_remote_code,
+        progress=lambda _, message: progress(0.0, message),
     )
 
 
-def _calibration(job: CompressJob) -> Tensor:
-    return _windows(job, job.samples, job.length, None)
+def _calibration(job: CompressJob, progress: Progress) -> Tensor:
+    return _windows(job, progress, job.samples, job.length, None)
 
 
 def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
@@ -309,6 +312,7 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
         cache=Cache.default(),
         model_hash=job.base_hash,
         trust_remote_code=job.trust_remote_code,
+        progress=lambda _, message: progress(0.0, message),
     )
     found = evaluate_folder(
         job.model,
