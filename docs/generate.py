@@ -41,6 +41,10 @@ def page() -> str:
             [_summary(method) for method in methods],
         ),
         "",
+        "*loads in*: paredown and transformers are tested with every method; `vllm` means that the",
+        "format is one that vLLM documents, with no artifact run in it here, and says nothing of",
+        "mixtures of experts and of models that see images, where it is untested.",
+        "",
         "*searched*: the values that a search tries, most promising first; other parameters keep",
         "their default in a search, and can be set in a strategy.",
     ]

@@ -244,6 +244,41 @@ def test_a_mask_that_a_later_step_undid_is_not_claimed(source: Checkpoint, tmp_p
     assert load(tmp_path / "filled").paredown.notes == ()
 
 
+def test_rounding_keeps_zeros_and_gptq_fills_them(source: Checkpoint, tmp_path: Path) -> None:
+    """As docs/strategies.md says of quantizing a dense mask."""
+    masked = apply("magnitude", {}, source, tmp_path)
+    share = {}
+    for method in ("rtn", "gptq"):
+        made = load_dense(apply(method, {"group_size": 32}, masked, tmp_path).folder)
+        weight = made.model.layers[0].mlp.up_proj.weight
+        zero = masked.read("model.layers.0.mlp.up_proj.weight") == 0
+        share[method] = float((weight[zero] == 0).float().mean())
+    assert share["rtn"] == 1.0
+    assert share["gptq"] < 0.9
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_experts_that_hardly_any_text_reaches_are_named(
+    method: str, storage: str, tmp_path: Path
+) -> None:
+    folder = tiny_model(tmp_path / "model", "mixtral", tokenizer=False, dtype=torch.float32)
+    found = registry.load(method)
+    (tmp_path / "out").mkdir()
+    text = torch.randint(0, 128, (2, 20), generator=torch.Generator().manual_seed(1))
+    found.apply(
+        Checkpoint(folder),
+        tmp_path / "out",
+        found.params_type.model_validate({"storage": storage, "skip": ["*.0.*"]}),
+        MethodConformance().context(tmp_path, calibration=lambda: text),
+    )
+    named = Checkpoint(tmp_path / "out").config["paredown_rare_experts"]
+    assert all(".experts." in name and ".layers.1." in name for name in named)
+    (note,) = (n for n in load(tmp_path / "out").paredown.notes if "experts" in n)
+    assert f"reached {len(named)} layers of experts" in note
+    assert named[0] in note
+
+
 @pytest.mark.parametrize("step", ["rtn(group_size=32)", "magnitude", "wanda"])
 def test_nothing_follows_sparse_storage(llama: ModelSpec, step: str) -> None:
     with pytest.raises(StrategyError, match=r'sparse.*storage="dense"'):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from paredown.errors import NumericsError
 from paredown.ops.heads import weakest_groups
 from paredown.ops.repair import least_squares
 
@@ -53,6 +54,13 @@ def test_a_copied_group_can_go_though_its_weights_are_large() -> None:
     weight[:, 2:] *= 3
     groups = torch.arange(3).repeat_interleave(2)
     assert weakest_groups(weight, x.T @ x / 400, groups, 1)[0] in {1, 2}
+
+
+def test_moments_that_are_not_finite_are_refused() -> None:
+    weight, moments = drawn(0)
+    moments[2, 3] = torch.inf
+    with pytest.raises(NumericsError, match="not finite on the calibration text"):
+        weakest_groups(weight, moments, GROUPS, 2)
 
 
 def test_features_never_seen_go_first() -> None:

@@ -75,6 +75,17 @@ def test_nuclear_gradient_of_equal_and_silent_samples_is_finite() -> None:
     assert torch.equal(gradient(nuclear_loss, torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4))
 
 
+def test_singular_values_that_cannot_be_computed_are_an_error_of_the_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(matrix: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("failed to converge")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    with pytest.raises(NumericsError, match=r"singular values.*failed to converge.*other text"):
+        nuclear_loss(torch.randn(3, 8))
+
+
 def test_nuclear_of_outputs_that_are_not_finite_is_refused() -> None:
     value = outputs(2)
     value[0, 1, 2] = float("nan")

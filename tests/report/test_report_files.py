@@ -18,6 +18,7 @@ from paredown.report.html import front_html, hover
 from paredown.report.markdown import report_markdown
 from paredown.report.tables import EPISODE_COLUMNS, FRONT_COLUMNS
 from paredown.report.write import write_progress_files, write_report
+from paredown.spec.model import VisionSpec
 from paredown.spec.result import TrialResult
 from paredown.store.experiment import read_experiment
 from tests.report.report_samples import baseline, failed, findings, ok, point, record, several
@@ -201,6 +202,22 @@ def test_the_report_says_how_to_load_what_was_kept(tmp_path: Path) -> None:
     checked = kept.model_copy(update={"notes": ("plain transformers loads it (checked)",)})
     report = report_markdown(findings(tmp_path / "y", (*several()[:2], checked)), None)
     assert "AutoModelForCausalLM.from_pretrained('episode_002/artifact'" in report
+    assert "AutoModelForImageTextToText" not in report
+
+
+def test_a_model_that_sees_is_loaded_by_its_own_class(tmp_path: Path) -> None:
+    notes = ("plain transformers loads it (checked)",)
+    kept = several()[2].model_copy(update={"artifact": "episode_002/artifact", "notes": notes})
+    found = findings(tmp_path / "x", (*several()[:2], kept))
+    vision = VisionSpec(
+        model_type="clip", layers=2, hidden_size=8, intermediate_size=16, parameters=9
+    )
+    sees = found.record.spec.model_copy(update={"vision": vision})
+    record = replace(found.record, spec=sees)
+    report = report_markdown(replace(found, record=record), None)
+    assert "from transformers import AutoModelForImageTextToText" in report
+    assert "AutoModelForImageTextToText.from_pretrained('episode_002/artifact'" in report
+    assert "AutoModelForCausalLM" not in report
 
 
 def test_a_refusal_said_again_at_a_resume_counts_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context
-from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.structure import select_linears, uses_conv1d
 from paredown.spec.widths import unequal_widths
 
@@ -63,8 +63,7 @@ def _replace(spec: ModelSpec, skip: tuple[str, ...], replacement: Any) -> ModelS
             continue
         shape = tensor.shape[::-1] if uses_conv1d(spec) else tensor.shape
         tensors += [
-            TensorInfo(name=f"{name}.{key}", dtype=dtype, shape=size)
-            for key, dtype, size in replacement(shape)
+            tensor_info(f"{name}.{key}", dtype, size) for key, dtype, size in replacement(shape)
         ]
     return spec.with_tensors(tensors, quantization="bitsandbytes")
 

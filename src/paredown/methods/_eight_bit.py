@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paredown.errors import ConfigError
-from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.structure import select_linears, uses_conv1d
 
 _FLAT_INPUTS = {"opt"}
@@ -44,8 +44,6 @@ def predict_eight_bit(spec: ModelSpec, skip: tuple[str, ...], dtype: str) -> Mod
         if leaf != "weight" or name not in chosen:
             tensors.append(tensor)
             continue
-        scale = TensorInfo(
-            name=f"{name}.weight_scale", dtype=spec.dtype, shape=(tensor.shape[0], 1)
-        )
-        tensors += [tensor.model_copy(update={"dtype": dtype}), scale]
+        scale = tensor_info(f"{name}.weight_scale", spec.dtype, (tensor.shape[0], 1))
+        tensors += [tensor_info(tensor.name, dtype, tensor.shape), scale]
     return spec.with_tensors(tensors, quantization="compressed-tensors")

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice
-from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.structure import fused_experts, matrix_shape, select_linears
 from paredown.spec.target import Target
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.models.checkpoint import Checkpoint
+    from paredown.models.hessians import HessianBank
     from paredown.models.masks import Masked
-    from paredown.models.walk import BlockWalk
     from paredown.spec.structure import Block
 
     Mask = Callable[[Block, nn.Module, dict[str, Tensor]], Masked]
@@ -150,9 +150,9 @@ def _predict_sparse(spec: ModelSpec, params: MaskParams, by_row: bool) -> ModelS
         seen, removed = seen + tensor.numel, removed + gone
         kept, row_bytes = tensor.numel - gone, -(-width // 8)
         tensors += [
-            tensor.model_copy(update={"shape": (kept,)}),
-            TensorInfo(name=f"{tensor.name}_bitmask", dtype="U8", shape=(rows, row_bytes)),
-            TensorInfo(name=f"{tensor.name}_shape", dtype="I64", shape=(2,)),
+            tensor_info(tensor.name, tensor.dtype, (kept,)),
+            tensor_info(f"{tensor.name}_bitmask", "U8", (rows, row_bytes)),
+            tensor_info(f"{tensor.name}_shape", "I64", (2,)),
         ]
     return spec.with_tensors(tensors, quantization="paredown")
 
@@ -200,20 +200,31 @@ def write_masked(
     params: MaskParams,
     context: Context,
     mask: Mask,
-    walk: BlockWalk | None = None,
+    hessians: HessianBank | None = None,
 ) -> Tensor:
-    """Write the masked model, see `models.masks.mask_blocks`; without `walk`, only the probe runs
-    through it."""
+    """Write the masked model, see `models.masks.mask_blocks`.
+
+    Args:
+        hessians: what the masks are made from, if so: its walk is used, and the artifact names the
+            experts that too few calibration tokens reached; else only the probe walks through.
+    """
+    from paredown.models.experts import rare_experts
     from paredown.models.masks import mask_blocks
     from paredown.models.rewrite import probe_walk
 
-    trusted = context.trust_remote_code
+    layers = select_linears(source.spec, params.skip)
+    walk = (
+        probe_walk(source, device=context.device, trust_remote_code=context.trust_remote_code)
+        if hessians is None
+        else hessians.walk
+    )
     return mask_blocks(
         source,
         out,
-        walk=walk or probe_walk(source, device=context.device, trust_remote_code=trusted),
-        layers=select_linears(source.spec, params.skip),
+        walk=walk,
+        layers=layers,
         mask=mask,
         sparse=params.storage == "sparse",
         progress=context.progress,
+        statement=None if hessians is None else lambda: rare_experts(hessians.rare(), layers),
     )

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice
-from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.structure import (
     MIN_WIDTH,
     Mlp,
@@ -204,11 +204,11 @@ def _common_multiple(spec: ModelSpec) -> int:
 def _resized(tensor: TensorInfo, at: int, size: int) -> TensorInfo:
     shape = list(tensor.shape)
     shape[at] = size
-    return tensor.model_copy(update={"shape": tuple(shape)})
+    return tensor_info(tensor.name, tensor.dtype, tuple(shape))
 
 
 def _vector(name: str, dtype: str, size: int) -> TensorInfo:
-    return TensorInfo(name=name, dtype=dtype, shape=(size,))
+    return tensor_info(name, dtype, (size,))
 
 
 def can_hold_bias(spec: ModelSpec) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatch
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -12,7 +13,7 @@ from paredown.errors import ConfigError, GroupSizeError
 from paredown.methods.base import Params
 from paredown.spec.domain import Choice
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
-from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.scheme import Scheme, needs_own_format
 from paredown.spec.structure import fused_experts, matches, matrix_shape, select_linears
 
@@ -62,6 +63,17 @@ def schemes_of(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
     Raises:
         ConfigError: a pattern of `skip` or `plan` matches no layer.
     """
+    key = (
+        *("schemes", params.bits, params.group_size, params.symmetric, params.embedding_bits),
+        *(params.skip, tuple(params.plan.items())),
+    )
+    if key not in spec.derived:
+        spec.derived[key] = _schemes(spec, params)
+    found: dict[str, Scheme] = spec.derived[key]
+    return dict(found)
+
+
+def _schemes(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
     linears = select_linears(spec, params.skip)
     bits = dict.fromkeys(linears, params.bits)
     for pattern, chosen in params.plan.items():
@@ -69,11 +81,8 @@ def schemes_of(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
             example = "".join(f"; names look like {n!r}" for n in spec.structure.linears[:1])
             raise ConfigError(f"plan: {pattern!r} matches no layer{example}")
         bits |= {name: chosen for name in linears if matches(name, pattern)}
-    schemes = {
-        name: Scheme(width, params.group_size, params.symmetric)
-        for name, width in bits.items()
-        if width != KEPT
-    }
+    grids = {width: Scheme(width, params.group_size, params.symmetric) for width in bits.values()}
+    schemes = {name: grids[width] for name, width in bits.items() if width != KEPT}
     if params.embedding_bits is not None:
         group = -1 if params.embedding_bits == 8 else params.group_size
         scheme = Scheme(params.embedding_bits, group, symmetric=True)
@@ -119,20 +128,24 @@ def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
     return spec.with_tensors(tensors, quantization=method)
 
 
-def _packed(name: str, shape: tuple[int, ...], scheme: Scheme, dtype: str) -> list[TensorInfo]:
+@lru_cache(maxsize=20_000)
+def _packed(
+    name: str, shape: tuple[int, int], scheme: Scheme, dtype: str
+) -> tuple[TensorInfo, ...]:
+    """What is stored of one packed matrix; planning asks for the same ones hundreds of times."""
     rows, width = shape
     groups = width // scheme.group_width(width)
     words = math.ceil(width * scheme.bits / 32)
     tensors = [
-        TensorInfo(name=f"{name}.weight_packed", dtype="I32", shape=(rows, words)),
-        TensorInfo(name=f"{name}.weight_scale", dtype=dtype, shape=(rows, groups)),
-        TensorInfo(name=f"{name}.weight_shape", dtype="I64", shape=(2,)),
+        tensor_info(f"{name}.weight_packed", "I32", (rows, words)),
+        tensor_info(f"{name}.weight_scale", dtype, (rows, groups)),
+        tensor_info(f"{name}.weight_shape", "I64", (2,)),
     ]
     if not scheme.symmetric:
         words = math.ceil(rows * scheme.bits / 32)
-        zero = TensorInfo(name=f"{name}.weight_zero_point", dtype="I32", shape=(words, groups))
+        zero = tensor_info(f"{name}.weight_zero_point", "I32", (words, groups))
         tensors.append(zero)
-    return tensors
+    return tuple(tensors)
 
 
 def runtimes_of_groups(params: GroupParams) -> tuple[str, ...]:

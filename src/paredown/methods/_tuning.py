@@ -10,7 +10,7 @@ from pydantic import Field
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Params, Training
 from paredown.spec.domain import Choice
-from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.model import ModelSpec, tensor_info
 from paredown.spec.packed import float_dtype, linear_shapes
 from paredown.spec.structure import matches, uses_conv1d
 
@@ -162,7 +162,7 @@ def predict_adapter(spec: ModelSpec, params: AdapterParams) -> ModelSpec:
     for name, (rows, width) in chosen_layers(spec, params).items():
         for leaf, shape in (("lora_A", (params.rank, width)), ("lora_B", (rows, params.rank))):
             key = f"base_model.model.{name}.{leaf}.weight"
-            tensors.append(TensorInfo(name=key, dtype=dtype, shape=shape))
+            tensors.append(tensor_info(key, dtype, shape))
     return spec.model_copy(update={"adapter": tuple(sorted(tensors, key=lambda t: t.name))})
 
 

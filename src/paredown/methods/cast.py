@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method, Params
-from paredown.spec.model import ModelSpec
+from paredown.spec.model import ModelSpec, tensor_info
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _check(spec: ModelSpec, dtype: str, name: str) -> None:
 
 def _predict(spec: ModelSpec, dtype: str) -> ModelSpec:
     tensors = [
-        t.model_copy(update={"dtype": dtype}) if t.dtype in _FLOATS else t for t in spec.tensors
+        tensor_info(t.name, dtype, t.shape) if t.dtype in _FLOATS else t for t in spec.tensors
     ]
     return spec.with_tensors(tensors, dtype=dtype)
 

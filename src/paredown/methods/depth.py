@@ -13,7 +13,7 @@ from paredown.methods._samples import SampledParams, first_windows
 from paredown.methods.base import Context, Kind, Method
 from paredown.spec.depth import without_blocks
 from paredown.spec.domain import Choice
-from paredown.spec.model import ModelSpec
+from paredown.spec.model import ModelSpec, tensor_info
 from paredown.spec.structure import fused_experts
 from paredown.spec.target import Target
 
@@ -71,7 +71,8 @@ class Depth(Method[DepthParams]):
         n = _dropped(spec, params)
         blocks = spec.structure.blocks
         names = without_blocks(spec.by_name, blocks, [block.index for block in blocks[:n]])
-        tensors = [spec.by_name[old].model_copy(update={"name": new}) for old, new in names.items()]
+        stored = ((new, spec.by_name[old]) for old, new in names.items())
+        tensors = [tensor_info(new, t.dtype, t.shape) for new, t in stored]
         gone = sum(t.numel for t in spec.tensors) - sum(t.numel for t in tensors)
         return spec.with_tensors(
             tensors,

@@ -35,6 +35,11 @@ class Heads(Method[HeadsParams]):
 
     A group is a key-value head with the query heads that read it, so the cache of keys and values
     shrinks as well. Every block loses the same number; which ones is its own choice.
+
+    Known weakness: the choice is made by the mean error over calibration tokens. A head that parks
+    its attention on the first token (an attention sink) says little, so it goes easily; text whose
+    windows rely on it can then collapse while the mean looks fair. Look at the worst windows, and
+    train afterwards.
     """
 
     name = "heads"

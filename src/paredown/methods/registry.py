@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from typing import final
 
 from pydantic import ValidationError
 
@@ -162,12 +164,63 @@ def check(strategy: Strategy, spec: ModelSpec, target: Target) -> ModelSpec:
     Raises:
         ConfigError: which step cannot work, why, and the mend.
     """
-    current = spec
-    packed_by: str | None = spec.quantization
-    stored_sparse = False
-    for method, params in resolve(strategy):
+    return Planner(spec, target).check(strategy)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A model as some steps leave it."""
+
+    spec: ModelSpec
+    packed_by: str | None
+    """What packed its weights."""
+    is_sparse: bool = False
+    """Whether they are stored sparse."""
+
+
+@final
+class Planner:
+    """Checks many strategies for one model and target.
+
+    What strategies have in common is worked out once: first steps that are alike, and steps after
+    others that leave the same tensors, as all methods do that remove the same share of neurons.
+    """
+
+    def __init__(self, spec: ModelSpec, target: Target) -> None:
+        self._target = target
+        self._start = _State(spec, spec.quantization)
+        self._states: dict[tuple[object, ...], list[_State]] = {}
+        self._after: dict[tuple[int, str], _State | ConfigError] = {}  # by state and step
+        self._settings: dict[str, tuple[AnyMethod, Params]] = {}
+        self._intern(self._start)
+
+    def check(self, strategy: Strategy) -> ModelSpec:
+        """See `registry.check`."""
+        steps = [(str(step), *self._resolve(step)) for step in strategy.steps]
+        state = self._start
+        for text, method, params in steps:
+            key = id(state), text
+            if key not in self._after:
+                try:
+                    self._after[key] = self._intern(self._step(state, method, params))
+                except ConfigError as error:
+                    self._after[key] = error
+            found = self._after[key]
+            if isinstance(found, ConfigError):
+                raise found.with_traceback(None)
+            state = found
+        return state.spec
+
+    def _resolve(self, step: Step) -> tuple[AnyMethod, Params]:
+        text = str(step)
+        if text not in self._settings:
+            self._settings[text] = load(step.method), params_of(step)
+        return self._settings[text]
+
+    def _step(self, state: _State, method: AnyMethod, params: Params) -> _State:
         require_extra(method)
-        if packed_by is not None and stored_sparse:
+        packed_by = state.packed_by
+        if packed_by is not None and state.is_sparse:
             raise StrategyError(
                 f"{method.name} after {packed_by}: the weights are stored sparse; "
                 f'use {packed_by}(storage="dense"), or leave {method.name} out'
@@ -180,9 +233,22 @@ def check(strategy: Strategy, spec: ModelSpec, target: Target) -> ModelSpec:
                 else f"{method.name} after {packed_by}: a model is quantized only once; "
                 "leave one of the two out"
             )
-        method.check(current, params, target)
-        current = method.predict(current, params)
-        if packed_by is None and current.quantization is not None:
+        method.check(state.spec, params, self._target)
+        made = method.predict(state.spec, params)
+        if packed_by is None and made.quantization is not None:
             packed_by = method.name
-        stored_sparse = packed_by is not None and method.kind is Kind.PRUNING
-    return current
+        return _State(made, packed_by, packed_by is not None and method.kind is Kind.PRUNING)
+
+    def _intern(self, state: _State) -> _State:
+        """The state as it was met before, if it was."""
+        spec = state.spec
+        key = (
+            *(state.packed_by, state.is_sparse, spec.weight_bytes, len(spec.tensors)),
+            *(spec.quantization, spec.layers, spec.intermediate_size, spec.heads, spec.kv_heads),
+        )
+        alike = self._states.setdefault(key, [])
+        for known in alike:
+            if known.spec is spec or known.spec == spec:
+                return known
+        alike.append(state)
+        return state

@@ -58,4 +58,4 @@ class SparseGpt(MaskMethod[SparseGptParams]):
                 for name, weight in weights.items()
             }
 
-        return write_masked(source, out, params, context, mask, hessians.walk)
+        return write_masked(source, out, params, context, mask, hessians)

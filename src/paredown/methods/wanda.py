@@ -45,4 +45,4 @@ class Wanda(MaskMethod[WandaParams]):
                 made[name] = weight, remove(scores, params, by_row=True)
             return made
 
-        return write_masked(source, out, params, context, mask, hessians.walk)
+        return write_masked(source, out, params, context, mask, hessians)

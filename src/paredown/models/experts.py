@@ -30,9 +30,11 @@ def rare_notes(config: dict[str, Any]) -> tuple[str, ...]:
     names = config.get(_STATEMENT)
     if not names:
         return ()
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return (
-        f"too few calibration tokens reached {len(names)} layers of experts, so they were rounded "
-        f"to nearest, the first being {names[0]}; calibrate with more text",
+        f"too few calibration tokens reached {len(names)} layers of experts, so they were "
+        f"compressed without data (rounded to nearest, or masked by size alone): {shown}; "
+        "config.json names all; calibrate with more text",
     )
 
 

@@ -90,7 +90,7 @@ def _load(
 ) -> Any:
     if is_sparse(checkpoint):
         sparse = load_sparse(checkpoint, device, dtype, trust_remote_code)
-        sparse.paredown = LoadInfo({}, mask_notes(checkpoint))
+        sparse.paredown = LoadInfo({}, (*mask_notes(checkpoint), *rare_notes(checkpoint.config)))
         return sparse
     if checkpoint.spec.quantization in {STANDARD, OWN}:
         return _load_packed(checkpoint, device, dtype, trust_remote_code)
@@ -162,7 +162,8 @@ def _load_dense(
     notes: tuple[str, ...] = ()
     if method == "bitsandbytes" and device == "cpu":
         notes = ("bitsandbytes has no fast kernel on CPUs: smaller, but not faster",)
-    model.paredown = LoadInfo({}, (*notes, *mask_notes(checkpoint)))
+    notes = (*notes, *mask_notes(checkpoint), *rare_notes(checkpoint.config))
+    model.paredown = LoadInfo({}, notes)
     return model
 
 

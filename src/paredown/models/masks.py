@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ def mask_blocks(
     mask: Callable[[Block, nn.Module, dict[str, Tensor]], Masked],
     sparse: bool,
     progress: Progress,
+    statement: Callable[[], dict[str, Any]] | None = None,
 ) -> Tensor:
     """Write `source` to `out` with weights of `layers` set to zero.
 
@@ -37,6 +39,7 @@ def mask_blocks(
         mask: (block, its module, {layer name: weight (out, inp) in the stored dtype}) -> new
             weights and masks; called for every block, with none where it has none of `layers`.
         sparse: store the layers as bitmask and values.
+        statement: asked at the end for what the config should say besides.
 
     Returns:
         Logits of the masked model on the probe, computed from the weights in memory.
@@ -65,4 +68,5 @@ def mask_blocks(
             progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
         writer.copy_rest(without=set())
         state(writer.config, sparse=sparse, layers=zeros, weights=weights)
+        writer.config |= statement() if statement is not None else {}
     return walk.logits()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from paredown.errors import NumericsError
 from paredown.ops.repair import DAMPING, least_squares
 
 
@@ -27,8 +28,13 @@ def weakest_groups(weight: Tensor, moments: Tensor, groups: Tensor, count: int) 
     Returns:
         Numbers of the groups that go, in the order in which they go.
 
+    Raises:
+        NumericsError: C holds a NaN or an infinity.
+
     Source: Optimal Brain Surgeon for groups of weights (arXiv:2203.07259), on a layer's output.
     """
+    if not torch.isfinite(moments).all():
+        raise NumericsError("what the heads say is not finite on the calibration text")
     moments = moments.double()
     # A feature never seen gets a variance, so that C has an inverse; its group's error is 0.
     variance = moments.diagonal()

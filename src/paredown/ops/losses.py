@@ -45,7 +45,7 @@ def nuclear_loss(outputs: Tensor) -> Tensor:
         outputs: (samples, ...), any float dtype; fewer samples than elements each.
 
     Raises:
-        NumericsError: an output is NaN or infinite.
+        NumericsError: an output is NaN or infinite, or its singular values cannot be computed.
     """
     found: Tensor = _Nuclear.apply(outputs.float().flatten(1))  # type: ignore[no-untyped-call]
     return found
@@ -60,7 +60,13 @@ class _Nuclear(torch.autograd.Function):
         gram = wide @ wide.T
         if not torch.isfinite(gram).all():
             raise NumericsError("a layer's outputs are not finite on the calibration text")
-        values, vectors = torch.linalg.eigh(gram)
+        try:
+            values, vectors = torch.linalg.eigh(gram)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise NumericsError(
+                f"the singular values of a layer's outputs cannot be computed ({error}); calibrate "
+                "with other text, or use a method without singular values, such as structured_afr"
+            ) from error
         present = values > _SMALLEST * values[-1]
         singular = values.clamp(min=0).sqrt()
         inverse = torch.where(present, 1 / singular, 0.0)

@@ -166,7 +166,8 @@ def _compress_and_verify(
     )
     expected = clock.folder / EXPECTED
     last, params = registry.resolve(strategy)[-1]
-    runtimes = registry.runtimes(last, params, infer_spec(out))
+    made = infer_spec(out)
+    runtimes = registry.runtimes(last, params, made)
     checked = clock.run(
         VerifyJob(
             device=bench.device,
@@ -190,7 +191,13 @@ def _compress_and_verify(
     if "kl_transformers" in checked:
         notes.append(CHECKED_PLAIN)
     if "vllm" in runtimes:
-        notes.append("vLLM reads this format (not run here)")
+        untested = made.experts or made.vision
+        what = "a mixture of experts" if made.experts else "a model that sees images"
+        notes.append(
+            f"vLLM knows this format; whether it reads it of {what} is untested"
+            if untested
+            else "vLLM reads this format (not run here)"
+        )
     return tuple(notes)
 
 

@@ -60,7 +60,8 @@ def _result(findings: Findings) -> list[str]:
         return [f"**No recommendation:** {_text(chosen.reason)}"]
     parts = [f"**Take {_named(best)}**: {_text(chosen.reason)}."]
     parts += [f"- {_text(note)}" for note in best.notes]
-    parts += load_section(best, findings.record.config.model)
+    sees = findings.record.spec.vision is not None
+    parts += load_section(best, findings.record.config.model, sees=sees)
     if second is not None:
         parts.append(f"Runner-up: {_named(second)}: {_text(chosen.runner_up_reason)}.")
     elif chosen.runner_up_reason:
@@ -68,8 +69,12 @@ def _result(findings: Findings) -> list[str]:
     return parts
 
 
-def load_section(result: TrialResult, model: str) -> list[str]:
-    """How to load a result's artifact, or how to make it again where it was not kept."""
+def load_section(result: TrialResult, model: str, *, sees: bool) -> list[str]:
+    """How to load a result's artifact, or how to make it again where it was not kept.
+
+    Args:
+        sees: the model takes images, so that transformers has another class for it.
+    """
     if result.episode == 0:
         return []
     if result.artifact is None:
@@ -83,9 +88,10 @@ def load_section(result: TrialResult, model: str) -> list[str]:
         _fenced("python", f"import paredown\n\nmodel = paredown.load({folder})"),
     ]
     if loads_with_transformers(result):
+        auto = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
         code = (
-            "from transformers import AutoModelForCausalLM\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained({folder}, dtype="auto")'
+            f"from transformers import {auto}\n\n"
+            f'model = {auto}.from_pretrained({folder}, dtype="auto")'
         )
         parts += ["or without paredown:", _fenced("python", code)]
     return parts

@@ -88,6 +88,7 @@ class Space:
         usable = _usable(methods, refused)
         by_hash: dict[str, Strategy] = {}
         predicted: dict[str, int] = {}
+        planner = registry.Planner(spec, target)
         for raw in _enumerate(usable, max_steps):
             try:
                 strategy = registry.canonical(raw)
@@ -96,7 +97,7 @@ class Space:
                 continue
             key = strategy.hash
             try:
-                predicted[key] = registry.check(strategy, spec, target).weight_bytes
+                predicted[key] = planner.check(strategy).weight_bytes
                 by_hash[key] = strategy
             except ConfigError as error:
                 refused[registry.label(strategy)] = str(error)

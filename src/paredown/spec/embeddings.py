@@ -32,6 +32,13 @@ def copy_of_tied(spec: ModelSpec) -> str | None:
 
 
 def _find(spec: ModelSpec, pattern: re.Pattern[str]) -> str | None:
+    if pattern not in spec.derived:
+        spec.derived[pattern] = _search(spec, pattern)
+    name: str | None = spec.derived[pattern]
+    return name
+
+
+def _search(spec: ModelSpec, pattern: re.Pattern[str]) -> str | None:
     found = (t.name for t in spec.tensors if pattern.search(t.name) and len(t.shape) == 2)
     name = next(found, None)
     return None if name is None else name.rpartition(".")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 
 FAMILIES = frozenset(
     {
@@ -81,7 +81,7 @@ def with_groups(spec: ModelSpec, groups: Groups, left: int) -> ModelSpec:
             shape = (rows[name], *shape[1:])
         elif name in columns and leaf == "weight":
             shape = (shape[0], columns[name])
-        tensors.append(tensor.model_copy(update={"shape": shape}))
+        tensors.append(tensor_info(tensor.name, tensor.dtype, shape))
     gone = sum(t.numel for t in spec.tensors) - sum(t.numel for t in tensors)
     return spec.with_tensors(
         tensors,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +20,11 @@ DTYPE_BYTES: dict[str, float] = {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U16": 2, "U32": 4, "U64": 8,
 }  # fmt: skip
 """Bytes of one element, by safetensors dtype name."""
+
+
+@lru_cache(maxsize=10_000)
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return int(math.prod(shape) * DTYPE_BYTES[dtype])
 
 
 class TensorInfo(BaseModel):
@@ -36,7 +42,14 @@ class TensorInfo(BaseModel):
 
     @property
     def nbytes(self) -> int:
-        return int(self.numel * DTYPE_BYTES[self.dtype])
+        return _nbytes(self.dtype, self.shape)
+
+
+@lru_cache(maxsize=50_000)
+def tensor_info(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    """A `TensorInfo`; the same one for the same words, because planning predicts a thousand
+    strategies whose tensors are mostly alike."""
+    return TensorInfo(name=name, dtype=dtype, shape=shape)
 
 
 class VisionSpec(BaseModel):
@@ -105,26 +118,41 @@ class ModelSpec(BaseModel):
 
         return find_structure(self)
 
-    @property
+    @cached_property
     def weight_bytes(self) -> int:
         """Bytes of all stored tensors, exact; an adapter's included."""
-        return sum(t.nbytes for t in (*self.tensors, *self.adapter))
+        every = (*self.tensors, *self.adapter)
+        return sum(_nbytes(t.dtype, t.shape) for t in every)
+
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What functions have worked out from this spec and may find here again."""
+        return {}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, without what was worked out from the fields before they changed."""
+        changed = super().model_copy(update=update, deep=deep)
+        for name in ("by_name", "structure", "weight_bytes", "derived"):
+            changed.__dict__.pop(name, None)
+        return changed
 
     def with_tensors(self, tensors: list[TensorInfo], **changes: object) -> ModelSpec:
         """This spec with other stored tensors, as a method's prediction needs it."""
         changed = self.model_copy(update={"tensors": tuple(tensors), **changes})
         if changed.quantization is not None and self.quantization is None:
             changed = changed.model_copy(update={"packed_shapes": _shapes_lost(self, changed)})
-        for derived in ("by_name", "structure"):  # the copy would hold those of the old tensors
-            changed.__dict__.pop(derived, None)
         return changed
+
+
+def _is_same(one: TensorInfo | None, other: TensorInfo) -> bool:
+    return one is other or (one is not None and one == other)
 
 
 def _shapes_lost(before: ModelSpec, after: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Shapes of the matrices that are no longer stored as they were."""
-    kept = {(t.name, t.dtype, t.shape) for t in after.tensors}
+    stored = {t.name: t for t in after.tensors}
     return {
         t.name.removesuffix(".weight"): t.shape
         for t in before.tensors
-        if t.name.endswith(".weight") and (t.name, t.dtype, t.shape) not in kept
+        if t.name.endswith(".weight") and not _is_same(stored.get(t.name), t)
     }

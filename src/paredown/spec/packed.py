@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from paredown.spec.headers import TensorLocation, read_file_header, tensor_location, weights_files
-from paredown.spec.model import ModelSpec, TensorInfo
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.structure import find_structure
 
 ADAPTER = "adapter"
@@ -66,13 +66,19 @@ def _read(place: TensorLocation) -> bytes:
 
 def linear_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
     """(rows, width) of every block linear as stored, in block order; packed ones included."""
+    if linear_shapes not in spec.derived:
+        spec.derived[linear_shapes] = _linear_shapes(spec)
+    found: dict[str, tuple[int, int]] = spec.derived[linear_shapes]
+    return dict(found)
+
+
+def _linear_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
     aside = tuple(f"{name}." for name in spec.packed_shapes)
     dense = [t for t in spec.tensors if not t.name.startswith(aside)]
     for name, shape in spec.packed_shapes.items():
-        dense.append(TensorInfo(name=f"{name}.weight", dtype=spec.dtype, shape=shape))
+        dense.append(tensor_info(f"{name}.weight", spec.dtype, shape))
     dense.sort(key=lambda t: t.name)
     unpacked = spec.model_copy(update={"tensors": tuple(dense)})
-    unpacked.__dict__.pop("by_name", None)
     shapes = unpacked.by_name
     found = {}
     for name in find_structure(unpacked).linears:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,7 +43,7 @@ class Strategy(BaseModel):
     def __str__(self) -> str:
         return " > ".join(str(step) for step in self.steps)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Identity; meaningful on a canonical strategy, in which every parameter is explicit."""
         return content_hash(self)

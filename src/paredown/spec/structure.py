@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property, lru_cache
 
 from paredown.errors import ConfigError
 from paredown.spec.model import ModelSpec, TensorInfo
@@ -59,7 +60,7 @@ class Structure:
     vision_mlps: tuple[Mlp, ...] = ()
     """MLPs of a vision tower, which everything else leaves alone; `block` counts within it."""
 
-    @property
+    @cached_property
     def linears(self) -> tuple[str, ...]:
         """Module names of all block linears, in block order."""
         return tuple(name for block in self.blocks for name in block.linears)
@@ -77,6 +78,7 @@ def find_structure(spec: ModelSpec) -> Structure:
     )
 
 
+@lru_cache(maxsize=50_000)
 def is_vision(name: str) -> bool:
     """Whether a tensor belongs to a vision tower or to the projector behind it."""
     return _VISION.search(name) is not None
@@ -85,17 +87,27 @@ def is_vision(name: str) -> bool:
 def _blocks(tensors: list[TensorInfo]) -> tuple[Block, ...]:
     found: dict[tuple[str, int], list[str]] = {}
     for tensor in tensors:
-        match = _BLOCK.match(tensor.name)
-        if not match:
+        place = _place(tensor.name)
+        if place is None:
             continue
-        linears = found.setdefault((match["stack"], int(match["index"])), [])
-        is_matrix = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
-        if is_matrix and not _NOT_LINEAR.search(match["rest"]):
-            linears.append(tensor.name.removesuffix(".weight"))
+        stack, index, linear = place
+        linears = found.setdefault((stack, index), [])
+        if linear is not None and len(tensor.shape) == 2:
+            linears.append(linear)
     return tuple(
         Block(index=index, prefix=f"{stack}.{index}", linears=tuple(linears))
         for (stack, index), linears in sorted(found.items())
     )
+
+
+@lru_cache(maxsize=50_000)
+def _place(name: str) -> tuple[str, int, str | None] | None:
+    """Stack and number of the block of a tensor, and its module if that can be a linear."""
+    match = _BLOCK.match(name)
+    if not match:
+        return None
+    can_be = name.endswith(".weight") and not _NOT_LINEAR.search(match["rest"])
+    return match["stack"], int(match["index"]), name.removesuffix(".weight") if can_be else None
 
 
 def _mlps(block: Block, spec: ModelSpec) -> list[Mlp]:
@@ -163,6 +175,8 @@ def select_linears(spec: ModelSpec, skip: tuple[str, ...]) -> tuple[str, ...]:
         ConfigError: a pattern of `skip` matches no module: most likely a misspelling.
     """
     linears = spec.structure.linears
+    if not skip:
+        return linears
     modules = {t.name.rpartition(".")[0] for t in spec.tensors} | {"lm_head"}
     for pattern in skip:
         if not any(matches(name, pattern) for name in modules):
