@@ -92,6 +92,9 @@ class RunProgress(StepProgress):
             self._decision(fields)
         elif event == "result":
             self._result(fields["result"])
+        elif event == "interrupted":
+            line = "stopping after this episode; Ctrl-C again stops at once (--resume goes on)"
+            self.console.print(Text(line), soft_wrap=True)
         elif event == "progress":
             low, high = _STAGES[fields["stage"]]
             self._progress(fields, low + (high - low) * fields["share"])

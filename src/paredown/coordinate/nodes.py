@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from paredown.coordinate.interrupt import REASON, Interrupt
 from paredown.coordinate.setup import Plan
 from paredown.coordinate.state import State
 from paredown.errors import ConfigError
@@ -25,7 +26,7 @@ from paredown.store.events import read_events
 from paredown.store.experiment import Experiment, read_experiment
 
 Listener = Callable[[str, dict[str, Any]], None]
-"""Told what happens (`decision`, `progress`, `result`), for displays."""
+"""Told what happens (`decision`, `progress`, `result`, `interrupted`), for displays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Run:
     bench: Bench
     policy: Policy
     listen: Listener
+    interrupt: Interrupt = field(default_factory=Interrupt)
 
 
 def coordinator(state: State, run: Run) -> State:
@@ -44,7 +46,9 @@ def coordinator(state: State, run: Run) -> State:
     results = run.experiment.results()
     episode = max((r.episode for r in results), default=0) + 1
     interrupted = run.experiment.in_flight()
-    if interrupted is not None:
+    if run.interrupt.asked:
+        decision = end(REASON, policy="user")
+    elif interrupted is not None:
         episode, strategy = interrupted
         decision = Decision(
             action=registry.kind_of(strategy),  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from paredown.coordinate.graph import run_graph
+from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.nodes import Listener, Run, measure_baseline
 from paredown.coordinate.setup import Plan, check_same, default_name, prepare
 from paredown.errors import ExperimentError
@@ -45,6 +46,8 @@ def run_experiment(
         output_dir: folder that holds experiments.
         resume: go on with an experiment that exists.
         listen: told of decisions, progress and results as they come.
+
+    Ctrl-C ends the run after the trial in flight, with the report; a second one ends it at once.
 
     Raises:
         ConfigError: the request is wrong; nothing was started.
@@ -122,12 +125,14 @@ def _search(
         ),
         policy=policies.create(config.policy, seed=config.seed, objectives=config.objectives),
         listen=listen,
+        interrupt=Interrupt(tell=lambda: listen("interrupted", {})),
     )
     try:
-        measure_baseline(run)
-        reason = run_graph(run)
+        with run.interrupt:
+            measure_baseline(run)
+            reason = run_graph(run)
     except KeyboardInterrupt:
-        experiment.events.add("stopped", reason="interrupted by the user")
+        experiment.events.add("stopped", reason="stopped at once by the user (Ctrl-C)")
         raise
     experiment.events.add("stopped", reason=reason)
     write_report(read_experiment(experiment.folder), reason)

@@ -75,12 +75,12 @@ def serve() -> None:
 
     Ends, and takes a running job with it, when stdin is closed: when the parent is gone.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     import torch  # noqa: F401
     import transformers.models.auto.modeling_auto  # noqa: F401
 
     import paredown.models.rewrite  # noqa: F401
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _say({"ready": True})
     while True:
         line = sys.stdin.buffer.readline()

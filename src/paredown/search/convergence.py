@@ -44,6 +44,6 @@ def converged(
         return None
     met = "all limits are met and " if limits != Limits() else ""
     return (
-        f"{met}nothing better is expected: the last {count} episodes took {cost:.0%} of the time "
-        f"and brought {gain:.1%} of the hypervolume"
+        f"converged: {met}nothing better is expected, as the last {count} episodes took {cost:.0%} "
+        f"of the time and brought {gain:.1%} of the hypervolume (worth it: {WORTH * cost:.1%})"
     )

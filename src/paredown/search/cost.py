@@ -12,8 +12,8 @@ from paredown.spec.result import TrialResult
 from paredown.spec.strategy import Strategy
 
 PRIOR_TRIALS = 1e-3
-"""How many trials the prior (every method takes the same) counts for, per method. It is there to
-decide where the trials cannot, as between two methods that only ever ran together."""
+"""How many trials the prior (the methods of a trial take the same) counts for, per method. It is
+there to decide where the trials cannot, as between two methods that only ever ran together."""
 
 
 @final
@@ -36,7 +36,7 @@ class CostModel:
 
     @classmethod
     def fit(cls, history: Sequence[TrialResult]) -> Self:
-        """Least squares over relative errors, drawn towards equal costs of all methods.
+        """Least squares over relative errors, drawn towards equal costs of a trial's methods.
 
         Relative, because methods differ by orders of magnitude: an absolute fit would know
         nothing of the cheap ones.
@@ -51,13 +51,16 @@ class CostModel:
         names = sorted({step.method for strategy in steps for step in strategy})
         uses = np.array([[sum(s.method == n for s in strategy) for n in names]
                          for strategy in steps], dtype=np.float64)  # (trials, methods)  # fmt: skip
-        usual = float(np.median(compress / uses.sum(axis=1)))
+        even = compress / uses.sum(axis=1)  # (trials,) per step
+        # Per method: one scale for all would outvote the trials of a method that is much dearer.
+        prior = np.array([np.median(even[column > 0]) for column in uses.T])
         weight = np.sqrt(PRIOR_TRIALS)
-        rows = np.vstack([uses / compress[:, None], np.eye(len(names)) * weight / usual])
+        rows = np.vstack([uses / compress[:, None], np.diag(weight / prior)])
         wanted = np.concatenate([np.ones(len(trials)), np.full(len(names), weight)])
         found = np.linalg.lstsq(rows, wanted, rcond=None)[0]
         seconds = np.maximum(found, compress.min() / 10)
         method_s = {name: float(s) for name, s in zip(names, seconds, strict=True)}
+        usual = float(np.median(even))
         return cls(evaluate_s=evaluate_s, method_s=method_s, other_s=usual, is_fitted=True)
 
     def knows(self, strategy: Strategy) -> bool:

@@ -1,0 +1,145 @@
+"""Sharing the budget by what each arm has brought, and not trusting any of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+import pytest
+
+from paredown.errors import MethodError
+from paredown.search.base import Budget, Decision, Policy, View, end
+from paredown.search.evolutionary import Evolutionary
+from paredown.search.portfolio import CAP, STRIKES, Arm, Portfolio
+from paredown.search.random import Uniform
+from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
+from paredown.spec.strategy import Strategy
+from paredown.spec.target import Limits
+from tests.search.search_fakes import build, play, result, smooth_truth, timed, use_fakes
+
+PAIR: tuple[Objective, ...] = ("quality", "size")
+_NO_LIMITS, _ONE = Limits(), Budget(episodes_left=1)
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+
+
+@final
+@dataclass(frozen=True)
+class Helpless(Policy):
+    """An arm that raises, repeats what was tried, or wants to stop."""
+
+    name: ClassVar[str] = "helpless"
+    how: str
+
+    def choose(self, view: View) -> Decision:
+        if self.how == "raises":
+            raise MethodError("no connection")
+        if self.how == "ends":
+            return end("enough", policy=self.name)
+        return view.decide(view.started[0], reason="again", policy=self.name)
+
+
+@final
+@dataclass(frozen=True)
+class Last(Policy):
+    """Takes the last strategy of the space, which is seldom a good one."""
+
+    name: ClassVar[str] = "last"
+
+    def choose(self, view: View) -> Decision:
+        return view.decide(view.left[-1], reason="the last", policy=self.name)
+
+
+def portfolio(*arms: Arm) -> Portfolio:
+    return Portfolio(objectives=PAIR, arms=arms)
+
+
+def arms_of(results: tuple[TrialResult, ...]) -> list[str]:
+    names = (r.proposed_by or "" for r in results)
+    return [name.partition(":")[2] for name in names if ":" in name]
+
+
+@pytest.mark.parametrize("how", ["raises", "ends", "repeats"])
+@pytest.mark.parametrize("capped", [True, False])
+def test_an_arm_without_an_answer_is_asked_three_times_and_the_run_goes_on(
+    how: str, capped: bool
+) -> None:
+    policy = portfolio(Arm(policy=Uniform(seed=0)), Arm(policy=Helpless(how), capped=capped))
+    results = play(policy, build(), episodes=25)
+    assert len(results) == 26
+    assert set(arms_of(results)) == {"random"}
+    assert policy.strikes["helpless"] == STRIKES
+
+
+def test_the_reason_tells_who_could_not_answer() -> None:
+    policy = portfolio(Arm(policy=Helpless("raises")), Arm(policy=Uniform(seed=0)))
+    history = play(Uniform(seed=0), build(), episodes=6)
+    view = View(history=history, space=build(), limits=_NO_LIMITS, budget=_ONE)
+    decision = policy.choose(view)
+    assert decision.policy == "portfolio:random"
+    assert "helpless: could not answer (no connection)" in decision.reason
+
+
+def test_a_capped_arm_gets_at_most_its_share_of_the_trials_even_if_it_is_the_best() -> None:
+    policy = portfolio(
+        Arm(policy=Last()), Arm(policy=Evolutionary(seed=0, objectives=PAIR), capped=True)
+    )
+    tried = arms_of(play(policy, build(max_steps=3), episodes=40))
+    for n in range(1, len(tried) + 1):
+        assert tried[:n].count("evolutionary") <= CAP * n
+    assert "evolutionary" in tried
+
+
+def test_what_brings_more_gets_more_and_all_shares_add_up() -> None:
+    policy = portfolio(Arm(policy=Uniform(seed=0)), Arm(policy=Last()))
+    strategies = build().strategies
+    history = [result(None, episode=0, perplexity=20.0, size=768e3)]
+    for n in range(1, 9):  # random finds smaller and smaller models, last nothing
+        good = n % 2
+        found = result(strategies[n], episode=n, perplexity=21.0 if good else 200.0, size=7e5 / n)
+        by = "portfolio:random" if good else "portfolio:last"
+        history.append(timed(found, 10.0).model_copy(update={"proposed_by": by}))
+    shares = policy.shares(View(history=history, space=build(), limits=_NO_LIMITS, budget=_ONE))
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["random"] > 0.75
+    assert shares["last"] >= 0.04
+
+
+def test_without_results_all_arms_are_due_the_same() -> None:
+    policy = portfolio(Arm(policy=Uniform(seed=0)), Arm(policy=Last()))
+    view = View(
+        history=[result(None, episode=0, perplexity=20.0, size=768e3)],
+        space=build(), limits=_NO_LIMITS, budget=_ONE,
+    )  # fmt: skip
+    assert policy.shares(view) == pytest.approx({"random": 0.5, "last": 0.5})
+
+
+def test_an_arm_that_brings_nothing_costs_little() -> None:
+    def truth(strategy: Strategy, episode: int) -> TrialResult:
+        return timed(smooth_truth(strategy, episode), 10.0)
+
+    used = []
+    for seed in range(6):
+        policy = portfolio(
+            Arm(policy=Evolutionary(seed=seed, objectives=PAIR)), Arm(policy=_Worst())
+        )
+        tried = arms_of(play(policy, build(max_steps=3), episodes=40, truth=truth))
+        used.append(tried.count("worst") / len(tried))
+    assert np.mean(used) < 0.35
+
+
+@final
+@dataclass(frozen=True)
+class _Worst(Policy):
+    """What is known to be bad in the artificial truth: cuts most, rounds most coarsely."""
+
+    name: ClassVar[str] = "worst"
+
+    def choose(self, view: View) -> Decision:
+        found = max(view.left, key=lambda s: smooth_truth(s, 1).value("perplexity") or 0.0)
+        return view.decide(found, reason="the worst", policy=self.name)
