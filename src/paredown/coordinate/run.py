@@ -6,8 +6,11 @@ import os
 import platform
 from pathlib import Path
 
+from paredown.coordinate.advisor import Endpoint
+from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_endpoint
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.nodes import Listener, Run, measure_baseline
+from paredown.coordinate.prompts import Background
 from paredown.coordinate.setup import Plan, check_same, default_name, prepare
 from paredown.errors import ExperimentError
 from paredown.models.description import library_versions
@@ -15,6 +18,7 @@ from paredown.pipeline.executor import LocalExecutor, memory_limit
 from paredown.pipeline.trial import Bench
 from paredown.report.write import write_report
 from paredown.search import policies
+from paredown.search.base import Policy
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.store.atomic import require_writable
@@ -52,6 +56,7 @@ def run_experiment(
     """
     folder = output_dir / (name or default_name(config))
     require_writable(output_dir)
+    choice = choose_coordinator(config)
     config = _settled(folder, config, resume=resume)
     if resume and _is_finished(folder, config):
         return read_experiment(folder)
@@ -60,7 +65,10 @@ def run_experiment(
         plan = prepare(config)
         handle = lock(folder)
         try:
-            return _search(plan, _open(folder, plan), executor, listen)
+            with opened_endpoint(choice) as endpoint:
+                experiment = _open(folder, plan)
+                _announce(choice, plan, experiment, listen)
+                return _search(plan, experiment, executor, listen, endpoint)
         finally:
             os.close(handle)
 
@@ -103,8 +111,31 @@ def _open(folder: Path, plan: Plan) -> Experiment:
     return experiment
 
 
+def _announce(choice: Choice, plan: Plan, experiment: Experiment, listen: Listener) -> None:
+    """Say which coordinator there is, and why."""
+    document = choice.document(plan.config)
+    experiment.events.add("coordinator", **document)
+    listen("coordinator", document)
+
+
+def _policy(plan: Plan, experiment: Experiment, endpoint: Endpoint | None) -> Policy:
+    """What proposes: the classical policy, the LLM beside it, after a start from skills."""
+    config = plan.config
+    background = Background(spec=plan.base.spec, config=config, device=plan.target.device)
+    return policies.create(
+        config.policy,
+        seed=config.seed,
+        objectives=config.objectives,
+        arms=arms(endpoint, config, background, experiment.events),
+    )
+
+
 def _search(
-    plan: Plan, experiment: Experiment, executor: LocalExecutor, listen: Listener
+    plan: Plan,
+    experiment: Experiment,
+    executor: LocalExecutor,
+    listen: Listener,
+    endpoint: Endpoint | None,
 ) -> ExperimentRecord:
     config = plan.config
     run = Run(
@@ -120,7 +151,7 @@ def _search(
             executor=executor,
             trust_remote_code=config.trust_remote_code,
         ),
-        policy=policies.create(config.policy, seed=config.seed, objectives=config.objectives),
+        policy=_policy(plan, experiment, endpoint),
         listen=listen,
     )
     try:
