@@ -38,7 +38,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
         body = json.loads(self.rfile.read(length))
-        self.server.seen.append(Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        self.server.seen.append(
+            Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+        )
         answer = self.server.next_answer()
         if callable(answer):
             with suppress(BrokenPipeError, ConnectionResetError):

@@ -80,8 +80,10 @@ def view(space: Space, results: tuple[TrialResult, ...], left: int = 20) -> View
 
 
 def some_history(space: Space, count: int) -> tuple[TrialResult, ...]:
+    """Trials that the random arm of a portfolio has proposed."""
     policy = policies.create("random", seed=1, objectives=OBJECTIVES)
-    return play(policy, space, episodes=count)
+    results = play(policy, space, episodes=count)
+    return tuple(r.model_copy(update={"proposed_by": "portfolio:random"}) for r in results)
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:

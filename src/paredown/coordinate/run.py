@@ -9,9 +9,11 @@ from pathlib import Path
 from paredown.coordinate.advisor import Endpoint
 from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_endpoint
 from paredown.coordinate.graph import run_graph
+from paredown.coordinate.memory import first_strategies, remember, skill_store
 from paredown.coordinate.nodes import Listener, Run, measure_baseline
-from paredown.coordinate.prompts import Background
+from paredown.coordinate.prompts import SKILL_ROWS, Background
 from paredown.coordinate.setup import Plan, check_same, default_name, prepare
+from paredown.coordinate.skills import Skill, lines, skills_of, transferable
 from paredown.errors import ExperimentError
 from paredown.models.description import library_versions
 from paredown.pipeline.executor import LocalExecutor, memory_limit
@@ -57,6 +59,8 @@ def run_experiment(
     folder = output_dir / (name or default_name(config))
     require_writable(output_dir)
     choice = choose_coordinator(config)
+    store = skill_store(config)
+    skills = () if store is None else skills_of(store.evidence())
     config = _settled(folder, config, resume=resume)
     if resume and _is_finished(folder, config):
         return read_experiment(folder)
@@ -68,7 +72,10 @@ def run_experiment(
             with opened_endpoint(choice) as endpoint:
                 experiment = _open(folder, plan)
                 _announce(choice, plan, experiment, listen)
-                return _search(plan, experiment, executor, listen, endpoint)
+                try:
+                    return _search(plan, experiment, executor, listen, endpoint, skills)
+                finally:  # whatever ended it: what was finished is worth knowing
+                    remember(folder, store)
         finally:
             os.close(handle)
 
@@ -118,14 +125,23 @@ def _announce(choice: Choice, plan: Plan, experiment: Experiment, listen: Listen
     listen("coordinator", document)
 
 
-def _policy(plan: Plan, experiment: Experiment, endpoint: Endpoint | None) -> Policy:
+def _policy(
+    plan: Plan, experiment: Experiment, endpoint: Endpoint | None, skills: tuple[Skill, ...]
+) -> Policy:
     """What proposes: the classical policy, the LLM beside it, after a start from skills."""
     config = plan.config
-    background = Background(spec=plan.base.spec, config=config, device=plan.target.device)
+    known = transferable(skills, plan.base.spec)
+    background = Background(
+        spec=plan.base.spec,
+        config=config,
+        device=plan.target.device,
+        skills=lines(known, SKILL_ROWS),
+    )
     return policies.create(
         config.policy,
         seed=config.seed,
         objectives=config.objectives,
+        start=first_strategies(plan, experiment, known),
         arms=arms(endpoint, config, background, experiment.events),
     )
 
@@ -136,6 +152,7 @@ def _search(
     executor: LocalExecutor,
     listen: Listener,
     endpoint: Endpoint | None,
+    skills: tuple[Skill, ...],
 ) -> ExperimentRecord:
     config = plan.config
     run = Run(
@@ -151,7 +168,7 @@ def _search(
             executor=executor,
             trust_remote_code=config.trust_remote_code,
         ),
-        policy=_policy(plan, experiment, endpoint),
+        policy=_policy(plan, experiment, endpoint, skills),
         listen=listen,
     )
     try:
