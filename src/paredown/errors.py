@@ -10,6 +10,7 @@
     |   |-- ExperimentError   an experiment folder cannot be created, resumed or read
     |   |-- GroupSizeError    a group size does not divide a layer's input width
     |   `-- MissingExtraError an optional library is not installed
+    |-- AdviceError           an LLM gave no usable advice; the search goes on without it
     `-- MethodError           this strategy failed on this model; recorded as a failure
         |-- NumericsError     a tensor holds NaN or infinity, or a solve broke down
         |-- DivergedError     training made the model worse, or its outputs are not finite
@@ -68,6 +69,10 @@ class MissingExtraError(ConfigError):
         super().__init__(
             f"{what} needs {package}, which is not installed: pip install 'paredown[{extra}]'"
         )
+
+
+class AdviceError(ParedownError):
+    """An LLM gave no usable advice; the classical search goes on."""
 
 
 class MethodError(ParedownError):

@@ -34,6 +34,7 @@ def settings(folder: Path, **changes: object) -> dict[str, object]:
         "episodes": 3,
         "policy": "grid",
         "methods": ("rtn", "gptq", "l2_structured"),
+        "skills": False,
     }
     return defaults | changes
 

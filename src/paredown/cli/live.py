@@ -88,7 +88,11 @@ class RunProgress(StepProgress):
         self._label = ""
 
     def __call__(self, event: str, fields: dict[str, Any]) -> None:
-        if event == "decision":
+        if event == "coordinator":
+            model = "" if fields["model"] is None else f" {fields['model']}"
+            line = f"coordinator: {fields['coordinator']}{model} ({fields['reason']})"
+            self.console.print(Text(line), soft_wrap=True)
+        elif event == "decision":
             self._decision(fields)
         elif event == "result":
             self._result(fields["result"])

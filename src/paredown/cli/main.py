@@ -12,6 +12,7 @@ from paredown.cli.compress import compress
 from paredown.cli.evaluate import evaluate
 from paredown.cli.methods import methods
 from paredown.cli.run import run
+from paredown.cli.skills import skills
 from paredown.cli.spec import spec
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (run, spec, compress, evaluate, analyze, methods):
     app.command()(command)
+app.add_typer(skills)
 
 
 @app.callback(invoke_without_command=True)

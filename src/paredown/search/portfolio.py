@@ -30,7 +30,7 @@ PRIOR_TRIALS = 2.0
 SHARPNESS = 2.0
 """Shares are proportional to credit to this power: 0 would be equal shares."""
 STRIKES = 3
-"""Unusable proposals after which an arm is no longer asked."""
+"""Unusable proposals in a row after which an arm is no longer asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ class Portfolio(Policy):
     Attributes:
         objectives: what to trade off.
         arms: policies of different names.
-        strikes: unusable proposals by arm, in this process only: an arm that cannot answer now may
-            do so when the run is resumed.
+        strikes: unusable proposals in a row by arm, in this process only: an arm that cannot
+            answer now may do so when the run is resumed.
 
     Source: probability matching on credit, as in Thierens 2005, "An adaptive pursuit strategy for
     allocating operator probabilities", with shares of cost in place of chances.
@@ -101,6 +101,7 @@ class Portfolio(Policy):
             if isinstance(decision, Decision):
                 name = f"{self.name}:{arm.name}"
                 reason = f"{decision.reason} [{why}{refused}]"
+                self.strikes[arm.name] = 0  # only failures in a row count
                 return replace(decision, policy=name, reason=reason)
             self.strikes[arm.name] += 1
             refused += f"; {arm.name}: {decision}"

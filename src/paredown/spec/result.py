@@ -102,6 +102,8 @@ class TrialResult(BaseModel):
     """What a user of this artifact should know, e.g. that its format has no fast kernel."""
     proposed_by: str | None = None
     """The policy that proposed the strategy, as in its decision; None where nobody recorded it."""
+    expected: dict[str, float] = {}
+    """What its decision expected, by measurement name; `seconds` of the trial."""
     artifact: str | None = None
     """Path of the artifact, relative to the experiment folder, while it is kept."""
     compress_s: float = 0.0

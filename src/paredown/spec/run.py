@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from paredown.spec.benchmarks import split_request
 from paredown.spec.target import Limits
@@ -61,6 +69,38 @@ class CalibrationConfig(BaseModel):
     """Tokens per window."""
 
 
+class LlmConfig(BaseModel):
+    """The language model that may advise the search. Keys are never part of a config: they are
+    read from `OPENAI_API_KEY` when a request is sent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: str = Field(default="gpt-4o", min_length=1, max_length=200)
+    """Name of the model at the endpoint; `local` starts a server with the built-in model."""
+    url: str | None = Field(default=None, pattern=r"^https?://")
+    """Base of an OpenAI-compatible endpoint; None: `OPENAI_BASE_URL`, else OpenAI's."""
+    budget_tokens: int = Field(default=200_000, ge=0)
+    """Tokens, sent and received, that the whole experiment may use."""
+    budget_usd: float | None = Field(default=None, ge=0)
+    """Money that the whole experiment may use; needs a known price."""
+    price: tuple[float, float] | None = None
+    """US dollars per million tokens sent and received; None: paredown's own table."""
+    answer_tokens: int = Field(default=700, ge=64)
+    """Longest answer that is asked for."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds after which a request is given up."""
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_secret(cls, url: str | None) -> str | None:
+        # Not shown in the message: it may hold a key.
+        if url is not None and any(mark in url for mark in "@?#"):
+            raise PydanticCustomError(
+                "secret", "an address without user, password or query; keys go to OPENAI_API_KEY"
+            )
+        return url
+
+
 class RunConfig(BaseModel):
     """Everything that decides what an experiment does. Two equal configs are one experiment."""
 
@@ -95,6 +135,13 @@ class RunConfig(BaseModel):
     patience: int | None = Field(default=5, ge=1)
     """Stop when so many episodes (and at least a fifth of all) were not worth their cost; None:
     only when the budget or the space is used up."""
+    coordinator: Literal["auto", "llm", "search"] = "auto"
+    """Whether an LLM advises the search; auto: if a key or an endpoint is configured."""
+    llm: LlmConfig = LlmConfig()
+    skills: bool = True
+    """Whether to start from what earlier experiments taught, and to remember this one."""
+    skills_file: Path | None = None
+    """Where skills are kept; None: in the user's data folder."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False

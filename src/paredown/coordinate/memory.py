@@ -1,0 +1,54 @@
+"""Where an experiment meets the skills: at its start, and at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paredown.coordinate.setup import Plan
+from paredown.coordinate.skills import Skill, learn, warm_start
+from paredown.errors import ConfigError
+from paredown.spec.run import RunConfig
+from paredown.spec.serial import plain
+from paredown.spec.strategy import Strategy
+from paredown.store.events import read_events
+from paredown.store.experiment import Experiment, read_experiment
+from paredown.store.skills import SkillStore, default_path
+
+STARTED_FROM = "skills"
+"""The event that says what a run tries first."""
+
+
+def skill_store(config: RunConfig) -> SkillStore | None:
+    """The skill memory that a run uses, if any."""
+    return SkillStore(config.skills_file or default_path()) if config.skills else None
+
+
+def first_strategies(
+    plan: Plan, experiment: Experiment, known: tuple[Skill, ...]
+) -> tuple[Strategy, ...]:
+    """What to try first, from the skills known for such models.
+
+    Written down when the experiment begins and read back when it goes on, so that a resumed run
+    proposes what the uninterrupted one would have, whatever was learned meanwhile.
+    """
+    for event in read_events(experiment.events.path):
+        if event["event"] == STARTED_FROM:
+            return tuple(Strategy.model_validate(item) for item in event["start"])
+    config = plan.config
+    start = warm_start(known, plan.space, config.limits, episodes=config.episodes)
+    if config.skills:
+        experiment.events.add(STARTED_FROM, known=len(known), start=plain(start))
+    return start
+
+
+def remember(folder: Path, store: SkillStore | None) -> None:
+    """Keep what the experiment taught; that this fails must not cost the user the experiment."""
+    if store is None:
+        return
+    experiment = Experiment(folder)
+    try:
+        count = store.add(learn(read_experiment(folder)))
+    except ConfigError as error:
+        experiment.events.add("not_remembered", reason=str(error))
+    else:
+        experiment.events.add("remembered", new=count)
