@@ -147,6 +147,8 @@ def explain(error: ValidationError) -> str:
         field = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             problems.append(f"no setting {field!r}; {did_you_mean(field, RunConfig.model_fields)}")
+        elif field == "llm.url":  # it may hold a key
+            problems.append(f"{field}: {item['msg']}")
         else:
             problems.append(f"{field} = {item['input']!r}: {item['msg']}")
     return "; ".join(problems)

@@ -137,7 +137,8 @@ def disconnect(handler: Handler) -> None:
     """Close the connection without a word, as a crash does."""
     linger = struct.pack("ii", 1, 0)
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    handler.connection.close()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
 
 
 def cut_off(handler: Handler) -> None:

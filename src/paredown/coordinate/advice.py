@@ -53,13 +53,14 @@ def schema(strategies: list[str] | None = None) -> dict[str, Any]:
     Args:
         strategies: allow only these; None: any text, checked afterwards.
     """
-    number = {"type": ["number", "null"]}
+    number: dict[str, Any] = {"type": ["number", "null"]}
     name: dict[str, Any] = {"type": ["string", "null"]}
     reason: dict[str, Any] = {"type": "string"}
     actions: list[str] = list(get_args(LlmAction))
     if strategies is not None:  # then a grammar keeps to it, which knows lengths, too
         name = {"type": "string", "enum": strategies}
         reason["maxLength"] = 200
+        number = {"type": "integer", "minimum": 1, "maximum": 9}  # it knows no bounds of floats
         actions = [action for action in actions if action not in {"search", "end"}]
     return _strict(
         {

@@ -22,6 +22,9 @@ from paredown.search.portfolio import Arm
 from paredown.spec.run import RunConfig
 from paredown.store.events import EventLog
 
+LOCAL_S = 300.0
+"""Seconds that a local server may take for an answer, at least."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,9 @@ def arms(
     """What joins the portfolio: the LLM, capped at `CAP` of cost and trials, or nothing."""
     if endpoint is None:
         return ()
-    advisor = Advisor(endpoint, config.llm)
-    policy = LlmPolicy(advisor, background, events, only_candidates=config.llm.model == LOCAL)
+    is_local = config.llm.model == LOCAL
+    # Where the trials run, too, a prompt takes its time.
+    timeout_s = max(config.llm.timeout_s, LOCAL_S) if is_local else config.llm.timeout_s
+    advisor = Advisor(endpoint, config.llm.model_copy(update={"timeout_s": timeout_s}))
+    policy = LlmPolicy(advisor, background, events, only_candidates=is_local)
     return (Arm(policy=policy, capped=True),)

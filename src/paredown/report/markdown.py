@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from paredown.report.cost import refusals, search_cost
 from paredown.report.findings import Findings
 from paredown.report.limits import in_limits
+from paredown.report.story import STORY_COLUMNS, llm_line, story_rows
 from paredown.report.tables import (
     EPISODE_COLUMNS,
     FRONT_COLUMNS,
@@ -38,6 +39,7 @@ def report_markdown(findings: Findings, stop_reason: str | None) -> str:
         _verdicts(findings),
         _benchmarks(findings),
         ["## All episodes", *_episodes(findings)],
+        _story(findings),
         _refused(findings),
         ["## How it was measured", *_protocols(findings)],
         ["## Cost of the search", *_cost(findings)],
@@ -182,6 +184,11 @@ def _episodes(findings: Findings) -> list[str]:
     return parts
 
 
+def _story(findings: Findings) -> list[str]:
+    rows = story_rows(findings)
+    return ["## Decisions", _table(STORY_COLUMNS, rows)] if rows else []
+
+
 def _refused(findings: Findings) -> list[str]:
     entries = refusals(findings.record)
     if not entries:
@@ -213,7 +220,8 @@ def _cost(findings: Findings) -> list[str]:
         f"- {cost.episodes_ok} episodes finished, {cost.episodes_failed} failed, "
         f"{cost.refused} refused at planning, before anything was loaded",
     ]
-    return ["\n".join(lines)]
+    asked = llm_line(findings.record.events)
+    return ["\n".join([*lines, *([f"- {_text(asked)}"] if asked else [])])]
 
 
 def _mapping(value: object) -> list[str]:

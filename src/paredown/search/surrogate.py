@@ -75,6 +75,8 @@ def shortlist(view: View, surrogate: Surrogate | None, count: int) -> list[Strat
     """Up to `count` untried strategies worth a look: spread over the sizes of the expected front;
     without a surrogate, first those of methods that were not seen."""
     left = view.left
+    if not left:
+        return []
     if surrogate is None:
         seen = {step.method for strategy in view.started for step in strategy.steps}
         fresh = [s for s in left if any(step.method not in seen for step in s.steps)]
