@@ -297,7 +297,7 @@ def test_the_prompt_is_bounded_at_500_episodes(
 
 def test_the_share_of_an_llm_is_capped(space: Space, tmp_path: Path) -> None:
     """Even one that always has an answer, and a good one."""
-    order = iter(sorted(space.strategies, key=lambda s: -smooth_truth(s, 1).value("size")))  # type: ignore[arg-type,operator]
+    order = iter(sorted(space.strategies, key=lambda s: -smooth_truth(s, 1).value("size")))  # type: ignore[operator]
 
     def answer(handler: Handler) -> None:
         handler.send_json(200, completion(advice(str(next(order)))))

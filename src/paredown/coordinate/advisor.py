@@ -183,7 +183,7 @@ class Advisor:
         return ChatOpenAI(
             model=self.endpoint.model,
             base_url=self.endpoint.url,
-            api_key=self.endpoint.key,  # type: ignore[arg-type]
+            api_key=self.endpoint.key,
             max_completion_tokens=self.config.answer_tokens,
             timeout=self.config.timeout_s,
             max_retries=RETRIES,
@@ -226,8 +226,8 @@ class Advisor:
         if refusal and not text:
             raise AdviceError(f"the model refused: {self._shown(str(refusal))}")
         usage = answer.usage_metadata or {}
-        sent, received = usage.get("input_tokens"), usage.get("output_tokens")
-        reported = all(isinstance(n, int) and n > 0 for n in (sent, received))
+        sent, received = (int(usage.get(k) or 0) for k in ("input_tokens", "output_tokens"))
+        reported = sent > 0 and received > 0
         if not reported:
             sent = estimate_tokens(messages)
             received = estimate_tokens([{"content": text}])
