@@ -39,6 +39,7 @@ def child(model: str, episodes: int, small: bool, folder: str) -> dict[str, Any]
         policy="grid",
         methods=("rtn", "gptq", "l2_structured"),
         experiment_name="overhead",
+        skills=False,
         output_dir=folder,
         **settings,
     )
