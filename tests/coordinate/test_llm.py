@@ -416,6 +416,7 @@ class TestChoice:
         assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_whole_run_with_an_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -423,7 +424,7 @@ def test_a_whole_run_with_an_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with LlmServer(then=advice("gptq(bits=8, group_size=32)")) as server:
         front = paredown.optimize(
             **settings(  # type: ignore[arg-type]
-                tmp_path, policy="random", methods=("rtn", "gptq"), episodes=5,
+                tmp_path, policy="random", methods=("rtn", "gptq"), episodes=6,
                 llm={"url": server.url, "model": "scripted"},
             ),
             experiment_name="llm", output_dir=tmp_path / "out",

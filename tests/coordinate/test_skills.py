@@ -236,6 +236,7 @@ def test_forget(store: SkillStore) -> None:
     assert store.evidence() == ()
 
 
+@pytest.mark.slow
 def test_the_second_experiment_starts_where_the_first_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
