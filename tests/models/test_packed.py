@@ -12,9 +12,7 @@ from paredown.models.packed import (
     PackedLinear,
     PackedWeight,
     choose_kernel,
-    int4_block,
     pack_linears,
-    unpack_int4,
 )
 from paredown.ops.affine import Grid, dequantize, fit_grid, quantize
 
@@ -76,30 +74,6 @@ def test_products_are_those_of_the_dense_weight(
     weight = layer.weights
     assert isinstance(weight, PackedWeight)
     assert_close(weight.dense(dtype), dequantize(*made[:2]), dtype)
-
-
-@pytest.mark.parametrize("rows", [16, 32, 48, 64, 80, 112, 160, 24, 7])
-@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (8, 32), (4, 16), (8, 160)])
-def test_any_number_of_output_features(rows: int, bits: int, group_size: int) -> None:
-    made = part(rows, 160, bits, group_size)
-    layer = pack_linears([made], dtype=torch.bfloat16, device="cpu")[0]
-    for n in (1, KERNEL_ROWS + 1):
-        x = inputs(n, 160, torch.bfloat16)
-        assert_close(layer(x), expected(x, made), torch.bfloat16)
-
-
-@pytest.mark.parametrize("rows", [16, 32, 48, 64, 80, 96, 112, 128, 160, 576])
-@pytest.mark.parametrize("width", [32, 96, 160])
-def test_the_int4_layout_is_undone(rows: int, width: int) -> None:
-    if int4_block(rows) is None:  # then nothing is packed this way
-        assert rows % 64
-        assert choose_kernel(part(rows, 32, 4, 32)[1], rows, 32, "cpu") != "int4"
-        return
-    codes = torch.randint(0, 16, (rows, width), generator=torch.Generator().manual_seed(1))
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 8)
-    block = int4_block(rows)
-    assert block
-    assert torch.equal(unpack_int4(packed, block, torch.empty_like(codes)), codes)
 
 
 def test_kernels_by_shape_and_bits() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import cache
 from typing import Literal, Protocol, final
 
 import torch
 from torch import Tensor, nn
 
+from paredown.models.int4 import Int4Layout, int4_layout
 from paredown.ops.affine import Grid
 
 Kernel = Literal["int4", "int4x2", "int8", "unpack"]
@@ -23,7 +25,8 @@ KERNEL_ROWS = 64
 DENSE_ELEMENTS = 1 << 21
 """Unpacked at a time; larger matrices, such as a head's, are multiplied in slices of rows."""
 _INT4_GROUPS = (256, 128, 64, 32)
-_BLOCKS = (64, 32, 16)
+_STEP = 64
+"""Slices of rows start at multiples of this, so that they hold whole blocks of every layout."""
 
 
 def kernel_group(grid: Grid, width: int) -> int | None:
@@ -33,15 +36,33 @@ def kernel_group(grid: Grid, width: int) -> int | None:
 
 def choose_kernel(grid: Grid, rows: int, width: int, device: str) -> Kernel:
     """Which kernel computes with a (rows, width) matrix on this grid and device."""
-    if device != "cpu":
-        return "unpack"
-    if grid.bits <= 4 and kernel_group(grid, width) and int4_block(rows) is not None:
+    grouped = kernel_group(grid, width) is not None
+    if grid.bits <= 4 and grouped and int4_layout(rows, width, device) is not None:
         return "int4"
-    if grid.group_size == width:
+    if grid.group_size == width and int8_works(device):
         return "int8"
-    if grid.bits > 4 and kernel_group(grid, width) and int4_block(2 * rows) is not None:
+    if grid.bits > 4 and grouped and int4_layout(2 * rows, width, device) is not None:
         return "int4x2"
     return "unpack"
+
+
+@cache
+def int8_works(device: str) -> bool:
+    """Whether torch has its int8 kernel for `device`, and it computes what it should."""
+    if device == "cpu":
+        return True
+    if not torch.cuda.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(-128, 128, (64, 256), generator=generator, dtype=torch.int8)
+    scale = torch.rand(64, generator=generator).to(torch.bfloat16)
+    x = torch.randn(3, 256, generator=generator).to(torch.bfloat16)
+    exact = x.float() @ (codes.float() * scale.float()[:, None]).T
+    try:
+        found = torch.ops.aten._weight_int8pack_mm(x.to(device), codes.to(device), scale.to(device))
+    except RuntimeError:  # no such kernel there: layers are unpacked
+        return False
+    return bool((found.float().cpu() - exact).norm() <= 0.02 * exact.norm())
 
 
 def dense_dtype(device: str) -> torch.dtype:
@@ -79,6 +100,7 @@ class PackedWeight(nn.Module):
             if dtype == torch.bfloat16
             else "unpack"
         )
+        self.layout: Int4Layout | None = None
         self.dense_dtype = dense_dtype(device) if dtype == torch.bfloat16 else dtype
         scale = grid.scale.float().to(device)
         if self.kernel in ("int4", "int4x2"):
@@ -89,11 +111,11 @@ class PackedWeight(nn.Module):
             self._keep(codes.to(device).contiguous(), kept, zero_point)
 
     def _keep_int4(self, codes: Tensor, grid: Grid, scale: Tensor) -> None:
-        """Bring codes and scales into the form of torch's int4 kernel: `(q - 8) scale + shift`."""
+        """Bring codes and scales into the form of torch's int4 kernels: `(q - 8) scale + shift`."""
         group = kernel_group(grid, self.width)
         if group is None:
             raise AssertionError("choose_kernel has checked this")
-        zero = torch.zeros_like(scale) if grid.zero is None else grid.zero.float()
+        zero = torch.zeros_like(scale) if grid.zero is None else grid.zero.to(scale)
         shift = -zero * scale
         if self.kernel == "int4":
             unsigned = codes.to(torch.int32) + 8
@@ -103,10 +125,17 @@ class PackedWeight(nn.Module):
             unsigned = torch.cat((high.to(torch.int32) + 8, (codes - 16 * high).to(torch.int32)))
             highs = torch.stack((16 * scale, torch.zeros_like(scale)), dim=-1)
             pairs = torch.cat((highs, torch.stack((scale, shift + 8 * scale), dim=-1)))
-        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unsigned.contiguous(), 8)
+        self.layout = int4_layout(len(unsigned), self.width, scale.device.type)
+        packed = self._int4.pack(unsigned.to(scale.device))
         pairs = pairs.repeat_interleave(grid.group_size // group, dim=1)
         self.group_size = group
         self._keep(packed, pairs.transpose(0, 1).to(self.dtype).contiguous(), None)
+
+    @property
+    def _int4(self) -> Int4Layout:
+        if self.layout is None:
+            raise AssertionError("choose_kernel has checked that there is one")
+        return self.layout
 
     def _keep(self, codes: Tensor, scale: Tensor, zero: Tensor | None) -> None:
         self.register_buffer("codes", codes, persistent=False)
@@ -117,10 +146,9 @@ class PackedWeight(nn.Module):
         """`x W^T` for x (n, width): (n, rows) in x's dtype."""
         if self.kernel == "unpack" or len(x) > KERNEL_ROWS:
             return self._multiply_dense(x)
+        y: Tensor
         if self.kernel in ("int4", "int4x2"):
-            y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-                x, self.codes, self.group_size, self.scale
-            )
+            y = self._int4.product(x, self.codes, self.group_size, self.scale)
             return y if self.kernel == "int4" else y[:, : self.rows] + y[:, self.rows :]
         y = torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scale)
         if self.zero is not None:
@@ -131,7 +159,7 @@ class PackedWeight(nn.Module):
         """The same by unpacking a slice of rows at a time, into buffers that all layers share."""
         reuse = not (torch.is_grad_enabled() and x.requires_grad)  # autograd would keep the buffer
         wide = x.to(self.dense_dtype)
-        step = max(_BLOCKS[0], DENSE_ELEMENTS // self.width // _BLOCKS[0] * _BLOCKS[0])
+        step = max(_STEP, DENSE_ELEMENTS // self.width // _STEP * _STEP)
         parts = [
             wide @ self._unpack(start, min(start + step, self.rows), self.dense_dtype, reuse).T
             for start in range(0, self.rows, step)
@@ -147,7 +175,7 @@ class PackedWeight(nn.Module):
         if self.kernel == "int4":
             return self._unpack_int4(start, stop, dtype, 0 if reuse else None)
         if self.kernel == "int4x2":
-            if self.rows % _BLOCKS[0]:  # the low halves begin within a block
+            if self.rows % _STEP:  # the low halves begin within a block
                 both = self._unpack_int4(0, 2 * self.rows, dtype, None)
                 return both[start:stop] + both[self.rows + start : self.rows + stop]
             low = self._unpack_int4(
@@ -163,8 +191,7 @@ class PackedWeight(nn.Module):
 
     def _unpack_int4(self, start: int, stop: int, dtype: torch.dtype, slot: int | None) -> Tensor:
         out = _buffer(slot, (stop - start, self.width), dtype, self.codes.device)
-        block = _known_block(len(self.codes))
-        unpack_int4(self.codes[start:stop], block, out)
+        self._int4.unpack(self.codes, start, out)
         pairs = self.scale[:, start:stop].transpose(0, 1).to(dtype)  # (rows, n_group, 2)
         groups = out.view(stop - start, -1, self.group_size)
         groups.sub_(8).mul_(pairs[..., :1]).add_(pairs[..., 1:])
@@ -189,40 +216,13 @@ class PackedWeight(nn.Module):
         return found.view(*index.shape, self.width).to(self.dtype)
 
     def _lookup_int4(self, rows: Tensor) -> Tensor:
-        block = _known_block(len(self.codes))
-        half = block // 2
-        tiles = self.codes.view(-1, self.width, half)
-        within = rows % block
-        bytes_ = tiles[rows // block, :, within % half]  # (n, width)
-        codes = torch.where((within < half)[:, None], bytes_ & 15, bytes_ >> 4)
+        codes = self._int4.pick(self.codes, rows, self.width)
         pairs = self.scale[:, rows].transpose(0, 1).float()  # (n, n_group, 2)
         groups = codes.view(len(rows), -1, self.group_size).float() - 8
         return (groups * pairs[..., :1] + pairs[..., 1:]).view(len(rows), self.width)
 
     def extra_repr(self) -> str:
         return f"{self.rows}x{self.width}, group_size={self.group_size}, kernel={self.kernel}"
-
-
-def unpack_int4(packed: Tensor, block: int, out: Tensor) -> Tensor:
-    """Undo torch's int4 layout: unsigned codes (rows, width) from packed (rows, width / 2) uint8.
-
-    The layout holds, for each block of rows and each input feature, the codes of the block's first
-    half of rows in the low nibbles and of its second half in the high ones. The block's size
-    depends on the processor; `int4_block` finds it by trying.
-    """
-    rows, width = out.shape
-    tiles = packed.reshape(rows // block, width, block // 2)  # (block, width, half the rows)
-    halves = out.view(rows // block, 2, block // 2, width)
-    halves[:, 0].copy_((tiles & 15).transpose(1, 2))
-    halves[:, 1].copy_((tiles >> 4).transpose(1, 2))
-    return out
-
-
-def _known_block(rows: int) -> int:
-    block = int4_block(rows)
-    if block is None:
-        raise AssertionError(f"{rows} rows were never packed")
-    return block
 
 
 class _Buffers(threading.local):
@@ -250,26 +250,6 @@ def _buffer(
         with torch.inference_mode(False):  # else it could not be written outside of that mode
             _buffers.held[key] = torch.empty(size, dtype=dtype, device=device)
     return _buffers.held[key][:size].view(shape)
-
-
-_blocks_found: dict[int, int | None] = {}
-
-
-def int4_block(rows: int) -> int | None:
-    """Rows per block of torch's int4 layout on this processor, or None where it is not known."""
-    if rows % 16:
-        return None
-    if rows not in _blocks_found:
-        probe = torch.randint(0, 16, (rows, 32), generator=torch.Generator().manual_seed(0))
-        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(probe.to(torch.int32), 8)
-        fits = (
-            block
-            for block in _BLOCKS
-            if rows % block == 0
-            and torch.equal(unpack_int4(packed, block, torch.empty_like(probe)), probe)
-        )
-        _blocks_found[rows] = next(fits, None)
-    return _blocks_found[rows]
 
 
 class Weight(Protocol):
