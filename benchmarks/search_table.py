@@ -49,7 +49,7 @@ from paredown.spec.target import Target
 from paredown.spec.units import Unit
 from paredown.store.cache import Cache
 
-WINDOWS, LENGTH = 2, 128
+WINDOWS, LENGTH = 4, 128
 """Held-out text that every strategy is judged on."""
 PRUNINGS = (
     "l2_structured(ratio=0.1, repair=false)",

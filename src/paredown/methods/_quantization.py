@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import lru_cache
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import Field, field_validator
 
 from paredown.errors import ConfigError, GroupSizeError
-from paredown.methods.base import Params
+from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.scheme import Scheme, needs_own_format
 from paredown.spec.structure import fused_experts, matches, matrix_shape, select_linears
+from paredown.spec.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from paredown.models.checkpoint import Checkpoint
+    from paredown.models.hessians import HessianBank
+    from paredown.ops.affine import Grid
+    from paredown.spec.structure import Block
 
 KEPT = 16
 """`plan` says 16 bits of a layer that is left as it is."""
@@ -55,6 +66,25 @@ class GroupParams(Params):
             if bits != KEPT and not 2 <= bits <= 8:
                 raise ValueError(f"{pattern!r}: use 2 to 8 bits, or {KEPT} to leave it as it is")
         return value
+
+
+G = TypeVar("G", bound=GroupParams)
+
+
+class GroupMethod(Method[G]):
+    """A method whose result is codes on integer grids, stored as packed groups."""
+
+    kind = Kind.QUANTIZATION
+    runtimes = ("paredown", "transformers", "vllm")
+
+    def runtimes_of(self, params: G) -> tuple[str, ...]:
+        return runtimes_of_groups(params)
+
+    def check(self, spec: ModelSpec, params: G, target: Target) -> None:
+        check_groups(spec, params)
+
+    def predict(self, spec: ModelSpec, params: G) -> ModelSpec:
+        return predict_groups(spec, params)
 
 
 def schemes_of(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
@@ -162,3 +192,48 @@ def _splits_fused(pattern: str) -> bool:
     last = pattern.rpartition(".")[2]
     named = [sum(fnmatch(leaf, last) for leaf in leaves) for leaves in _FUSED]
     return any(0 < n < len(leaves) for n, leaves in zip(named, _FUSED, strict=True))
+
+
+def round_each(
+    source: Checkpoint,
+    out: Path,
+    params: GroupParams,
+    context: Context,
+    *,
+    round_one: Callable[[str, Tensor, Scheme], tuple[Tensor, Grid]],
+) -> Tensor:
+    """Rewrite `source` into `out` with each layer rounded by itself.
+
+    Args:
+        round_one: (name, weight (out, inp), scheme) -> codes (out, inp) int8 and their grid.
+
+    Returns:
+        Logits on the probe, as `Method.apply`.
+    """
+    from paredown.models.rewrite import probe_walk, quantize_blocks
+
+    schemes = schemes_of(source.spec, params)
+
+    def quantize(
+        block: Block, module: nn.Module, weights: dict[str, Tensor]
+    ) -> dict[str, tuple[Tensor, Grid]]:
+        return {name: round_one(name, w, schemes[name]) for name, w in weights.items()}
+
+    walk = probe_walk(source, device=context.device, trust_remote_code=context.trust_remote_code)
+    return quantize_blocks(
+        source, out, walk=walk, schemes=schemes, quantize=quantize, progress=context.progress
+    )
+
+
+def hessians_on(source: Checkpoint, context: Context) -> HessianBank:
+    """Second moments of every layer's inputs on the calibration text of `context`."""
+    from paredown.models.hessians import HessianBank
+
+    return HessianBank(
+        source,
+        source_hash=context.source_hash,
+        tokens=context.calibration(),
+        cache=context.cache,
+        device=context.device,
+        trust_remote_code=context.trust_remote_code,
+    )

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
 from paredown.errors import ConfigError
-from paredown.methods._quantization import (
-    GroupParams,
-    check_groups,
-    predict_groups,
-    runtimes_of_groups,
-    schemes_of,
-)
-from paredown.methods.base import Context, Kind, Method
+from paredown.methods._quantization import GroupMethod, GroupParams, round_each, schemes_of
+from paredown.methods.base import Context
 from paredown.spec.domain import Choice
 from paredown.spec.embeddings import packable_embeddings
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from paredown.models.checkpoint import Checkpoint
-    from paredown.ops.affine import Grid
-    from paredown.spec.structure import Block
 
 
 class AutoroundParams(GroupParams):
@@ -43,25 +36,20 @@ class AutoroundParams(GroupParams):
 
 
 @final
-class Autoround(Method[AutoroundParams]):
+class Autoround(GroupMethod[AutoroundParams]):
     """AutoRound (arXiv:2309.05516) by the auto-round library, stored like any other packed model.
 
     The library tunes the whole model in memory; what it finds is taken over code by code.
     """
 
     name = "autoround"
-    kind = Kind.QUANTIZATION
     summary = "rounding tuned by signed gradient descent on calibration text, 2-8 bits"
     params_type = AutoroundParams
     needs_data = True
     extra = ("auto_round", "autoround")
-    runtimes = ("paredown", "transformers", "vllm")
-
-    def runtimes_of(self, params: AutoroundParams) -> tuple[str, ...]:
-        return runtimes_of_groups(params)
 
     def check(self, spec: ModelSpec, params: AutoroundParams, target: Target) -> None:
-        check_groups(spec, params)
+        super().check(spec, params, target)
         wide = [
             name
             for name, scheme in schemes_of(spec, params).items()
@@ -73,14 +61,10 @@ class Autoround(Method[AutoroundParams]):
                 "not tune; use symmetric=true, or rtn"
             )
 
-    def predict(self, spec: ModelSpec, params: AutoroundParams) -> ModelSpec:
-        return predict_groups(spec, params)
-
     def apply(
         self, source: Checkpoint, out: Path, params: AutoroundParams, context: Context
     ) -> Tensor:
         from paredown.models.autoround import tune
-        from paredown.models.rewrite import probe_walk, quantize_blocks
 
         schemes = schemes_of(source.spec, params)
         outside = packable_embeddings(source.spec)
@@ -97,18 +81,10 @@ class Autoround(Method[AutoroundParams]):
             progress=lambda share, message: context.progress(0.95 * share, message),
         )
 
-        def quantize(
-            block: Block, module: nn.Module, weights: dict[str, Tensor]
-        ) -> dict[str, tuple[Tensor, Grid]]:
-            return {name: tuned.pop(name) for name in weights}
-
-        return quantize_blocks(
+        return round_each(
             source,
             out,
-            walk=probe_walk(
-                source, device=context.device, trust_remote_code=context.trust_remote_code
-            ),
-            schemes=schemes,
-            quantize=quantize,
-            progress=lambda share, message: context.progress(0.95 + 0.05 * share, message),
+            params,
+            replace(context, progress=lambda share, m: context.progress(0.95 + 0.05 * share, m)),
+            round_one=lambda name, weight, scheme: tuned.pop(name),
         )

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, final
 from pydantic import Field
 
 from paredown.methods._quantization import (
+    GroupMethod,
     GroupParams,
-    check_groups,
-    predict_groups,
-    runtimes_of_groups,
+    hessians_on,
     schemes_of,
 )
 from paredown.methods._smoothing import check_folds
-from paredown.methods.base import Context, Kind, Method
+from paredown.methods.base import Context
 from paredown.spec.domain import Choice
 from paredown.spec.folds import find_folds
 from paredown.spec.model import ModelSpec
@@ -49,7 +48,7 @@ class AwqParams(GroupParams):
 
 
 @final
-class Awq(Method[AwqParams]):
+class Awq(GroupMethod[AwqParams]):
     """Activation-aware weight quantization, arXiv:2306.00978.
 
     The error that decides is that of the layers' outputs on calibration text, computed from the
@@ -57,36 +56,20 @@ class Awq(Method[AwqParams]):
     """
 
     name = "awq"
-    kind = Kind.QUANTIZATION
     summary = "rounding after activation-aware scaling, on calibration text, 2-8 bits"
     params_type = AwqParams
     needs_data = True
-    runtimes = ("paredown", "transformers", "vllm")
-
-    def runtimes_of(self, params: AwqParams) -> tuple[str, ...]:
-        return runtimes_of_groups(params)
 
     def check(self, spec: ModelSpec, params: AwqParams, target: Target) -> None:
-        check_groups(spec, params)
+        super().check(spec, params, target)
         check_folds(self.name, spec, schemes_of(spec, params), "gptq")
 
-    def predict(self, spec: ModelSpec, params: AwqParams) -> ModelSpec:
-        return predict_groups(spec, params)
-
     def apply(self, source: Checkpoint, out: Path, params: AwqParams, context: Context) -> Tensor:
-        from paredown.models.hessians import HessianBank
         from paredown.models.rewrite import quantize_blocks, stored_dtype
         from paredown.models.smoothing import smooth_block
 
         schemes = schemes_of(source.spec, params)
-        hessians = HessianBank(
-            source,
-            source_hash=context.source_hash,
-            tokens=context.calibration(),
-            cache=context.cache,
-            device=context.device,
-            trust_remote_code=context.trust_remote_code,
-        )
+        hessians = hessians_on(source, context)
         rounding = _Rounding(params, schemes, stored_dtype(source))
         changed: dict[str, Tensor] = {}
 

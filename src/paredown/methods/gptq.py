@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 from pydantic import Field
 
 from paredown.methods._quantization import (
+    GroupMethod,
     GroupParams,
-    check_groups,
-    predict_groups,
-    runtimes_of_groups,
+    hessians_on,
     schemes_of,
 )
-from paredown.methods.base import Context, Kind, Method
+from paredown.methods.base import Context
 from paredown.spec.domain import Choice
-from paredown.spec.model import ModelSpec
 from paredown.spec.scheme import Scheme
-from paredown.spec.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +42,7 @@ class GptqParams(GroupParams):
 
 
 @final
-class Gptq(Method[GptqParams]):
+class Gptq(GroupMethod[GptqParams]):
     """Second-order rounding, arXiv:2210.17323.
 
     The Hessians are those of the uncompressed model's activations, so they depend on model and
@@ -53,36 +50,17 @@ class Gptq(Method[GptqParams]):
     """
 
     name = "gptq"
-    kind = Kind.QUANTIZATION
     summary = "second-order rounding on calibration text, 2-8 bits"
     params_type = GptqParams
     needs_data = True
-    runtimes = ("paredown", "transformers", "vllm")
-
-    def runtimes_of(self, params: GptqParams) -> tuple[str, ...]:
-        return runtimes_of_groups(params)
-
-    def check(self, spec: ModelSpec, params: GptqParams, target: Target) -> None:
-        check_groups(spec, params)
-
-    def predict(self, spec: ModelSpec, params: GptqParams) -> ModelSpec:
-        return predict_groups(spec, params)
 
     def apply(self, source: Checkpoint, out: Path, params: GptqParams, context: Context) -> Tensor:
         from paredown.models.experts import rare_experts
-        from paredown.models.hessians import HessianBank
         from paredown.models.layer_bank import LayerBank
         from paredown.models.rewrite import quantize_blocks, stored_dtype
 
         schemes = schemes_of(source.spec, params)
-        hessians = HessianBank(
-            source,
-            source_hash=context.source_hash,
-            tokens=context.calibration(),
-            cache=context.cache,
-            device=context.device,
-            trust_remote_code=context.trust_remote_code,
-        )
+        hessians = hessians_on(source, context)
         bank = LayerBank(hessians, params.model_dump(include=NUMERICS))
         dtype = stored_dtype(source)
 

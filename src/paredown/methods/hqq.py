@@ -7,24 +7,16 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._quantization import (
-    GroupParams,
-    check_groups,
-    predict_groups,
-    runtimes_of_groups,
-    schemes_of,
-)
-from paredown.methods.base import Context, Kind, Method
+from paredown.methods._quantization import GroupMethod, GroupParams, round_each
+from paredown.methods.base import Context
 from paredown.spec.domain import Choice
-from paredown.spec.model import ModelSpec
-from paredown.spec.target import Target
+from paredown.spec.scheme import Scheme
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from paredown.models.checkpoint import Checkpoint
     from paredown.ops.affine import Grid
-    from paredown.spec.structure import Block
 
 
 class HqqParams(GroupParams):
@@ -41,40 +33,27 @@ class HqqParams(GroupParams):
 
 
 @final
-class Hqq(Method[HqqParams]):
+class Hqq(GroupMethod[HqqParams]):
     """Half-quadratic quantization (Badri & Shaji 2023), on grids that can be stored everywhere.
 
     The original's zero-points are real-valued, which no runtime but its own reads.
     """
 
     name = "hqq"
-    kind = Kind.QUANTIZATION
     summary = "half-quadratic fit of the grids, 2-8 bits; no data needed"
     params_type = HqqParams
-    runtimes = ("paredown", "transformers", "vllm")
-
-    def runtimes_of(self, params: HqqParams) -> tuple[str, ...]:
-        return runtimes_of_groups(params)
-
-    def check(self, spec: ModelSpec, params: HqqParams, target: Target) -> None:
-        check_groups(spec, params)
-
-    def predict(self, spec: ModelSpec, params: HqqParams) -> ModelSpec:
-        return predict_groups(spec, params)
 
     def apply(self, source: Checkpoint, out: Path, params: HqqParams, context: Context) -> Tensor:
-        from paredown.models.rewrite import probe_walk, quantize_blocks, stored_dtype
+        from paredown.models.rewrite import stored_dtype
         from paredown.ops.affine import quantize
         from paredown.ops.hqq import fit_half_quadratic
 
-        schemes = schemes_of(source.spec, params)
-
-        def fit(name: str, weight: Tensor) -> tuple[Tensor, Grid]:
+        def fit(name: str, weight: Tensor, scheme: Scheme) -> tuple[Tensor, Grid]:
             grid = fit_half_quadratic(
                 weight,
-                bits=schemes[name].bits,
-                group_size=schemes[name].group_width(weight.shape[1]),
-                symmetric=params.symmetric,
+                bits=scheme.bits,
+                group_size=scheme.group_width(weight.shape[1]),
+                symmetric=scheme.symmetric,
                 scale_dtype=stored_dtype(source),
                 norm=params.norm,
                 iterations=params.iterations,
@@ -82,18 +61,4 @@ class Hqq(Method[HqqParams]):
             )
             return quantize(weight, grid), grid
 
-        def quantize_block(
-            block: Block, module: nn.Module, weights: dict[str, Tensor]
-        ) -> dict[str, tuple[Tensor, Grid]]:
-            return {name: fit(name, weight) for name, weight in weights.items()}
-
-        return quantize_blocks(
-            source,
-            out,
-            walk=probe_walk(
-                source, device=context.device, trust_remote_code=context.trust_remote_code
-            ),
-            schemes=schemes,
-            quantize=quantize_block,
-            progress=context.progress,
-        )
+        return round_each(source, out, params, context, round_one=fit)

@@ -7,23 +7,15 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._quantization import (
-    GroupParams,
-    check_groups,
-    predict_groups,
-    runtimes_of_groups,
-    schemes_of,
-)
-from paredown.methods.base import Context, Kind, Method
-from paredown.spec.model import ModelSpec
-from paredown.spec.target import Target
+from paredown.methods._quantization import GroupMethod, GroupParams, round_each
+from paredown.methods.base import Context
+from paredown.spec.scheme import Scheme
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from paredown.models.checkpoint import Checkpoint
     from paredown.ops.affine import Grid
-    from paredown.spec.structure import Block
 
 
 class RtnParams(GroupParams):
@@ -34,52 +26,25 @@ class RtnParams(GroupParams):
 
 
 @final
-class Rtn(Method[RtnParams]):
+class Rtn(GroupMethod[RtnParams]):
     """Round every weight to the nearest point of its group's grid."""
 
     name = "rtn"
-    kind = Kind.QUANTIZATION
     summary = "round to nearest, 2-8 bits; no data needed"
     params_type = RtnParams
-    runtimes = ("paredown", "transformers", "vllm")
-
-    def runtimes_of(self, params: RtnParams) -> tuple[str, ...]:
-        return runtimes_of_groups(params)
-
-    def check(self, spec: ModelSpec, params: RtnParams, target: Target) -> None:
-        check_groups(spec, params)
-
-    def predict(self, spec: ModelSpec, params: RtnParams) -> ModelSpec:
-        return predict_groups(spec, params)
 
     def apply(self, source: Checkpoint, out: Path, params: RtnParams, context: Context) -> Tensor:
-        from paredown.models.rewrite import probe_walk, quantize_blocks, stored_dtype
+        from paredown.models.rewrite import stored_dtype
         from paredown.ops.gptq import round_to_nearest
 
-        schemes = schemes_of(source.spec, params)
+        def nearest(name: str, weight: Tensor, scheme: Scheme) -> tuple[Tensor, Grid]:
+            return round_to_nearest(
+                weight,
+                bits=scheme.bits,
+                group_size=scheme.group_width(weight.shape[1]),
+                symmetric=scheme.symmetric,
+                scale_dtype=stored_dtype(source),
+                steps=params.search_steps,
+            )
 
-        def quantize(
-            block: Block, module: nn.Module, weights: dict[str, Tensor]
-        ) -> dict[str, tuple[Tensor, Grid]]:
-            return {
-                name: round_to_nearest(
-                    weight,
-                    bits=schemes[name].bits,
-                    group_size=schemes[name].group_width(weight.shape[1]),
-                    symmetric=params.symmetric,
-                    scale_dtype=stored_dtype(source),
-                    steps=params.search_steps,
-                )
-                for name, weight in weights.items()
-            }
-
-        return quantize_blocks(
-            source,
-            out,
-            walk=probe_walk(
-                source, device=context.device, trust_remote_code=context.trust_remote_code
-            ),
-            schemes=schemes,
-            quantize=quantize,
-            progress=context.progress,
-        )
+        return round_each(source, out, params, context, round_one=nearest)
