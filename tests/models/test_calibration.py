@@ -160,7 +160,7 @@ def test_writing_text_tells_how_far_it_is(
     shares = [share for share, _ in heard]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert heard[0][1] == "the model writes its text: 32 of 160 tokens"
+    assert heard[0][1] == "the model writes its text: 14 of 168 tokens"
 
 
 def test_repetitive_text_is_dropped(

@@ -132,7 +132,7 @@ def _self_written(
 ) -> Tensor:
     """Windows of text that the model itself writes (arXiv:2410.17170), cached."""
     key = {
-        "version": 1, "model": model_hash, "part": part, "tokens": count * length, "seed": seed,
+        "version": 2, "model": model_hash, "part": part, "tokens": count * length, "seed": seed,
     }  # fmt: skip
 
     def write(path: Path) -> None:
@@ -161,8 +161,9 @@ def _sample_texts(
     kept: list[Tensor] = []
     have = 0
     for _ in range(100):
-        report = partial(_report_writing, progress, have, tokens)
-        texts = _sample_batch(model, start, generator, report)
+        count = min(-(-(tokens - have) // _SELF_LENGTH), _SELF_BATCH)
+        report = partial(_report_writing, progress, have, max(tokens, have + count * _SELF_LENGTH))
+        texts = _sample_batch(model, start, count, generator, report)
         good = [t for t in texts if _is_varied(t)]
         kept += good
         have += sum(len(t) for t in good)
@@ -174,14 +175,14 @@ def _sample_texts(
 def _report_writing(progress: Progress | None, have: int, wanted: int, written: int) -> None:
     """Say how far the text is: `have` tokens kept so far, `written` ones not judged yet."""
     if progress is not None:
-        done = min(have + written, wanted)
+        done = have + written
         progress(done / wanted, f"the model writes its text: {done} of {wanted} tokens")
 
 
 def _sample_batch(
-    model: Any, start: int, generator: torch.Generator, report: Callable[[int], None]
+    model: Any, start: int, count: int, generator: torch.Generator, report: Callable[[int], None]
 ) -> list[Tensor]:
-    ids = torch.full((_SELF_BATCH, 1), start)
+    ids = torch.full((count, 1), start)
     step, past = ids, None
     for position in range(_SELF_LENGTH - 1):
         output = model(step, past_key_values=past, use_cache=True)
