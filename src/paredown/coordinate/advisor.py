@@ -133,8 +133,14 @@ class Advisor:
     def __init__(self, endpoint: Endpoint, config: LlmConfig) -> None:
         self.endpoint, self.config = endpoint, config
         self._client: Any = None
+        self._http: Any = None
         self._deadline = 0.0
         self._takes_schema = True
+
+    def close(self) -> None:
+        """Close the connections; nothing can be asked any more."""
+        if self._http is not None:
+            self._http.close()
 
     def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Reply:
         """One answer, which should be JSON of the given schema (some endpoints ignore it).
@@ -175,7 +181,7 @@ class Advisor:
         from langchain_openai import ChatOpenAI
 
         official = self.endpoint.url.startswith(OPENAI)
-        http = openai.DefaultHttpxClient(
+        self._http = openai.DefaultHttpxClient(
             timeout=self.config.timeout_s,
             headers={"Accept-Encoding": "identity"},
             event_hooks={"response": [self._bound]},
@@ -187,7 +193,7 @@ class Advisor:
             max_completion_tokens=self.config.answer_tokens,
             timeout=self.config.timeout_s,
             max_retries=RETRIES,
-            http_client=http,
+            http_client=self._http,
             use_responses_api=False,
             # Its older name, which is the one that many other servers know.
             extra_body=None if official else {"max_tokens": self.config.answer_tokens},
