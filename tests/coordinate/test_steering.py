@@ -264,3 +264,16 @@ def test_commands_wait_until_the_run_is_ready(tmp_path: Path) -> None:
     steering.attach(run.plan, run.experiment)
     thread.join(10)
     assert answers == ["round will be episode 1"]
+
+
+def test_a_run_that_has_ended_takes_no_commands(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.steering.detach()
+    assert run.steering.command("exclude round").startswith("the run has ended")
+    assert not run.experiment.events.path.exists()
+    steering, answers = Steering(), []  # one that failed before it was ready
+    thread = threading.Thread(target=lambda: answers.append(steering.command("try round")))
+    thread.start()
+    steering.detach()
+    thread.join(10)
+    assert answers[0].startswith("the run has ended")

@@ -34,8 +34,12 @@ PRICES: Mapping[str, tuple[float, float]] = {
     "gpt-4.1": (2.0, 8.0),
     "gpt-4.1-mini": (0.4, 1.6),
     "gpt-4.1-nano": (0.1, 0.4),
+    "gpt-5": (1.25, 10.0),
+    "gpt-5-mini": (0.25, 2.0),
+    "gpt-5-nano": (0.05, 0.4),
 }
-"""US dollars per million tokens (sent, received) at OpenAI, list prices of 2025."""
+"""US dollars per million tokens (sent, received) at OpenAI: list prices of April 2026. Dated names
+such as gpt-4o-2024-05-13 are left out, because some of them cost something else."""
 
 _KEY_LIKE = re.compile(r"\b(?:hf_|sk-)[A-Za-z0-9_*-]{6,}|(?i:bearer)\s+[^\s'\",}]+")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import ExitStack
 from pathlib import Path
 
 from paredown.coordinate.advisor import Advisor
@@ -33,6 +34,7 @@ from paredown.store.experiment import (
     lock,
     read_experiment,
 )
+from paredown.store.skills import SkillStore
 
 DEFAULT_FOLDER = Path("data/experiments")
 
@@ -62,33 +64,50 @@ def run_experiment(
         ConfigError: the request is wrong; nothing was started.
         ExperimentError: the experiment exists (and `resume` is off, or settings differ).
     """
-    folder = output_dir / (name or default_name(config))
-    require_writable(output_dir)
-    choice = choose_coordinator(config)
-    store = skill_store(config)
-    skills = () if store is None else skills_of(store.evidence())
-    config = _settled(folder, config, resume=resume)
-    if resume and _is_finished(folder, config):
-        return read_experiment(folder)
-    with LocalExecutor(memory_bytes=memory_limit(config.worker_memory_gb)) as executor:
+    steering = steering or Steering()
+    with ExitStack() as at_end:
+        at_end.callback(steering.detach)
+        folder = output_dir / (name or default_name(config))
+        require_writable(output_dir)
+        choice = choose_coordinator(config)
+        store = skill_store(config)
+        skills = () if store is None else skills_of(store.evidence())
+        config = _settled(folder, config, resume=resume)
+        if resume and _is_finished(folder, config):
+            return read_experiment(folder)
+        memory = memory_limit(config.worker_memory_gb)
+        executor = at_end.enter_context(LocalExecutor(memory_bytes=memory))
         executor.start()  # torch is imported there while the request is checked here
         plan = prepare(config)
-        handle = lock(folder)
-        try:
-            with opened_advisor(choice, config) as advisor:
-                experiment = _open(folder, plan)
-                _announce(choice, plan, experiment, listen)
-                policy = _policy(plan, experiment, advisor, skills)
-                run = _make_run(plan, experiment, executor, policy, listen, steering)
-                try:
-                    reason = _search(run)
-                finally:  # whatever ended it: what was finished is worth knowing
-                    remember(folder, store)
-                experiment.events.add("stopped", reason=reason)
-                write_report(read_experiment(folder), reason)
-                return read_experiment(folder)
-        finally:
-            os.close(handle)
+        return _run_plan(folder, plan, executor, choice, store, skills, listen, steering)
+
+
+def _run_plan(
+    folder: Path,
+    plan: Plan,
+    executor: LocalExecutor,
+    choice: Choice,
+    store: SkillStore | None,
+    skills: tuple[Skill, ...],
+    listen: Listener,
+    steering: Steering,
+) -> ExperimentRecord:
+    handle = lock(folder)
+    try:
+        with opened_advisor(choice, plan.config) as advisor:
+            experiment = _open(folder, plan)
+            _announce(choice, plan, experiment, listen)
+            policy = _policy(plan, experiment, advisor, skills)
+            run = _make_run(plan, experiment, executor, policy, listen, steering)
+            try:
+                reason = _search(run)
+            finally:  # whatever ended it: what was finished is worth knowing
+                remember(folder, store)
+            experiment.events.add("stopped", reason=reason)
+            write_report(read_experiment(folder), reason)
+            return read_experiment(folder)
+    finally:
+        os.close(handle)
 
 
 def _settled(folder: Path, config: RunConfig, *, resume: bool) -> RunConfig:
@@ -170,10 +189,9 @@ def _make_run(
     executor: LocalExecutor,
     policy: Policy,
     listen: Listener,
-    steering: Steering | None,
+    steering: Steering,
 ) -> Run:
     config = plan.config
-    steering = steering or Steering()
     steering.attach(plan, experiment)
     return Run(
         plan=plan,

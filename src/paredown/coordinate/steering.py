@@ -156,12 +156,19 @@ class Steering:
         self.stopped = False
         self._plan: Plan | None = None
         self._experiment: Experiment | None = None
+        self._ended = False
         self._changed = threading.Condition()
 
     def attach(self, plan: Plan, experiment: Experiment) -> None:
         """From now on commands are for this run."""
         with self._changed:
             self._plan, self._experiment = plan, experiment
+            self._changed.notify_all()
+
+    def detach(self) -> None:
+        """The run has ended, however it ended: nothing can be asked of it any more."""
+        with self._changed:
+            self._ended = True
             self._changed.notify_all()
 
     def command(self, text: str) -> str:
@@ -171,7 +178,9 @@ class Steering:
             The answer: what will happen, or in one line why nothing will.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._experiment is not None)
+            self._changed.wait_for(lambda: self._ended or self._experiment is not None)
+        if self._ended:
+            return "the run has ended; --resume goes on with it"
         verb, _, argument = " ".join(text.split()).partition(" ")
         known = {name.split()[0]: name for name in COMMANDS}
         if verb not in known:
@@ -190,7 +199,7 @@ class Steering:
 
     def close(self) -> bool:
         """No more commands will come: a run that was paused goes on, and then True is returned."""
-        was_paused = self.paused and not self.stopped
+        was_paused = self.paused and not self.stopped and not self._ended
         if was_paused:
             self._record("resume", because="no more commands can come")
         with self._changed:
@@ -209,7 +218,7 @@ class Steering:
 
     def wishes(self) -> Wishes:
         """What is outstanding in the run."""
-        return outstanding(self._open[1])
+        return Wishes() if self._experiment is None else outstanding(self._experiment)
 
     @property
     def _open(self) -> tuple[Plan, Experiment]:
