@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from paredown.coordinate.run import DEFAULT_FOLDER, run_experiment
 from paredown.coordinate.setup import check_text, choose_device, open_base
+from paredown.coordinate.steering import Steering as Steering  # public
 from paredown.errors import ConfigError, MethodError, did_you_mean
 from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import detect
@@ -97,6 +98,7 @@ def optimize(
     output_dir: str | Path = DEFAULT_FOLDER,
     resume: bool = False,
     listen: Listener = _ignore,
+    steering: Steering | None = None,
     **settings: Any,
 ) -> Front:
     """Search for the compressed versions of a model that are worth having.
@@ -107,6 +109,7 @@ def optimize(
         output_dir: where experiments are kept.
         resume: continue an experiment that exists.
         listen: told of `decision`, `progress` and `result` events.
+        steering: its `command("try gptq(bits=3)")` and so on, from another thread, steers the run.
         **settings: fields of `paredown.spec.run.RunConfig`, e.g. `data`, `episodes`, `limits`.
 
     Raises:
@@ -118,6 +121,7 @@ def optimize(
         output_dir=Path(output_dir),
         resume=resume,
         listen=listen,
+        steering=steering,
     )
     return Front(record, find(record))
 

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 import paredown
 from paredown.coordinate.advisor import Advisor, Endpoint, find_endpoint
-from paredown.coordinate.choice import choose_coordinator
+from paredown.coordinate.choice import choose_coordinator, opened_advisor
 from paredown.coordinate.llm import LlmPolicy
 from paredown.coordinate.prompts import MAX_PROMPT, Background, build_prompt, safe
 from paredown.errors import AdviceError, ConfigError, MissingExtraError
@@ -56,6 +57,17 @@ SECRET = "sk-this-is-the-key-0123456789abcdef"
 GOOD = "solve(bits=8, group_size=16)"
 
 
+_OPEN: list[Advisor] = []
+"""Advisors of the running test, closed after it."""
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
+
+
 @pytest.fixture
 def space(monkeypatch: pytest.MonkeyPatch) -> Space:
     use_fakes(monkeypatch)
@@ -68,7 +80,9 @@ def llm_policy(server: LlmServer, folder: Path, **config: Any) -> LlmPolicy:
     settings = LlmConfig(**({"timeout_s": 5.0} | config))
     folder.mkdir(exist_ok=True)
     background = Background(spec=model_spec(), config=RunConfig(model="fake"), device="cpu")
-    return LlmPolicy(Advisor(endpoint, settings), background, EventLog(folder / "events.jsonl"))
+    advisor = Advisor(endpoint, settings)
+    _OPEN.append(advisor)
+    return LlmPolicy(advisor, background, EventLog(folder / "events.jsonl"))
 
 
 def beside_search(llm: LlmPolicy, name: str = "random") -> Policy:
@@ -376,8 +390,18 @@ class TestChoice:
         assert choice.uses_llm
         assert choice.endpoint is not None
         assert (choice.endpoint.host, choice.endpoint.model) == ("api.openai.com", "gpt-4o")
-        assert SECRET not in json.dumps(choice.document(RunConfig(model="m")))
+        assert SECRET not in json.dumps(choice.document(RunConfig(model="m"), 3))
         assert not choose_coordinator(RunConfig(model="m", coordinator="search")).uses_llm
+
+    def test_connections_end_with_the_run(self) -> None:
+        with LlmServer(then=advice(None, "search")) as server:
+            config = RunConfig(model="m", llm=LlmConfig(url=server.url))
+            with opened_advisor(choose_coordinator(config), config) as advisor:
+                assert advisor is not None
+                advisor.ask([{"role": "user", "content": "which?"}], {"type": "object"})
+                client = advisor._http
+                assert not client.is_closed
+            assert client.is_closed
 
     def test_an_address_alone_is_enough(self) -> None:
         config = RunConfig(model="m", llm=LlmConfig(url="http://127.0.0.1:8000/v1"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -13,6 +13,9 @@ from rich.text import Text
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.units import human_bytes, human_seconds
+
+if TYPE_CHECKING:
+    from paredown.report.terminal import TextTable
 
 _STAGES = {
     "compress": (0.0, 0.5),
@@ -54,6 +57,15 @@ class StepProgress:
         self.show(f"{stage}: {message}", share, time.monotonic() - self._start)
 
     def show(self, what: str, done: float, elapsed: float, left: float | None = None) -> None:
+        """Show `line`, or print it now and then where there is no terminal."""
+        line = self.line(what, done, elapsed, left)
+        if self.console.is_terminal:
+            self.live.update(line)
+        elif time.monotonic() - self._printed > _QUIET_S:
+            self._printed = time.monotonic()
+            self.console.print(Text(line.plain), soft_wrap=True)
+
+    def line(self, what: str, done: float, elapsed: float, left: float | None = None) -> Text:
         """One line: what, a bar, time passed and time left."""
         width = 24
         filled = round(width * min(done, 1.0))
@@ -63,11 +75,7 @@ class StepProgress:
         line = (
             f"[{'#' * filled}{'.' * (width - filled)}] {what} ({human_seconds(elapsed)}{remaining})"
         )
-        if self.console.is_terminal:
-            self.live.update(Text(line, overflow="ellipsis", no_wrap=True))
-        elif time.monotonic() - self._printed > _QUIET_S:
-            self._printed = time.monotonic()
-            self.console.print(Text(line), soft_wrap=True)
+        return Text(line, overflow="ellipsis", no_wrap=True)
 
 
 class RunProgress(StepProgress):
@@ -84,6 +92,7 @@ class RunProgress(StepProgress):
         super().__init__(console)
         self.episodes, self.objectives, self.show_front = episodes, objectives, show_front
         self.results: list[TrialResult] = []
+        self.earlier: list[TrialResult] = []
         self._seconds: list[float] = []
         self._label = ""
 
@@ -91,6 +100,13 @@ class RunProgress(StepProgress):
         if event == "coordinator":
             model = "" if fields["model"] is None else f" {fields['model']}"
             line = f"coordinator: {fields['coordinator']}{model} ({fields['reason']})"
+            if fields["model"] is not None:
+                first = fields["asked_from"]
+                line += (
+                    "; so few episodes leave it no turn, as it may propose 30 % of them at most"
+                    if first is None
+                    else f"; it is asked from episode {first} on, now and then"
+                )
             self.console.print(Text(line), soft_wrap=True)
         elif event == "decision":
             self._decision(fields)
@@ -99,6 +115,16 @@ class RunProgress(StepProgress):
         elif event == "interrupted":
             line = "stopping after this episode; Ctrl-C again stops at once (--resume goes on)"
             self.console.print(Text(line), soft_wrap=True)
+        elif event == "earlier":  # the run was resumed
+            self.earlier = list(fields["results"])
+            self._seconds = [result.wall_s for result in self.earlier]
+        elif event == "wishes":
+            self.console.print(Text(f"from an earlier session: {fields['text']}"), soft_wrap=True)
+        elif event == "dropped":
+            line = f"not run, though you asked for it: {fields['because']}"
+            self.console.print(Text(line), soft_wrap=True)
+        elif event == "paused":
+            self.console.print(Text("paused"), soft_wrap=True)
         elif event == "progress":
             low, high = _STAGES[fields["stage"]]
             self._progress(fields, low + (high - low) * fields["share"])
@@ -136,11 +162,14 @@ class RunProgress(StepProgress):
         self.results.append(result)
         self.console.print(Text("    " + summary_line(result)), soft_wrap=True)
         if self.show_front:
-            from paredown.report.front import find_front
-            from paredown.report.terminal import front_table
+            self.console.print(self._front_table())
 
-            front = find_front(self.results, self.objectives)
-            self.console.print(front_table(self.results, front))
+    def _front_table(self) -> TextTable:
+        from paredown.report.front import find_front
+        from paredown.report.terminal import front_table
+
+        results = [*self.earlier, *self.results]
+        return front_table(results, find_front(results, self.objectives))
 
 
 def summary_line(result: TrialResult) -> str:

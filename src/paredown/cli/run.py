@@ -117,7 +117,11 @@ def run(
         bool, typer.Option("--resume", help="Continue an experiment that exists.")
     ] = False,
     interactive: Annotated[
-        bool, typer.Option("--interactive", help="Show the front after every episode.")
+        bool,
+        typer.Option(
+            "--interactive",
+            help="Live view of the front; commands typed while it runs (type help) steer it.",
+        ),
     ] = False,
     show_spec: Annotated[
         bool, typer.Option("--show-spec", help="Show the model spec before starting.")
@@ -197,12 +201,25 @@ def _execute(
     resume: bool,
     live: bool,
 ) -> None:
+    from paredown.cli.interactive import InteractiveProgress
     from paredown.cli.live import RunProgress
     from paredown.coordinate.run import run_experiment
+    from paredown.coordinate.steering import Steering
 
-    with RunProgress(console, request.episodes, request.objectives, show_front=live) as progress:
+    steering = Steering()
+    shown = (
+        InteractiveProgress(console, request.episodes, request.objectives, steering)
+        if live
+        else RunProgress(console, request.episodes, request.objectives)
+    )
+    with shown as progress:
         record = run_experiment(
-            request, name=name, output_dir=output_dir, resume=resume, listen=progress
+            request,
+            name=name,
+            output_dir=output_dir,
+            resume=resume,
+            listen=progress,
+            steering=steering,
         )
         nothing_new = not progress.results
     if nothing_new:

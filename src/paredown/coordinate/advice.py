@@ -19,6 +19,8 @@ from paredown.spec.strategy import Strategy
 MAX_ANSWER = 8000
 """Characters of an answer that are looked at; an advice takes some hundred."""
 MAX_STRATEGY = 400
+BRIEF_REASON = 80
+"""Characters of a small model's reason."""
 
 LlmAction = Literal[
     "quantization", "pruning", "lora", "qlora", "distillation", "pipeline", "search", "end"
@@ -41,33 +43,33 @@ class Advice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    action: LlmAction
+    action: LlmAction | None = None
+    """None: what the strategy is."""
     strategy: str | None = Field(default=None, max_length=MAX_STRATEGY)
     expected: Expected = Expected()
     reason: str = Field(min_length=1, max_length=2000)
 
 
-def schema(strategies: list[str] | None = None) -> dict[str, Any]:
-    """JSON schema of the answer, in the strict form that endpoints enforce.
-
-    Args:
-        strategies: allow only these; None: any text, checked afterwards.
-    """
-    number: dict[str, Any] = {"type": ["number", "null"]}
-    name: dict[str, Any] = {"type": ["string", "null"]}
-    reason: dict[str, Any] = {"type": "string"}
-    actions: list[str] = list(get_args(LlmAction))
-    if strategies is not None:  # then a grammar keeps to it, which knows lengths, too
-        name = {"type": "string", "enum": strategies}
-        reason["maxLength"] = 200
-        number = {"type": "integer", "minimum": 1, "maximum": 9}  # it knows no bounds of floats
-        actions = [action for action in actions if action not in {"search", "end"}]
+def schema() -> dict[str, Any]:
+    """JSON schema of the answer, in the strict form that endpoints enforce."""
+    number = {"type": ["number", "null"]}
     return _strict(
         {
-            "action": {"type": "string", "enum": actions},
-            "strategy": name,
+            "action": {"type": "string", "enum": list(get_args(LlmAction))},
+            "strategy": {"type": ["string", "null"]},
             "expected": _strict({"perplexity_ratio": number, "speedup": number}),
-            "reason": reason,
+            "reason": {"type": "string"},
+        }
+    )
+
+
+def brief_schema(strategies: list[str]) -> dict[str, Any]:
+    """What a small model is asked for: one of these strategies, and a few words. Nothing that it
+    would only make up; a grammar keeps it to that."""
+    return _strict(
+        {
+            "strategy": {"type": "string", "enum": strategies},
+            "reason": {"type": "string", "minLength": 1, "maxLength": BRIEF_REASON},
         }
     )
 

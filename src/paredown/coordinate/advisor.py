@@ -34,8 +34,12 @@ PRICES: Mapping[str, tuple[float, float]] = {
     "gpt-4.1": (2.0, 8.0),
     "gpt-4.1-mini": (0.4, 1.6),
     "gpt-4.1-nano": (0.1, 0.4),
+    "gpt-5": (1.25, 10.0),
+    "gpt-5-mini": (0.25, 2.0),
+    "gpt-5-nano": (0.05, 0.4),
 }
-"""US dollars per million tokens (sent, received) at OpenAI, list prices of 2025."""
+"""US dollars per million tokens (sent, received) at OpenAI: list prices of April 2026. Dated names
+such as gpt-4o-2024-05-13 are left out, because some of them cost something else."""
 
 _KEY_LIKE = re.compile(r"\b(?:hf_|sk-)[A-Za-z0-9_*-]{6,}|(?i:bearer)\s+[^\s'\",}]+")
 
@@ -133,8 +137,14 @@ class Advisor:
     def __init__(self, endpoint: Endpoint, config: LlmConfig) -> None:
         self.endpoint, self.config = endpoint, config
         self._client: Any = None
+        self._http: Any = None
         self._deadline = 0.0
         self._takes_schema = True
+
+    def close(self) -> None:
+        """Close the connections; nothing can be asked any more."""
+        if self._http is not None:
+            self._http.close()
 
     def ask(self, messages: Sequence[Message], schema: dict[str, Any]) -> Reply:
         """One answer, which should be JSON of the given schema (some endpoints ignore it).
@@ -175,7 +185,7 @@ class Advisor:
         from langchain_openai import ChatOpenAI
 
         official = self.endpoint.url.startswith(OPENAI)
-        http = openai.DefaultHttpxClient(
+        self._http = openai.DefaultHttpxClient(
             timeout=self.config.timeout_s,
             headers={"Accept-Encoding": "identity"},
             event_hooks={"response": [self._bound]},
@@ -187,7 +197,7 @@ class Advisor:
             max_completion_tokens=self.config.answer_tokens,
             timeout=self.config.timeout_s,
             max_retries=RETRIES,
-            http_client=http,
+            http_client=self._http,
             use_responses_api=False,
             # Its older name, which is the one that many other servers know.
             extra_body=None if official else {"max_tokens": self.config.answer_tokens},

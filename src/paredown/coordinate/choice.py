@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -18,12 +19,15 @@ from paredown.coordinate.advisor import (
 from paredown.coordinate.llm import LlmPolicy
 from paredown.coordinate.prompts import Background
 from paredown.errors import ConfigError, MissingExtraError
-from paredown.search.portfolio import Arm
+from paredown.search.base import OPENING_SHARE
+from paredown.search.portfolio import CAP, Arm
 from paredown.spec.run import RunConfig
 from paredown.store.events import EventLog
 
-LOCAL_S = 300.0
-"""Seconds that a local server may take for an answer, at least."""
+LOCAL_S = 180.0
+"""Seconds that a local server may take for an answer, at least: most of it is for reading."""
+LOCAL_TOKENS = 160
+"""Longest answer of a local server: a strategy and a few words."""
 
 
 @final
@@ -41,14 +45,15 @@ class Choice:
     reason: str
     endpoint: Endpoint | None = None
 
-    def document(self, config: RunConfig) -> dict[str, Any]:
-        """For the event log and displays."""
+    def document(self, config: RunConfig, methods: int) -> dict[str, Any]:
+        """For the event log and displays, in a run that searches so many methods."""
         where = None if self.endpoint is None else self.endpoint.host
         return {
             "coordinator": "llm" if self.uses_llm else "search",
             "model": config.llm.model if self.uses_llm else None,
             "host": where,
             "reason": self.reason,
+            "asked_from": first_turn(config.episodes, methods) if self.uses_llm else None,
         }
 
 
@@ -88,31 +93,48 @@ def choose_coordinator(config: RunConfig) -> Choice:
     return Choice(uses_llm=True, reason=why, endpoint=found)
 
 
+def first_turn(episodes: int, methods: int) -> int | None:
+    """The first episode in which an LLM can be asked; None where there are too few of them.
+
+    The opening comes first, and then an LLM has a turn once it stays under its share with it.
+    """
+    first = min(math.ceil(episodes * OPENING_SHARE), methods) + math.ceil(1 / CAP)
+    return first if first <= episodes else None
+
+
 def _configured(endpoint: Endpoint) -> str:
     return f"{KEY} is set" if endpoint.key != "none" else "an address is set"
 
 
 @contextmanager
-def opened_endpoint(choice: Choice) -> Iterator[Endpoint | None]:
-    """The endpoint while it can be asked; a local server lives as long as this context."""
-    if not choice.uses_llm or choice.endpoint is not None:
-        yield choice.endpoint
-        return
-    from paredown.coordinate.local import local_server
+def opened_advisor(choice: Choice, config: RunConfig) -> Iterator[Advisor | None]:
+    """The LLM while it can be asked; its connections, and a local server, live as long as this
+    context."""
+    with ExitStack() as stack:
+        endpoint, llm = choice.endpoint, config.llm
+        if choice.uses_llm and endpoint is None:
+            from paredown.coordinate.local import local_server
 
-    with local_server() as endpoint:
-        yield endpoint
+            endpoint = stack.enter_context(local_server())
+            # Where the trials run, too, an answer takes its time, and should be short.
+            llm = llm.model_copy(
+                update={
+                    "timeout_s": max(llm.timeout_s, LOCAL_S),
+                    "answer_tokens": min(llm.answer_tokens, LOCAL_TOKENS),
+                }
+            )
+        if endpoint is None or not choice.uses_llm:
+            yield None
+            return
+        yield stack.enter_context(closing(Advisor(endpoint, llm)))
 
 
 def arms(
-    endpoint: Endpoint | None, config: RunConfig, background: Background, events: EventLog
+    advisor: Advisor | None, config: RunConfig, background: Background, events: EventLog
 ) -> tuple[Arm, ...]:
     """What joins the portfolio: the LLM, capped at `CAP` of cost and trials, or nothing."""
-    if endpoint is None:
+    if advisor is None:
         return ()
     is_local = config.llm.model == LOCAL
-    # Where the trials run, too, a prompt takes its time.
-    timeout_s = max(config.llm.timeout_s, LOCAL_S) if is_local else config.llm.timeout_s
-    advisor = Advisor(endpoint, config.llm.model_copy(update={"timeout_s": timeout_s}))
-    policy = LlmPolicy(advisor, background, events, only_candidates=is_local)
+    policy = LlmPolicy(advisor, background, events, brief=is_local)
     return (Arm(policy=policy, capped=True),)

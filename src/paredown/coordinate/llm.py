@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, final
 
-from paredown.coordinate.advice import Advice, find_strategy, read_advice, schema
+from paredown.coordinate.advice import Advice, brief_schema, find_strategy, read_advice, schema
 from paredown.coordinate.advisor import Advisor, Message, Reply, blot, estimate_tokens, price_of
-from paredown.coordinate.prompts import Background, build_prompt, repair
+from paredown.coordinate.prompts import Background, build_brief_prompt, build_prompt, repair
 from paredown.errors import AdviceError
 from paredown.search.base import Decision, Policy, View
 from paredown.spec.run import LlmConfig
@@ -67,26 +67,26 @@ class LlmPolicy(Policy):
         background: Background,
         events: EventLog,
         *,
-        only_candidates: bool = False,
+        brief: bool = False,
     ) -> None:
         """
         Args:
             advisor: asks the endpoint.
             background: what the LLM is told of model and request.
             events: where every question is recorded.
-            only_candidates: let the endpoint's grammar allow nothing but the candidates shown: for
-                small models, which would repeat themselves.
+            brief: ask shortly, and let the endpoint's grammar allow nothing but the candidates
+                shown: for small models, which would repeat themselves, on slow machines.
         """
         self.advisor, self.background, self.events = advisor, background, events
-        self.only_candidates = only_candidates
+        self.brief = brief
         self.usage = Usage(advisor.config, read_events(events.path))
 
     def choose(self, view: View) -> Decision:
-        prompt = build_prompt(self.background, view)
-        allowed = list(prompt.candidates) if self.only_candidates else None
+        prompt = (build_brief_prompt if self.brief else build_prompt)(self.background, view)
+        wanted = brief_schema(list(prompt.candidates)) if self.brief else schema()
         messages: tuple[Message, ...] = prompt.messages
         for round_number in range(1, ROUNDS + 1):
-            reply = self._ask(messages, allowed, round_number)
+            reply = self._ask(messages, wanted, round_number)
             try:
                 advice = read_advice(reply.text)
                 strategy = find_strategy(advice, view)
@@ -97,18 +97,18 @@ class LlmPolicy(Policy):
                     raise AdviceError(f"twice no usable answer, the last time: {problem}") from None
                 messages = repair(prompt, reply.text, problem)
                 continue
-            self._record(round_number, advice.action, reply=reply)
+            self._record(round_number, advice.action or "strategy", reply=reply)
             if strategy is None:
                 raise AdviceError(f"it leaves the choice to the search: {_words(advice.reason)}")
             return self._decision(advice, view.decide(strategy, reason="", policy=self.name), view)
         raise AssertionError("every round returns or raises")
 
     def _ask(
-        self, messages: tuple[Message, ...], allowed: list[str] | None, round_number: int
+        self, messages: tuple[Message, ...], wanted: dict[str, Any], round_number: int
     ) -> Reply:
         try:
             self.usage.require(messages, self.advisor)
-            reply = self.advisor.ask(messages, schema(allowed))
+            reply = self.advisor.ask(messages, wanted)
         except AdviceError as error:
             self._record(round_number, "no_answer", error=str(error))
             raise

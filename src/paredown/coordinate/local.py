@@ -22,7 +22,7 @@ from paredown.coordinate.advisor import Endpoint
 from paredown.errors import ConfigError, MissingExtraError
 from paredown.store.home import home
 
-CONTEXT = 8192
+CONTEXT = 4096
 """Tokens: room for the largest prompt, a repair round, and the answer."""
 START_S = 180.0
 """Longest wait until the server answers."""

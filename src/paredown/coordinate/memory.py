@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from paredown.coordinate.setup import Plan
-from paredown.coordinate.skills import Skill, learn, warm_start
+from paredown.coordinate.skills import Skill, learn, skills_of, warm_start
 from paredown.errors import ConfigError
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
@@ -47,8 +47,16 @@ def remember(folder: Path, store: SkillStore | None) -> None:
         return
     experiment = Experiment(folder)
     try:
+        before = _demoted(store)
         count = store.add(learn(read_experiment(folder)))
+        demoted = [label for key, label in _demoted(store).items() if key not in before]
     except ConfigError as error:
         experiment.events.add("not_remembered", reason=str(error))
     else:
-        experiment.events.add("remembered", new=count)
+        experiment.events.add("remembered", new=count, demoted=demoted)
+
+
+def _demoted(store: SkillStore) -> dict[str, str]:
+    """Labels of the skills that once held and are no longer started from, by id."""
+    skills = skills_of(store.evidence())
+    return {skill.id: skill.label for skill in skills if skill.demoted and skill.held}

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from paredown.coordinate.interrupt import REASON, Interrupt
 from paredown.coordinate.setup import Plan
 from paredown.coordinate.state import State
+from paredown.coordinate.steering import (
+    STOPPED,
+    USER,
+    Steering,
+    Wishes,
+    decide,
+    outstanding,
+    without,
+)
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.pipeline import trial
@@ -26,7 +35,7 @@ from paredown.store.events import read_events
 from paredown.store.experiment import Experiment, read_experiment
 
 Listener = Callable[[str, dict[str, Any]], None]
-"""Told what happens (`decision`, `progress`, `result`, `interrupted`), for displays."""
+"""Told what happens (`decision`, `progress`, `result`, `interrupted`, ...), for displays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +48,19 @@ class Run:
     policy: Policy
     listen: Listener
     interrupt: Interrupt = field(default_factory=Interrupt)
+    steering: Steering = field(default_factory=Steering)
 
 
 def coordinator(state: State, run: Run) -> State:
-    """Decide what to try next, or that it is enough."""
+    """Decide what to try next, or that it is enough; first wait while the user has paused."""
+    wait_while_paused(run)
     results = run.experiment.results()
     episode = max((r.episode for r in results), default=0) + 1
     interrupted = run.experiment.in_flight()
     if run.interrupt.asked:
-        decision = end(REASON, policy="user")
+        decision = end(REASON, policy=USER)
+    elif run.steering.stopped:
+        decision = end(STOPPED, policy=USER)
     elif interrupted is not None:
         episode, strategy = interrupted
         decision = Decision(
@@ -56,18 +69,62 @@ def coordinator(state: State, run: Run) -> State:
             reason="was interrupted; runs again",
             policy=proposed_by(run.experiment, episode) or "resume",
         )
-    elif reason := why_stop(run, results):
-        decision = end(reason, policy="convergence")
     else:
-        budget = budget_left(run, results)
-        decision = run.policy.propose(
-            results, run.plan.space, run.plan.config.limits, budget=budget
-        )
+        decision = wished(run, results) or searched(run, results)
     document = plain(asdict(decision) | {"strategy": plain(decision.strategy)})
     run.experiment.events.add("decision", episode=episode, **document)
     run.listen("decision", {"episode": episode, **document})
     stop = decision.reason if decision.action == "end" else None
     return {"episode": episode, "decision": document, "stop_reason": stop}
+
+
+def wait_while_paused(run: Run) -> None:
+    """Return once the user lets the run go on, or ends it; the pause costs no budget."""
+    if not run.steering.paused:
+        return
+    run.experiment.events.add("paused")
+    run.listen("paused", {})
+    run.steering.wait(lambda: run.interrupt.asked)
+    run.experiment.events.add("resumed")
+    run.listen("resumed", {})
+
+
+def wished(run: Run, results: tuple[TrialResult, ...]) -> Decision | None:
+    """What the user has asked for, as far as the budget goes."""
+    left = budget_left(run, results)
+    if left.episodes_left <= 0 or (left.seconds_left is not None and left.seconds_left <= 0):
+        return None
+    for strategy in outstanding(run.experiment).asked:
+        try:
+            return decide(strategy, run.plan, results)
+        except ConfigError as error:  # asked for in another session, and no longer possible
+            shown = {"strategy": plain(strategy), "label": str(strategy), "because": str(error)}
+            run.experiment.events.add(USER, command="drop", **shown)
+            run.listen("dropped", shown)
+    return None
+
+
+def searched(run: Run, results: tuple[TrialResult, ...]) -> Decision:
+    """What the policy proposes, or why it is enough."""
+    wishes = outstanding(run.experiment)
+    if reason := why_stop(run, results):
+        return end(reason, policy="convergence")
+    decision = propose(run, results, wishes)
+    few = decision.action == "end" and budget_left(run, results).episodes_left > 0
+    if few and wishes.excluded:
+        shown = ", ".join(wishes.excluded)
+        return replace(decision, reason=f"{decision.reason}; excluded by the user: {shown}")
+    return decision
+
+
+def propose(run: Run, results: tuple[TrialResult, ...], wishes: Wishes) -> Decision:
+    """Ask the policy, which sees nothing of what the user has excluded."""
+    return run.policy.propose(
+        results,
+        without(run.plan.space, wishes.excluded),
+        run.plan.config.limits,
+        budget=budget_left(run, results),
+    )
 
 
 def budget_left(run: Run, results: tuple[TrialResult, ...]) -> Budget:
@@ -120,7 +177,8 @@ def compress(state: State, run: Run) -> State:
         timeout_s=time_limit(run),
         watch=_watch(run, episode),
     )
-    if built.failure is not None and built.config_error:
+    by_user = (state.get("decision") or {}).get("policy") == USER
+    if built.failure is not None and built.config_error and not by_user:
         # Not this strategy but the request (or the disk) is at fault: the next would fail alike.
         raise ConfigError(f"{registry.label(strategy)}: {built.failure.message}")
     return {"built": built.model_dump(mode="json")}
@@ -128,10 +186,7 @@ def compress(state: State, run: Run) -> State:
 
 def search(state: State, run: Run) -> State:
     """Let the classical policy choose the strategy, then build it."""
-    budget = budget_left(run, run.experiment.results())
-    decision = run.policy.propose(
-        run.experiment.results(), run.plan.space, run.plan.config.limits, budget=budget
-    )
+    decision = propose(run, run.experiment.results(), outstanding(run.experiment))
     if decision.strategy is None:
         return {"stop_reason": decision.reason, "built": None}
     document = plain(asdict(decision) | {"strategy": plain(decision.strategy)})

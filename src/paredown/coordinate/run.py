@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import ExitStack
 from pathlib import Path
 
-from paredown.coordinate.advisor import Endpoint
-from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_endpoint
+from paredown.coordinate.advisor import Advisor
+from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_advisor
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import first_strategies, remember, skill_store
@@ -15,6 +16,7 @@ from paredown.coordinate.nodes import Listener, Run, measure_baseline
 from paredown.coordinate.prompts import SKILL_ROWS, Background
 from paredown.coordinate.setup import Plan, check_same, default_name, prepare
 from paredown.coordinate.skills import Skill, lines, skills_of, transferable
+from paredown.coordinate.steering import Steering, outstanding
 from paredown.errors import ExperimentError
 from paredown.models.description import library_versions
 from paredown.pipeline.executor import LocalExecutor, memory_limit
@@ -32,6 +34,7 @@ from paredown.store.experiment import (
     lock,
     read_experiment,
 )
+from paredown.store.skills import SkillStore
 
 DEFAULT_FOLDER = Path("data/experiments")
 
@@ -43,6 +46,7 @@ def run_experiment(
     output_dir: Path = DEFAULT_FOLDER,
     resume: bool = False,
     listen: Listener = lambda event, fields: None,
+    steering: Steering | None = None,
 ) -> ExperimentRecord:
     """Search for compressed versions of a model; everything lands in `output_dir/name`.
 
@@ -52,6 +56,7 @@ def run_experiment(
         output_dir: folder that holds experiments.
         resume: go on with an experiment that exists.
         listen: told of decisions, progress and results as they come.
+        steering: takes the user's commands while the run goes on.
 
     Ctrl-C ends the run after the trial in flight, with the report; a second one ends it at once.
 
@@ -59,28 +64,50 @@ def run_experiment(
         ConfigError: the request is wrong; nothing was started.
         ExperimentError: the experiment exists (and `resume` is off, or settings differ).
     """
-    folder = output_dir / (name or default_name(config))
-    require_writable(output_dir)
-    choice = choose_coordinator(config)
-    store = skill_store(config)
-    skills = () if store is None else skills_of(store.evidence())
-    config = _settled(folder, config, resume=resume)
-    if resume and _is_finished(folder, config):
-        return read_experiment(folder)
-    with LocalExecutor(memory_bytes=memory_limit(config.worker_memory_gb)) as executor:
+    steering = steering or Steering()
+    with ExitStack() as at_end:
+        at_end.callback(steering.detach)
+        folder = output_dir / (name or default_name(config))
+        require_writable(output_dir)
+        choice = choose_coordinator(config)
+        store = skill_store(config)
+        skills = () if store is None else skills_of(store.evidence())
+        config = _settled(folder, config, resume=resume)
+        if resume and _is_finished(folder, config):
+            return read_experiment(folder)
+        memory = memory_limit(config.worker_memory_gb)
+        executor = at_end.enter_context(LocalExecutor(memory_bytes=memory))
         executor.start()  # torch is imported there while the request is checked here
         plan = prepare(config)
-        handle = lock(folder)
-        try:
-            with opened_endpoint(choice) as endpoint:
-                experiment = _open(folder, plan)
-                _announce(choice, plan, experiment, listen)
-                try:
-                    return _search(plan, experiment, executor, listen, endpoint, skills)
-                finally:  # whatever ended it: what was finished is worth knowing
-                    remember(folder, store)
-        finally:
-            os.close(handle)
+        return _run_plan(folder, plan, executor, choice, store, skills, listen, steering)
+
+
+def _run_plan(
+    folder: Path,
+    plan: Plan,
+    executor: LocalExecutor,
+    choice: Choice,
+    store: SkillStore | None,
+    skills: tuple[Skill, ...],
+    listen: Listener,
+    steering: Steering,
+) -> ExperimentRecord:
+    handle = lock(folder)
+    try:
+        with opened_advisor(choice, plan.config) as advisor:
+            experiment = _open(folder, plan)
+            _announce(choice, plan, experiment, listen)
+            policy = _policy(plan, experiment, advisor, skills)
+            run = _make_run(plan, experiment, executor, policy, listen, steering)
+            try:
+                reason = _search(run)
+            finally:  # whatever ended it: what was finished is worth knowing
+                remember(folder, store)
+            experiment.events.add("stopped", reason=reason)
+            write_report(read_experiment(folder), reason)
+            return read_experiment(folder)
+    finally:
+        os.close(handle)
 
 
 def _settled(folder: Path, config: RunConfig, *, resume: bool) -> RunConfig:
@@ -113,8 +140,12 @@ def _open(folder: Path, plan: Plan) -> Experiment:
     }
     experiment = Experiment.create(folder, plan.config, plan.base.spec, about)
     (folder / "final_results.json").unlink(missing_ok=True)
+    methods = dict.fromkeys(step.method for s in plan.space.strategies for step in s.steps)
     experiment.events.add(
-        "started", episodes=plan.config.episodes, strategies=len(plan.space.by_hash)
+        "started",
+        episodes=plan.config.episodes,
+        strategies=len(plan.space.by_hash),
+        methods=tuple(methods),
     )
     for label, reason in plan.space.refused.items():
         experiment.events.add("refused", strategy=label, reason=reason)
@@ -123,13 +154,16 @@ def _open(folder: Path, plan: Plan) -> Experiment:
 
 def _announce(choice: Choice, plan: Plan, experiment: Experiment, listen: Listener) -> None:
     """Say which coordinator there is, and why."""
-    document = choice.document(plan.config)
+    document = choice.document(plan.config, len(plan.space.first_of_methods()))
     experiment.events.add("coordinator", **document)
     listen("coordinator", document)
+    wishes = str(outstanding(experiment))
+    if wishes:  # of an earlier session
+        listen("wishes", {"text": wishes})
 
 
 def _policy(
-    plan: Plan, experiment: Experiment, endpoint: Endpoint | None, skills: tuple[Skill, ...]
+    plan: Plan, experiment: Experiment, advisor: Advisor | None, skills: tuple[Skill, ...]
 ) -> Policy:
     """What proposes: the classical policy, the LLM beside it, after a start from skills."""
     config = plan.config
@@ -145,20 +179,21 @@ def _policy(
         seed=config.seed,
         objectives=config.objectives,
         start=first_strategies(plan, experiment, known),
-        arms=arms(endpoint, config, background, experiment.events),
+        arms=arms(advisor, config, background, experiment.events),
     )
 
 
-def _search(
+def _make_run(
     plan: Plan,
     experiment: Experiment,
     executor: LocalExecutor,
+    policy: Policy,
     listen: Listener,
-    endpoint: Endpoint | None,
-    skills: tuple[Skill, ...],
-) -> ExperimentRecord:
+    steering: Steering,
+) -> Run:
     config = plan.config
-    run = Run(
+    steering.attach(plan, experiment)
+    return Run(
         plan=plan,
         experiment=experiment,
         bench=Bench(
@@ -171,17 +206,21 @@ def _search(
             executor=executor,
             trust_remote_code=config.trust_remote_code,
         ),
-        policy=_policy(plan, experiment, endpoint, skills),
+        policy=policy,
         listen=listen,
         interrupt=Interrupt(tell=lambda: listen("interrupted", {})),
+        steering=steering,
     )
+
+
+def _search(run: Run) -> str:
+    """Measure the baseline, then turn the loop; returns why it ended."""
+    if earlier := run.experiment.results():
+        run.listen("earlier", {"results": earlier})
     try:
         with run.interrupt:
             measure_baseline(run)
-            reason = run_graph(run)
+            return run_graph(run)
     except KeyboardInterrupt:
-        experiment.events.add("stopped", reason="stopped at once by the user (Ctrl-C)")
+        run.experiment.events.add("stopped", reason="stopped at once by the user (Ctrl-C)")
         raise
-    experiment.events.add("stopped", reason=reason)
-    write_report(read_experiment(experiment.folder), reason)
-    return read_experiment(experiment.folder)

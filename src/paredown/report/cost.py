@@ -10,6 +10,8 @@ from paredown.store.experiment import ExperimentRecord
 
 _START = "started"
 """The event that begins a session; a resume begins another one."""
+_PAUSED, _RESUMED = "paused", "resumed"
+"""The events between which a run only waits for its user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,44 @@ def search_cost(record: ExperimentRecord) -> Cost:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LlmCost:
+    """What an LLM took in an experiment, resumed sessions included."""
+
+    questions: int
+    """Requests, repair rounds included."""
+    usable: int
+    """Answers that could be used."""
+    sent: int
+    """Tokens."""
+    received: int
+    """Tokens."""
+    estimated: int
+    """Questions whose tokens the endpoint did not report: they are estimated from the length."""
+    usd: float | None
+    """US dollars; None where a price was not known."""
+    seconds: float
+    """Waited for answers."""
+
+
+def llm_cost(events: Sequence[dict[str, Any]]) -> LlmCost | None:
+    """The cost of an LLM from its events; None where none was asked."""
+    asked = [event for event in events if event.get("event") == "llm"]
+    if not asked:
+        return None
+    answered = [event for event in asked if event["counted"]]
+    prices = [event["usd"] for event in answered]
+    return LlmCost(
+        questions=len(asked),
+        usable=sum(event["outcome"] not in {"unusable", "no_answer"} for event in asked),
+        sent=sum(int(event["sent"]) for event in asked),
+        received=sum(int(event["received"]) for event in asked),
+        estimated=sum(event["counted"] == "estimated" for event in answered),
+        usd=None if None in prices else round(sum(map(float, prices)), 6),
+        seconds=round(sum(float(event.get("seconds") or 0.0) for event in asked), 3),
+    )
+
+
 def refusals(record: ExperimentRecord) -> list[tuple[str, str]]:
     """strategy and reason of every strategy refused at planning; a resume says them again."""
     found = (
@@ -63,14 +103,15 @@ def as_json(cost: Cost) -> dict[str, Any]:
 
 
 def _active(events: Sequence[dict[str, Any]]) -> float:
-    """Seconds between the first and last event of every session, summed."""
-    total, first, last = 0.0, None, None
+    """Seconds between the first and last event of every session, pauses taken off, summed."""
+    total, last = 0.0, None
+    waits = False
     for event in events:
-        time = event.get("time")
+        time, name = event.get("time"), event.get("event")
         if not isinstance(time, int | float):
             continue
-        if first is None or last is None or event.get("event") == _START:
-            total += last - first if first is not None and last is not None else 0.0
-            first = time
+        if last is not None and not waits and name != _START:
+            total += time - last
+        waits = name == _PAUSED or (waits and name not in {_RESUMED, _START})
         last = time
-    return total + (last - first if first is not None and last is not None else 0.0)
+    return total

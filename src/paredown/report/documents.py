@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from paredown.report.cost import as_json, search_cost
+from paredown.report.cost import as_json, llm_cost, search_cost
 from paredown.report.findings import Findings
 from paredown.report.front import COLUMNS, objective_measurement
 from paredown.report.limits import broken, in_limits
@@ -40,6 +41,7 @@ def final_document(findings: Findings, stop_reason: str | None) -> dict[str, Any
     recommended = findings.result(chosen.episode)
     runner_up = findings.result(chosen.runner_up)
     nearest = findings.result(chosen.nearest)
+    llm = llm_cost(record.events)
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": record.name,
@@ -58,7 +60,7 @@ def final_document(findings: Findings, stop_reason: str | None) -> dict[str, Any
             "met": chosen.meets_limits,
             "nearest": _nearest(nearest, findings),
         },
-        "cost": as_json(search_cost(record)),
+        "cost": {**as_json(search_cost(record)), "llm": None if llm is None else asdict(llm)},
     }
 
 

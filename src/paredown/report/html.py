@@ -8,8 +8,9 @@ from html import escape
 from typing import Any
 
 from paredown.report.findings import Findings
+from paredown.report.story import Section, result_lines, story
 from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
-from paredown.report.tables import FRONT_COLUMNS, Rows, failures, front_rows
+from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, front_rows
 from paredown.report.words import name_of, one_line, with_unit
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.units import GB
@@ -29,15 +30,19 @@ h1 {{ font-size: 1.4em; margin-bottom: .2em; }}
 table {{ border-collapse: collapse; margin: 1em 0; }}
 th, td {{ padding: .25em .8em; border-bottom: 1px solid #ddd; text-align: right; }}
 th:nth-child(2), td:nth-child(2) {{ text-align: left; }}
+table.words th, table.words td {{ text-align: left; vertical-align: top; }}
 code {{ overflow-wrap: anywhere; }}
 </style>
 </head>
 <body>
 <h1>{title}</h1>
-<p>{summary}</p>
+<p><strong>{summary}</strong></p>
+{more}
 {plot}
 <h2>Front</h2>
 {table}
+<p>{legend}</p>
+{story}
 {failed}
 </body>
 </html>
@@ -67,12 +72,13 @@ _LOG_FROM = 20.0
 """Largest over smallest value from which an axis is logarithmic."""
 
 
-def front_html(findings: Findings) -> str:
-    """The whole page; it asks the network for nothing."""
+def front_html(findings: Findings, stop_reason: str | None = None) -> str:
+    """The whole page; it asks the network for nothing. `stop_reason` is None while it runs."""
     record = findings.record
     return _PAGE.format(
         title=escape(one_line(f"{record.name}: {record.config.model}")),
         summary=escape(_summary(findings)),
+        more=_paragraphs(result_lines(findings, stop_reason)),
         plot=_figure(findings).to_html(
             full_html=False,
             include_plotlyjs=True,
@@ -83,6 +89,8 @@ def front_html(findings: Findings) -> str:
         table=_table(
             FRONT_COLUMNS, front_rows(record.results, findings.front, findings.recommendation)
         ),
+        legend=escape(LEGEND),
+        story="\n".join(map(_section, story(findings))),
         failed=_failed(findings),
     )
 
@@ -237,12 +245,22 @@ def _axis_type(results: Sequence[TrialResult], axis: Axis) -> str:
     return "log" if values and max(values) / min(values) >= _LOG_FROM else "linear"
 
 
-def _table(columns: Sequence[str], rows: Rows) -> str:
+def _section(section: Section) -> str:
+    table = _table(section.columns, section.rows, style="words") if section.rows else ""
+    return f"<h2>{escape(section.title)}</h2>\n{_paragraphs(section.lines)}\n{table}"
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "\n".join(f"<p>{escape(one_line(line, 2000))}</p>" for line in lines)
+
+
+def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], style: str = "") -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
+    kind = f' class="{style}"' if style else ""
+    return f"<table{kind}>\n<tr>{head}</tr>\n{body}\n</table>"
 
 
 def _failed(findings: Findings) -> str:

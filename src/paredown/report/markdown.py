@@ -6,10 +6,10 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from paredown.report.cost import refusals, search_cost
+from paredown.report.cost import search_cost
 from paredown.report.findings import Findings
 from paredown.report.limits import in_limits
-from paredown.report.story import STORY_COLUMNS, llm_line, story_rows
+from paredown.report.story import llm_line, story
 from paredown.report.tables import (
     EPISODE_COLUMNS,
     FRONT_COLUMNS,
@@ -38,9 +38,8 @@ def report_markdown(findings: Findings, stop_reason: str | None) -> str:
         ["## Front", *_front(findings)],
         _verdicts(findings),
         _benchmarks(findings),
-        ["## All episodes", *_episodes(findings)],
         _story(findings),
-        _refused(findings),
+        ["## All episodes", *_episodes(findings)],
         ["## How it was measured", *_protocols(findings)],
         ["## Cost of the search", *_cost(findings)],
         ["## Versions", *_mapping(findings.record.run.get("versions"))],
@@ -185,15 +184,12 @@ def _episodes(findings: Findings) -> list[str]:
 
 
 def _story(findings: Findings) -> list[str]:
-    rows = story_rows(findings)
-    return ["## Decisions", _table(STORY_COLUMNS, rows)] if rows else []
-
-
-def _refused(findings: Findings) -> list[str]:
-    entries = refusals(findings.record)
-    if not entries:
-        return []
-    return ["## Refused at planning", _table(("strategy", "reason"), entries, code=0)]
+    parts = []
+    for section in story(findings):
+        parts += [f"## {section.title}", "\n\n".join(map(_text, section.lines))]
+        if section.rows:
+            parts.append(_table(section.columns, section.rows, code=section.code))
+    return parts
 
 
 def _protocols(findings: Findings) -> list[str]:

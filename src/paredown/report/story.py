@@ -1,18 +1,87 @@
-"""What was tried and why, what each decision expected and got, and what the LLM took."""
+"""The story of a run, for every report: who tried what and why, what came of it, what was learned,
+and what was left untried. In plain text; Markdown and HTML only set it."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
+from paredown.report.cost import llm_cost, refusals
 from paredown.report.findings import Findings
-from paredown.report.words import NONE, number
+from paredown.report.tables import Rows
+from paredown.report.words import NONE, loss, number, ratio, signed_percent, times
 from paredown.spec.result import TrialResult
+from paredown.spec.units import human_seconds
 
 STORY_COLUMNS = ("episode", "strategy", "proposed by", "why", "expected → got", "on the front")
+WHO_COLUMNS = ("who", "trials", "failed", "on the front", "time", "which")
+METHOD_COLUMNS = ("method", "trials", "failed", "on the front", "perplexity", "ratio")
+REFUSED_COLUMNS = ("strategies", "for example", "reason")
+REFUSED_ROWS = 12
+"""Reasons for refusals that are written out."""
 _COMPARED = {"perplexity": "perplexity", "compression_ratio": "ratio", "speedup": "speed"}
+_WHO = {
+    "user": "the user",
+    "start": "skills",
+    "portfolio": "opening (each method once)",
+    "llm": "the LLM",
+    "resume": "resume",
+}
 
 
-def story_rows(findings: Findings) -> list[tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One part of the story.
+
+    Attributes:
+        title: of the section.
+        lines: sentences, before the table.
+        columns, rows: a table; no rows, no table.
+        code: number of the column that holds strategies or methods; -1: none does.
+    """
+
+    title: str
+    lines: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[tuple[str, ...]] = ()
+    code: int = 1
+
+
+def story(findings: Findings) -> tuple[Section, ...]:
+    """All parts that have something to say."""
+    sections = (_decisions(findings), _who(findings), _learned(findings), _untried(findings))
+    return tuple(section for section in sections if section.lines or section.rows)
+
+
+def result_lines(findings: Findings, stop_reason: str | None) -> list[str]:
+    """Runner-up and end of the run: what stands below the recommendation."""
+    chosen = findings.recommendation
+    second = findings.result(chosen.runner_up)
+    lines = []
+    if second is not None:
+        lines.append(
+            f"Runner-up: episode {second.episode}, {second.label}: {chosen.runner_up_reason}."
+        )
+    elif chosen.runner_up_reason:
+        lines.append(f"Runner-up: none; {chosen.runner_up_reason}.")
+    if stop_reason:
+        lines.append(f"The run ended because: {stop_reason}.")
+    return lines
+
+
+def _decisions(findings: Findings) -> Section:
+    return Section(
+        title="What was tried, and why",
+        lines=_surprises(findings.record.trials),
+        columns=STORY_COLUMNS,
+        rows=story_rows(findings),
+    )
+
+
+def story_rows(findings: Findings) -> Rows:
     """One row per trial, in order."""
     reasons = {
         event.get("episode"): str(event.get("reason", NONE))
@@ -42,14 +111,177 @@ def expected_and_got(result: TrialResult) -> str:
     return ", ".join(pairs) or NONE
 
 
-def llm_line(events: tuple[dict[str, Any], ...]) -> str | None:
+def _surprises(trials: Sequence[TrialResult]) -> list[str]:
+    """How far expectations were off, by quantity."""
+    parts = []
+    for name, short in (*_COMPARED.items(), ("seconds", "time")):
+        pairs = [(r.expected.get(name), _got(r, name)) for r in trials if r.status == "ok"]
+        off = [abs(got / expected - 1) for expected, got in pairs if expected and got]
+        if off:
+            parts.append(f"{short} by {median(off):.1%} ({len(off)} trials)")
+    return [f"Expectations were off, in the median: {', '.join(parts)}."] if parts else []
+
+
+def _got(result: TrialResult, name: str) -> float | None:
+    return result.wall_s if name == "seconds" else result.value(name)
+
+
+def who(proposed_by: str | None) -> str:
+    """Who proposed a trial, for people; `portfolio:llm` is the LLM."""
+    name = (proposed_by or "").rpartition(":")[2]
+    return _WHO.get(name, f"{name} search" if name else "unknown")
+
+
+def _who(findings: Findings) -> Section:
+    groups: dict[str, list[TrialResult]] = {}
+    for result in findings.record.trials:
+        groups.setdefault(who(result.proposed_by), []).append(result)
+    rows = [
+        (
+            name,
+            str(len(mine)),
+            str(sum(r.status == "failed" for r in mine)),
+            str(sum(r in findings.front for r in mine)),
+            human_seconds(sum(r.wall_s for r in mine)),
+            ", ".join(f"episode {r.episode}" for r in mine if r in findings.front) or NONE,
+        )
+        for name, mine in groups.items()
+    ]
+    chosen = findings.result(findings.recommendation.episode)
+    lines = []
+    if chosen is not None and chosen.episode > 0:
+        lines.append(f"The recommended one was found by: {who(chosen.proposed_by)}.")
+    asked = llm_line(findings.record.events)
+    if asked is not None:
+        lines.append(f"{asked}.")
+    return Section(title="Who found what", lines=lines, columns=WHO_COLUMNS, rows=rows, code=-1)
+
+
+def llm_line(events: Sequence[dict[str, Any]]) -> str | None:
     """What the LLM was asked and took; None where none was asked."""
-    asked = [event for event in events if event.get("event") == "llm"]
-    if not asked:
+    cost = llm_cost(events)
+    if cost is None:
         return None
-    tokens = sum(int(event["sent"]) + int(event["received"]) for event in asked)
-    prices = [event["usd"] for event in asked if event["counted"]]
-    known = all(price is not None for price in prices)
-    cost = f"${sum(prices):.4f}" if known else "at a price that is not known"
-    usable = sum(event["outcome"] not in {"unusable", "no_answer"} for event in asked)
-    return f"LLM: {len(asked)} questions, {usable} usable answers, {tokens} tokens, {cost}"
+    price = "at a price that is not known" if cost.usd is None else f"${cost.usd:.4f}"
+    return (
+        f"LLM: {cost.questions} questions, {cost.usable} usable answers, "
+        f"{cost.sent + cost.received} tokens ({cost.sent} sent, {cost.received} received), {price}"
+    )
+
+
+def _learned(findings: Findings) -> Section:
+    """What each method gave in this run, and what that said of earlier ones."""
+    groups: dict[str, list[TrialResult]] = {}
+    for result in findings.record.trials:
+        if result.strategy is not None:
+            for name in dict.fromkeys(step.method for step in result.strategy.steps):
+                groups.setdefault(name, []).append(result)
+    baseline = findings.baseline
+    rows = [
+        (
+            name,
+            str(len(mine)),
+            str(sum(r.status == "failed" for r in mine)),
+            str(sum(r in findings.front for r in mine)),
+            _range((loss(r, baseline) for r in mine if r.status == "ok"), signed_percent),
+            _range((ratio(r, baseline) for r in mine if r.status == "ok"), times),
+        )
+        for name, mine in groups.items()
+    ]
+    lines = [*_skill_lines(findings)]
+    if rows:
+        lines.append("A pipeline counts for each of its methods; ranges are over its trials.")
+    return Section(
+        title="What was learned", lines=lines, columns=METHOD_COLUMNS, rows=rows, code=0
+    )  # fmt: skip
+
+
+def _range(values: Iterable[float | None], show: Any) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return NONE
+    low, high = show(min(known)), show(max(known))
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _skill_lines(findings: Findings) -> list[str]:
+    """What became of the skills that the run started from, and what it leaves."""
+    lines = []
+    started = _last(findings, "skills")
+    if started is not None and started.get("known"):
+        mine = [r for r in findings.record.trials if who(r.proposed_by) == _WHO["start"]]
+        held = [r.label for r in mine if r in findings.front and not r.unmet]
+        missed = [r.label for r in mine if r.label not in held]
+        lines.append(
+            f"Skills: {started['known']} known for such models; tried first: {len(mine)}; "
+            f"confirmed: {', '.join(held) or 'none'}; "
+            f"did not hold up: {', '.join(missed) or 'none'}."
+        )
+    kept = _last(findings, "remembered")
+    if kept is not None:
+        demoted = ", ".join(kept.get("demoted", ())) or "none"
+        lines.append(
+            f"Kept for later runs: what {kept.get('new', 0)} strategies gave; skills demoted by "
+            f"that: {demoted}."
+        )
+    return lines
+
+
+def _last(findings: Findings, name: str) -> dict[str, Any] | None:
+    events = (e for e in reversed(findings.record.events) if e.get("event") == name)
+    return next(events, None)
+
+
+def _untried(findings: Findings) -> Section:
+    """What is left of the space, what was never looked at, and what was refused, by reason."""
+    record = findings.record
+    tried = [r.strategy for r in record.trials if r.strategy is not None]
+    used = {step.method for strategy in tried for step in strategy.steps}
+    lines = []
+    started = _last(findings, "started")
+    if started is not None and "strategies" in started:
+        outside = {
+            e["label"] for e in _user(findings, "try") if not e.get("in_space", True)
+        }  # asked for by the user, and not in the space
+        inside = sum(result.label not in outside for result in record.trials)
+        whole = int(started["strategies"])
+        lines.append(f"{whole - inside} of the {whole} strategies of the search space.")
+        never = [name for name in started.get("methods", ()) if name not in used]
+        if never:
+            lines.append(f"Methods of the space that were never tried: {', '.join(never)}.")
+    excluded: dict[str, None] = {}
+    for event in _user(findings, "exclude", "include"):
+        if event["command"] == "exclude":
+            excluded[event["method"]] = None
+        else:
+            excluded.pop(event["method"], None)
+    if excluded:
+        lines.append(f"Excluded by the user: {', '.join(excluded)}.")
+    rows = _refused_rows(refusals(record))
+    if rows:
+        lines.append(
+            f"Refused at planning, before anything was loaded: {len(refusals(record))} "
+            "strategies or methods (each one is in events.jsonl):"
+        )
+    return Section(title="What was not tried", lines=lines, columns=REFUSED_COLUMNS, rows=rows)
+
+
+def _user(findings: Findings, *commands: str) -> list[dict[str, Any]]:
+    return [
+        event
+        for event in findings.record.events
+        if event.get("event") == "user" and event.get("command") in commands
+    ]
+
+
+def _refused_rows(refused: Sequence[tuple[str, str]]) -> Rows:
+    """One row per reason, the most frequent first."""
+    count = Counter(reason for _, reason in refused)
+    first: dict[str, str] = {}
+    for label, reason in refused:
+        first.setdefault(reason, label)
+    rows: Rows = [(str(n), first[reason], reason) for reason, n in count.most_common(REFUSED_ROWS)]
+    rest = len(refused) - sum(int(row[0]) for row in rows)
+    if rest:
+        rows.append((str(rest), NONE, f"{len(count) - REFUSED_ROWS} more reasons"))
+    return rows

@@ -59,7 +59,7 @@ def write_report(record: ExperimentRecord, stop_reason: str) -> Report:
     if any(result.scores for result in record.results):
         write_bytes(folder / SCORES_FILE, scores_png(findings))
         names = (*names, SCORES_FILE)
-    write_text(folder / PAGE_FILE, front_html(findings))
+    write_text(folder / PAGE_FILE, front_html(findings, stop_reason))
     write_text(folder / REPORT_FILE, report_markdown(findings, stop_reason))
     write_json(folder / FINAL_FILE, final_document(findings, stop_reason))
     return Report(findings=findings, files=tuple(folder / name for name in names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()  # the user's commands come from another thread
         if path.exists():
             data = path.read_bytes()
             if data and not data.endswith(b"\n"):
@@ -27,7 +29,7 @@ class EventLog:
     def add(self, event: str, **fields: Any) -> None:
         """Append one event with the time; anything that looks like a key is blotted out."""
         line = canonical({"time": round(time.time(), 3), "event": event, **plain(fields)})
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._lock, self.path.open("a", encoding="utf-8") as file:
             file.write(_SECRET.sub("[key]", line) + "\n")
 
 
