@@ -8,6 +8,7 @@ from pathlib import Path
 
 from paredown.coordinate.advisor import Endpoint
 from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_endpoint
+from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import first_strategies, remember, skill_store
@@ -76,7 +77,8 @@ def run_experiment(
                 experiment = _open(folder, plan)
                 _announce(choice, plan, experiment, listen)
                 try:
-                    return _search(plan, experiment, executor, listen, endpoint, skills)
+                    with RunMeter(plan.config, experiment.events) as meter:
+                        return _search(plan, experiment, executor, listen, endpoint, skills, meter)
                 finally:  # whatever ended it: what was finished is worth knowing
                     remember(folder, store)
         finally:
@@ -156,8 +158,9 @@ def _search(
     listen: Listener,
     endpoint: Endpoint | None,
     skills: tuple[Skill, ...],
+    meter: RunMeter,
 ) -> ExperimentRecord:
-    config = plan.config
+    config, listen = plan.config, meter.after_results(listen)
     run = Run(
         plan=plan,
         experiment=experiment,
@@ -182,6 +185,8 @@ def _search(
     except KeyboardInterrupt:
         experiment.events.add("stopped", reason="stopped at once by the user (Ctrl-C)")
         raise
+    finally:
+        meter.note()
     experiment.events.add("stopped", reason=reason)
     write_report(read_experiment(experiment.folder), reason)
     return read_experiment(experiment.folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 from torch import Tensor
 
+from paredown.evaluate.energy import measure_energy
 from paredown.evaluate.footprint import measure_cache, measure_memory, measure_size
 from paredown.evaluate.latency import measure_latency, measure_speedup
 from paredown.evaluate.quality import BaseOutputs, for_quality, measure_quality
@@ -50,19 +51,21 @@ def evaluate_folder(
     progress(0.1, "latency")
     latency = measure_latency(model, config, device=device)
     memory = [*measure_memory(device), *measure_cache(model, device=device)]
+    progress(0.3, "energy")
+    energy, missing = measure_energy(model, config, device=device)
     progress(0.4, "quality")
     quality = measure_quality(
         for_quality(model, device), tokens, base(), protocol=protocol, device=device
     )
     del model
-    found = [*quality, *latency, *memory, *measure_size(folder, base_bytes)]
+    found = [*quality, *latency, *energy, *memory, *measure_size(folder, base_bytes)]
     if base_folder != folder and _has_room(base_bytes, device):
         progress(0.85, "decode speed beside the base")
         # `for_quality` may have widened the model: what is compared is the model as it is served.
         served = load(folder, device=device, trust_remote_code=trust_remote_code)
         reference = load(base_folder, device=device, trust_remote_code=trust_remote_code)
         found.append(measure_speedup(served, reference, config, device=device))
-    return Evaluation(tuple(found), notes)
+    return Evaluation(tuple(found), (*notes, *missing))
 
 
 def _has_room(base_bytes: int, device: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from paredown.report.cost import as_json, search_cost
+from paredown.report.energy import energy_document
 from paredown.report.findings import Findings
 from paredown.report.front import COLUMNS, objective_measurement
 from paredown.report.limits import broken, in_limits
@@ -58,7 +59,7 @@ def final_document(findings: Findings, stop_reason: str | None) -> dict[str, Any
             "met": chosen.meets_limits,
             "nearest": _nearest(nearest, findings),
         },
-        "cost": as_json(search_cost(record)),
+        "cost": {**as_json(search_cost(record)), **energy_document(findings)},
     }
 
 

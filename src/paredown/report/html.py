@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from paredown.report.energy import energy_lines
 from paredown.report.findings import Findings
 from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
 from paredown.report.tables import FRONT_COLUMNS, Rows, failures, front_rows
@@ -39,6 +40,7 @@ code {{ overflow-wrap: anywhere; }}
 <h2>Front</h2>
 {table}
 {failed}
+{energy}
 </body>
 </html>
 """
@@ -84,6 +86,7 @@ def front_html(findings: Findings) -> str:
             FRONT_COLUMNS, front_rows(record.results, findings.front, findings.recommendation)
         ),
         failed=_failed(findings),
+        energy=_energy(findings),
     )
 
 
@@ -243,6 +246,10 @@ def _table(columns: Sequence[str], rows: Rows) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
+
+
+def _energy(findings: Findings) -> str:
+    return "\n".join(f"<p>{escape(line)}</p>" for line in energy_lines(findings))
 
 
 def _failed(findings: Findings) -> str:

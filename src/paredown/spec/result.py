@@ -120,7 +120,8 @@ class TrialResult(BaseModel):
     model_size_gb: float | None = None
     """Weights files on disk, 1e9 bytes."""
     energy_joules: float | None = None
-    """Not measured in this version."""
+    """Per generated token, above the power at idle: measured where the hardware counts it, else
+    estimated (`source` of the measurement `energy`)."""
     compression_ratio: float | None = None
     """Base weights files / artifact weights files."""
 

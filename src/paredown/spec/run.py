@@ -41,6 +41,9 @@ class EvaluateConfig(BaseModel):
     """Tokens decoded per repeat of the latency measurement."""
     repeats: int = Field(default=5, ge=2)
     """Repeats of the latency measurement, after one warm-up."""
+    energy_s: float = Field(default=0.5, ge=0, le=60)
+    """Seconds of each of the three windows over which energy per token is measured, decoding and
+    prefilling; 0: no energy is measured, nor that of the whole run."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks to score on: names, `lm-eval:NAME`, or .jsonl files of questions."""
     limit: int = Field(default=100, ge=0)
@@ -138,6 +141,9 @@ class RunConfig(BaseModel):
     coordinator: Literal["auto", "llm", "search"] = "auto"
     """Whether an LLM advises the search; auto: if a key or an endpoint is configured."""
     llm: LlmConfig = LlmConfig()
+    country: str | None = None
+    """Country whose grid feeds the machine, three letters of ISO 3166, for the CO2e of the run;
+    None: the average of the world."""
     skills: bool = True
     """Whether to start from what earlier experiments taught, and to remember this one."""
     skills_file: Path | None = None
@@ -145,6 +151,11 @@ class RunConfig(BaseModel):
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
+
+    @field_validator("country")
+    @classmethod
+    def _in_capitals(cls, country: str | None) -> str | None:
+        return None if country is None else country.strip().upper()
 
     @model_validator(mode="before")
     @classmethod
