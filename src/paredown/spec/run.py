@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paredown.spec.benchmarks import split_request
+from paredown.spec.speed import Grid
 from paredown.spec.target import Limits
 
 PolicyName = Annotated[
@@ -40,7 +41,12 @@ class EvaluateConfig(BaseModel):
     decode_tokens: int = Field(default=32, ge=4)
     """Tokens decoded per repeat of the latency measurement."""
     repeats: int = Field(default=5, ge=2)
-    """Repeats of the latency measurement, after one warm-up."""
+    """Repeats of the latency measurement at least, after one warm-up."""
+    repeat_s: float = Field(default=5.0, gt=0)
+    """Seconds within which repeats go on until the intervals of the medians are within 5 %."""
+    grid: Grid | None = None
+    """Prompt lengths and batch sizes at which latency and throughput are measured as well; None:
+    only at `prompt_tokens`, batch 1. `paredown evaluate` has a grid of its own."""
     energy_s: float = Field(default=0.5, ge=0, le=60)
     """Seconds of each of the three windows over which energy per token is measured, decoding and
     prefilling; 0: no energy is measured, nor that of the whole run."""
