@@ -11,7 +11,9 @@ from paredown.spec.infer import infer_spec
 from paredown.spec.run import CalibrationConfig, EvaluateConfig
 from paredown.testing.tiny import tiny_model
 
-EVALUATE = EvaluateConfig(tokens=512, window=64, prompt_tokens=8, decode_tokens=4, repeats=2)
+EVALUATE = EvaluateConfig(
+    tokens=512, window=64, prompt_tokens=8, decode_tokens=4, repeats=2, repeat_s=0.1, energy_s=0
+)
 CALIBRATION = CalibrationConfig(samples=4, length=64)
 
 

@@ -14,6 +14,7 @@ from paredown.analysis.statistics import (
     mean_stderr,
     median_spread,
     paired_bootstrap_ci,
+    quantile_spread,
 )
 
 
@@ -176,3 +177,25 @@ def test_bad_bootstrap_settings_are_refused(n_boot: int, level: float) -> None:
     with pytest.raises(ValueError, match="n_boot"):
         paired_bootstrap_ci([1, 2], [1, 2], statistic=difference, seed=0,
                             n_boot=n_boot, level=level)  # fmt: skip
+
+
+def test_quantile_hand_worked() -> None:
+    found = quantile_spread([5.0, 1.0, 2.0, 4.0, 3.0], 0.9)
+    assert found.value == pytest.approx(4.6)
+    assert found.n == 5
+    assert quantile_spread([2.0], 0.9).stderr is None
+    assert quantile_spread([3.0, 3.0, 3.0], 0.9).stderr == 0.0
+
+
+def test_quantile_error_is_that_of_repeating_the_experiment() -> None:
+    # Of n values of the uniform distribution the quantile p varies by sqrt(p (1 - p) / n).
+    samples = np.random.default_rng(1).uniform(size=(40, 400))
+    errors = [quantile_spread(sample, 0.9, n_boot=200).stderr for sample in samples]
+    assert np.mean([e for e in errors if e]) == pytest.approx(math.sqrt(0.09 / 400), rel=0.15)
+    assert quantile_spread(samples[0], 0.9) == quantile_spread(samples[0], 0.9)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 2.0])
+def test_bad_shares_are_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        quantile_spread([1.0, 2.0], share)

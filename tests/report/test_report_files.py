@@ -87,6 +87,10 @@ def test_final_results_hold_the_whole_answer(tmp_path: Path) -> None:
         "wall_s": 53.0, "compress_s": 20.0, "evaluate_s": 25.0, "episodes_ok": 4,
         "episodes_failed": 1, "refused": 1, "overhead_share": pytest.approx(8 / 53, abs=1e-4),
         "llm": None,
+        "energy": None,
+        "payback": {
+            "tokens": None, "in_words": "not known: the energy of the search was not metered",
+        },
     }  # fmt: skip
 
 

@@ -143,6 +143,34 @@ def _order_chances(n: int, k: int) -> FloatArray:
     return np.diff(at_or_below)
 
 
+def quantile_spread(
+    values: ArrayLike, share: float, *, seed: int = 0, n_boot: int = 2000
+) -> Estimate:
+    """Quantile of independent values (linear between two of them), with its bootstrap's error.
+
+    From few values a quantile near the end is little more than the largest; the error tells.
+
+    Args:
+        share: of values below the quantile, between 0 and 1.
+        seed: equal seeds give equal errors.
+        n_boot: resamples.
+
+    Raises:
+        ValueError: no values, not one-dimensional, not finite, or `share` out of range.
+
+    Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
+    """
+    sample = _sample(values, "values")
+    if not 0 < share < 1:
+        raise ValueError(f"share must be in (0, 1), got {share:g}")
+    n, value = len(sample), float(np.quantile(sample, share))
+    if n == 1:
+        return Estimate(value=value, stderr=None, n=1)
+    draws = np.random.default_rng(seed).integers(n, size=(n_boot, n))
+    replicates = np.quantile(sample[draws], share, axis=1)
+    return Estimate(value=value, stderr=float(replicates.std(ddof=1)), n=n)
+
+
 def paired_bootstrap_ci(
     a: ArrayLike,
     b: ArrayLike,

@@ -33,6 +33,10 @@ def evaluate(
     margin: Annotated[
         float, typer.Option(help="Difference of a score that does not matter to you.")
     ] = 0.02,
+    grid: Annotated[
+        str,
+        typer.Option(help="Prompt lengths and batch sizes at which speed is measured; or off."),
+    ] = "32,128,512x1,4",
     only_benchmarks: Annotated[
         bool,
         typer.Option("--only-benchmarks", help="Leave out perplexity, KL, latency and memory."),
@@ -67,12 +71,15 @@ def evaluate(
     from paredown.report.tables import (
         NUMBER_COLUMNS,
         SCORE_COLUMNS,
+        SPEED_COLUMNS,
         number_rows,
         score_notes,
         score_rows,
+        speed_rows,
     )
     from paredown.report.terminal import TextTable
     from paredown.spec.serial import readable
+    from paredown.spec.speed import Grid
     from paredown.store.atomic import write_json
 
     console = Console(stderr=as_json, highlight=False)
@@ -85,6 +92,7 @@ def evaluate(
                 tokens=tokens,
                 limit=limit,
                 margin=margin,
+                grid=Grid.parse(grid),
                 chat_template=chat_template,
                 allow_unsandboxed_code=allow_unsandboxed_code,
             ),
@@ -100,6 +108,11 @@ def evaluate(
         print(readable(result), end="")
         return
     console.print(TextTable(columns=NUMBER_COLUMNS, rows=number_rows(result), title=result.label))
+    if result.speed:
+        console.print()
+        title = "Speed: median ± half of its 95 % interval, 90 % quantile, throughput"
+        console.print(TextTable(columns=SPEED_COLUMNS, rows=speed_rows(result), title=title))
+        console.print("* time was up before the intervals were within 5 %")
     if result.scores:
         console.print()
         rows = [row[2:] for row in score_rows([result])]  # without number and strategy

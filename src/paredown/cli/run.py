@@ -100,6 +100,10 @@ def run(
         Path | None, typer.Option(help="Folder with offline data sets (also: PAREDOWN_DATA).")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    country: Annotated[
+        str | None,
+        typer.Option(help="Three letters (DEU): grid for the CO2e of the run (default: world)."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same proposals.")] = None,
     eval_tokens: Annotated[
         int | None, typer.Option(help="Tokens of held-out text per measurement (default: 8192).")
@@ -156,6 +160,7 @@ def run(
         "skills_file": None if skills is None else skills.resolve(),
         "device": device,
         "seed": seed,
+        "country": country,
         "calibration": {"source": calibration},
         "evaluate": {
             "tokens": eval_tokens,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from paredown.coordinate.advisor import Advisor
 from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_advisor
+from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import first_strategies, remember, skill_store
@@ -98,11 +99,14 @@ def _run_plan(
             experiment = _open(folder, plan)
             _announce(choice, plan, experiment, listen)
             policy = _policy(plan, experiment, advisor, skills)
-            run = _make_run(plan, experiment, executor, policy, listen, steering)
-            try:
-                reason = _search(run)
-            finally:  # whatever ended it: what was finished is worth knowing
-                remember(folder, store)
+            with RunMeter(plan.config, experiment.events) as meter:
+                told = meter.after_results(listen)
+                run = _make_run(plan, experiment, executor, policy, told, steering)
+                try:
+                    reason = _search(run)
+                finally:  # whatever ended it: what was finished is worth knowing
+                    meter.note()
+                    remember(folder, store)
             experiment.events.add("stopped", reason=reason)
             write_report(read_experiment(folder), reason)
             return read_experiment(folder)

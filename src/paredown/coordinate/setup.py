@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paredown.errors import ConfigError, ExperimentError, ModelError
+from paredown.evaluate.carbon import check_country
 from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
@@ -27,8 +28,8 @@ from paredown.spec.target import Device, Target
 from paredown.store.atomic import write_json
 from paredown.store.home import home
 
-EXTENDABLE = ("episodes", "budget_h", "trial_timeout_h", "worker_memory_gb", "patience")
-"""Settings that may differ when an experiment is resumed: they change how long, not what."""
+EXTENDABLE = ("episodes", "budget_h", "trial_timeout_h", "worker_memory_gb", "patience", "country")
+"""Settings that may differ when an experiment is resumed: they change no measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ def prepare(config: RunConfig) -> Plan:
     Raises:
         ConfigError: whatever is wrong, before anything expensive starts.
     """
+    check_country(config.country)
     check_text_name(config.data)
     check_benchmarks(config.evaluate, config.data_dir)
     text = check_text(config.data, config.calibration.source, config.data_dir)

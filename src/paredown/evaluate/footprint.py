@@ -68,23 +68,6 @@ def _kind(name: str) -> str:
     return "embeddings" if _EMBEDDINGS.search(name) else "weights"
 
 
-def measure_memory(device: str) -> list[Measurement]:
-    """Peak memory of this process so far, which has only loaded and served the model."""
-    if device == "cuda":
-        import torch
-
-        peak, how = torch.cuda.max_memory_allocated(), "peak allocated by torch on the GPU"
-    else:
-        peak = peak_rss()
-        how = "peak resident memory of a fresh process that loads the model and serves prompts"
-    return [
-        Measurement(
-            name="peak_memory", value=peak, unit=Unit.BYTES, n=1, stderr=None,
-            lower_is_better=True, source="measured", how=how,
-        )
-    ]  # fmt: skip
-
-
 def measure_cache(model: Any, *, device: str) -> list[Measurement]:
     """Bytes that one token of context takes in the key-value cache; nothing if there is none."""
     import torch

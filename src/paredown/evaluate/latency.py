@@ -1,19 +1,26 @@
-"""Prefill and decode latency of a model as it is loaded."""
+"""Prefill and decode latency of a model as it is loaded, alone and in turns with its base."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+import numpy as np
 import torch
 
-from paredown.analysis.statistics import median_spread
+from paredown.analysis.statistics import median_spread, paired_bootstrap_ci, quantile_spread
+from paredown.evaluate.timing import (
+    Times,
+    is_tight,
+    machine_words,
+    prompts,
+    repeat,
+    timed,
+)
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.units import Unit
 
-_SHORT_PROMPT = 32
-"""Prompt of the comparison with the base, which is about decoding."""
+_P90 = 0.9
 
 
 @torch.inference_mode()
@@ -22,89 +29,106 @@ def measure_latency(
 ) -> list[Measurement]:
     """Milliseconds per prompt token (prefill) and per generated token (decode), batch 1.
 
-    One warm-up, then `config.repeats` prompts of random tokens; each decodes greedily with the
-    key-value cache. Reported are the medians over repeats.
+    After a warm-up prompts of random tokens are read, each decoded greedily with the key-value
+    cache: `config.repeats` of them, and more until the medians are known to 5 % or
+    `config.repeat_s` has passed. Reported are medians and 90 % quantiles over repeats.
     """
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    prefill, decode = [], []
-    for _ in range(config.repeats + 1):
-        prompt = torch.randint(0, vocabulary, (1, config.prompt_tokens), generator=generator)
-        seconds = _one(model, prompt.to(device), config.decode_tokens, device)
-        prefill.append(seconds[0] * 1e3 / config.prompt_tokens)
-        decode.append(seconds[1] * 1e3 / config.decode_tokens)
-    threads = torch.get_num_threads()
+
+    def once() -> tuple[float, float]:
+        prompt = prompts(model, 1, config.prompt_tokens, generator)
+        return timed(model, prompt.to(device), config.decode_tokens, device)
+
+    once()
+    times = Times()
+    repeat(
+        lambda: times.add(once()),
+        lambda: times.tight,
+        at_least=config.repeats,
+        budget_s=config.repeat_s,
+    )
     how = (
-        f"median of {config.repeats} repeats after a warm-up, batch 1, prompt "
-        f"{config.prompt_tokens}, decode {config.decode_tokens}, {device}, {threads} threads, "
-        "time.perf_counter"
+        f"{len(times.decode)} repeats after a warm-up, batch 1, prompt {config.prompt_tokens}, "
+        f"decode {config.decode_tokens}, {machine_words(device)}"
     )
     return [
-        _measurement("decode_latency", decode[1:], how),
-        _measurement("prefill_latency", prefill[1:], how),
+        *_latencies("decode_latency", times.decode, config.decode_tokens, how),
+        *_latencies("prefill_latency", times.prefill, config.prompt_tokens, how),
     ]
 
 
 @torch.inference_mode()
 def measure_speedup(
     model: Any, base: Any, config: EvaluateConfig, *, device: str, seed: int = 0
-) -> Measurement:
-    """Decode speed of `model` relative to `base`, measured in turns.
+) -> list[Measurement]:
+    """Speed of `model` relative to `base`, decoding and reading prompts, measured in turns.
 
     Both are in this process and take turns, so that whatever slows the machine slows both. The
-    ratio is taken pair by pair; reported are its median and the median's standard error.
+    ratio is taken pair by pair; reported are its median, the median's standard error and interval.
     """
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = model.get_input_embeddings().num_embeddings
     n_decode = max(config.decode_tokens // 2, 4)
-    ratios = []
-    for _ in range(config.repeats + 1):
-        prompt = torch.randint(0, vocabulary, (1, _SHORT_PROMPT), generator=generator).to(device)
-        _, mine = _one(model, prompt, n_decode, device)
-        _, reference = _one(base, prompt, n_decode, device)
-        ratios.append(reference / mine)
-    spread = median_spread(ratios[1:])
+
+    def once() -> tuple[float, float]:
+        prompt = prompts(model, 1, config.prompt_tokens, generator).to(device)
+        mine = timed(model, prompt, n_decode, device)
+        reference = timed(base, prompt, n_decode, device)
+        return reference[0] / mine[0], reference[1] / mine[1]
+
+    once()
+    ratios = Times()
+    repeat(
+        lambda: ratios.add(once()),
+        lambda: is_tight(ratios.decode),
+        at_least=config.repeats,
+        budget_s=config.repeat_s,
+    )
+    how = (
+        f"base and artifact in turns, {len(ratios.decode)} pairs after a warm-up, prompt "
+        f"{config.prompt_tokens}, {n_decode} tokens, {machine_words(device)}; median of the ratios"
+    )
+    return [
+        _ratio("speedup", ratios.decode, f"decode of {how}"),
+        _ratio("prefill_speedup", ratios.prefill, f"prefill of {how}"),
+    ]
+
+
+def _ratio(name: str, ratios: list[float], how: str) -> Measurement:
+    spread = median_spread(ratios)
+    interval = paired_bootstrap_ci(
+        ratios, ratios, statistic=lambda a, _: float(np.median(a)), seed=0
+    )
     return Measurement(
-        name="speedup",
+        name=name,
         value=spread.value,
         unit=Unit.RATIO,
         n=spread.n,
         stderr=spread.stderr,
+        low=interval.low,
+        high=interval.high,
         lower_is_better=False,
-        source="measured",
-        how=(
-            f"decode of base and artifact in turns, {config.repeats} pairs after a warm-up, "
-            f"prompt {_SHORT_PROMPT}, {n_decode} tokens; median of the ratios"
-        ),
-    )
-
-
-def _one(model: Any, prompt: torch.Tensor, n_decode: int, device: str) -> tuple[float, float]:
-    start = _now(device)
-    output = model(prompt, use_cache=True)
-    token = output.logits[:, -1:].argmax(-1)
-    middle = _now(device)
-    for _ in range(n_decode):
-        output = model(token, past_key_values=output.past_key_values, use_cache=True)
-        token = output.logits[:, -1:].argmax(-1)
-    return middle - start, _now(device) - middle
-
-
-def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _measurement(name: str, values: list[float], how: str) -> Measurement:
-    spread = median_spread(values)
-    return Measurement(
-        name=name,
-        value=spread.value,
-        unit=Unit.MS_PER_TOKEN,
-        n=spread.n,
-        stderr=spread.stderr,
-        lower_is_better=True,
         source="measured",
         how=how,
     )
+
+
+def _latencies(name: str, seconds: list[float], tokens: int, how: str) -> list[Measurement]:
+    """Median and 90 % quantile, per token."""
+    values = [s * 1e3 / tokens for s in seconds]
+    found = (
+        (name, median_spread(values), "median"),
+        (f"{name}_p90", quantile_spread(values, _P90), "90 % quantile"),
+    )
+    return [
+        Measurement(
+            name=called,
+            value=spread.value,
+            unit=Unit.MS_PER_TOKEN,
+            n=spread.n,
+            stderr=spread.stderr,
+            lower_is_better=True,
+            source="measured",
+            how=f"{what} of {how}",
+        )
+        for called, spread, what in found
+    ]

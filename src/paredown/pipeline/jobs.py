@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
+from paredown.spec.speed import SpeedPoint
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Device
 from paredown.store.cache import Cache
@@ -337,6 +338,7 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
     return {
         "measurements": [m.model_dump(mode="json") for m in found.measurements],
         "notes": found.notes,
+        "speed": [p.model_dump(mode="json") for p in found.speed],
     }
 
 
@@ -366,6 +368,11 @@ def _score(job: ScoreJob, folder: Path, progress: Progress) -> dict[str, Any]:
 def scores_of(result: dict[str, Any]) -> tuple[TaskScore, ...]:
     """The scores in an evaluation's result."""
     return tuple(TaskScore.model_validate(s) for s in result["scores"])
+
+
+def speed_of(result: dict[str, Any]) -> tuple[SpeedPoint, ...]:
+    """The grid of an evaluation's result."""
+    return tuple(SpeedPoint.model_validate(p) for p in result["speed"])
 
 
 def measurements_of(result: dict[str, Any]) -> tuple[Measurement, ...]:

@@ -26,6 +26,7 @@ from paredown.pipeline.jobs import (
     VerifyJob,
     measurements_of,
     scores_of,
+    speed_of,
 )
 from paredown.pipeline.screening import why_not_scored
 from paredown.spec.infer import infer_spec
@@ -40,6 +41,7 @@ from paredown.spec.result import (
     flat_fields,
 )
 from paredown.spec.run import CalibrationConfig, EvaluateConfig
+from paredown.spec.speed import SpeedPoint
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Device, Limits
 from paredown.spec.units import Unit
@@ -248,6 +250,7 @@ def measure(
             **common,
             status="ok",
             measurements=measured,
+            speed=speed_of(found),
             notes=tuple(dict.fromkeys((*built.notes, *found["notes"]))),
             artifact=None if strategy is None else f"{folder.name}/artifact",
             **flat_fields(measured),
@@ -295,9 +298,11 @@ def measure_folder(
     clock = _Clock(bench, folder, timeout_s, watch)
     try:
         measured, notes = _sizes(bench, model), ()
+        speed: tuple[SpeedPoint, ...] = ()
         if not only_benchmarks:
             found = clock.run(_evaluate_job(bench, model), "evaluate")
             measured, notes = measurements_of(found), tuple(found["notes"])
+            speed = speed_of(found)
         result = TrialResult(
             episode=0,
             strategy=None,
@@ -305,6 +310,7 @@ def measure_folder(
             kind="evaluation",
             status="ok",
             measurements=measured,
+            speed=speed,
             notes=notes,
             **flat_fields(measured),
         )

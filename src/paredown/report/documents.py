@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from paredown.report.cost import as_json, llm_cost, search_cost
+from paredown.report.energy import energy_document
 from paredown.report.findings import Findings
 from paredown.report.front import COLUMNS, objective_measurement
 from paredown.report.limits import broken, in_limits
@@ -60,7 +61,11 @@ def final_document(findings: Findings, stop_reason: str | None) -> dict[str, Any
             "met": chosen.meets_limits,
             "nearest": _nearest(nearest, findings),
         },
-        "cost": {**as_json(search_cost(record)), "llm": None if llm is None else asdict(llm)},
+        "cost": {
+            **as_json(search_cost(record)),
+            "llm": None if llm is None else asdict(llm),
+            **energy_document(findings),
+        },
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from paredown.report.energy import energy_lines
 from paredown.report.findings import Findings
 from paredown.report.story import Section, result_lines, story
 from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
@@ -44,6 +45,7 @@ code {{ overflow-wrap: anywhere; }}
 <p>{legend}</p>
 {story}
 {failed}
+{energy}
 </body>
 </html>
 """
@@ -92,6 +94,7 @@ def front_html(findings: Findings, stop_reason: str | None = None) -> str:
         legend=escape(LEGEND),
         story="\n".join(map(_section, story(findings))),
         failed=_failed(findings),
+        energy=_energy(findings),
     )
 
 
@@ -261,6 +264,10 @@ def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], style: str =
     )
     kind = f' class="{style}"' if style else ""
     return f"<table{kind}>\n<tr>{head}</tr>\n{body}\n</table>"
+
+
+def _energy(findings: Findings) -> str:
+    return "\n".join(f"<p>{escape(line)}</p>" for line in energy_lines(findings))
 
 
 def _failed(findings: Findings) -> str:

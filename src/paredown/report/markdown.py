@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from paredown.report.cost import search_cost
+from paredown.report.energy import energy_lines
 from paredown.report.findings import Findings
 from paredown.report.limits import in_limits
 from paredown.report.story import llm_line, story
@@ -216,6 +217,7 @@ def _cost(findings: Findings) -> list[str]:
         f"- {cost.episodes_ok} episodes finished, {cost.episodes_failed} failed, "
         f"{cost.refused} refused at planning, before anything was loaded",
     ]
+    lines += [f"- {_text(line)}" for line in energy_lines(findings)]
     asked = llm_line(findings.record.events)
     return ["\n".join([*lines, *([f"- {_text(asked)}"] if asked else [])])]
 

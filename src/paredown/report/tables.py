@@ -10,6 +10,7 @@ from paredown.report.recommend import Recommendation
 from paredown.report.words import (
     NONE,
     loss,
+    number,
     one_line,
     ratio,
     signed_percent,
@@ -18,8 +19,9 @@ from paredown.report.words import (
     with_error,
     with_unit,
 )
-from paredown.spec.result import TrialResult
+from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.scores import Comparison, TaskScore
+from paredown.spec.speed import Timing
 from paredown.spec.units import Unit, human_bytes, human_seconds
 
 FRONT_COLUMNS = (
@@ -31,6 +33,9 @@ MEASUREMENT_COLUMNS = ("name", "value", "unit", "stderr", "n", "source", "how")
 SCORE_COLUMNS = (
     "#", "strategy", "benchmark", "metric", "score", "95 % interval", "base", "change",
     "lost/gained", "items",
+)  # fmt: skip
+SPEED_COLUMNS = (
+    "prompt", "batch", "prefill ms", "p90", "tokens/s", "ms per step", "p90", "tokens/s", "n",
 )  # fmt: skip
 NUMBER_COLUMNS = ("what", "value", "n", "source")
 LEGEND = "* recommended, + runner-up, k knee, ! misses a limit"
@@ -92,10 +97,36 @@ def number_rows(result: TrialResult) -> Rows:
     """What was measured besides benchmarks, in the order of `NUMBER_COLUMNS`."""
     scored = {score.name for score in result.scores}
     return [
-        (m.name.replace("_", " "), with_unit(m), str(m.n), m.source)
+        (m.name.replace("_", " "), with_unit(m) + _interval(m), str(m.n), m.source)
         for m in result.measurements
         if m.name not in scored
     ]
+
+
+def _interval(m: Measurement) -> str:
+    if m.low is None or m.high is None:
+        return ""
+    return f" (95 %: {number(m.low, m.stderr)} to {number(m.high, m.stderr)})"
+
+
+def speed_rows(result: TrialResult) -> Rows:
+    """One row per point of the grid, in the order of `SPEED_COLUMNS`; `*` where time was up."""
+    return [
+        (
+            str(point.prompt_tokens),
+            str(point.batch),
+            *_timing(point.prefill),
+            *_timing(point.decode),
+            str(point.n) if point.tight else f"{point.n} *",
+        )
+        for point in result.speed
+    ]
+
+
+def _timing(found: Timing) -> tuple[str, str, str]:
+    half = (found.high_ms - found.low_ms) / 2
+    median = number(found.median_ms, half) + (f" ± {number(half, half)}" if half else "")
+    return median, number(found.p90_ms), number(found.tokens_per_s)
 
 
 def score_rows(results: Sequence[TrialResult]) -> Rows:

@@ -22,7 +22,7 @@ _LEFT = {
 }  # fmt: skip
 _FOLDED = {"strategy": 14, "cause": 20, "how": 14, "perplexity": 10, "ms/token": 8}
 """Columns that may be folded, and the width that they keep."""
-_DROPPED = ("how", "metric", "base", "time", "KL", "kind", "speed", "memory")
+_DROPPED = ("how", "metric", "base", "time", "KL", "kind", "speed", "memory", "p90")
 """Columns that go, in this order, when the terminal is too narrow for all."""
 _GAP = 2
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
 from paredown.spec.scores import TaskScore
 from paredown.spec.serial import SCHEMA_VERSION
+from paredown.spec.speed import SpeedPoint
 from paredown.spec.strategy import Strategy
 from paredown.spec.units import GB, Unit
 from paredown.spec.verdict import verdict
@@ -37,6 +38,9 @@ class Measurement(BaseModel):
     """Independent samples behind the value (windows or repeats, not tokens)."""
     stderr: float | None
     """Standard error of the value; None when n == 1."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval, where one was computed."""
     lower_is_better: bool
     source: Source
     """`measured`, `derived` exactly from measurements, or `estimated` by a model."""
@@ -95,6 +99,8 @@ class TrialResult(BaseModel):
     measurements: tuple[Measurement, ...] = ()
     scores: tuple[TaskScore, ...] = ()
     """Benchmarks, each compared with the base on the same items."""
+    speed: tuple[SpeedPoint, ...] = ()
+    """Latency and throughput over a grid, where one was asked for."""
     failure: Failure | None = None
     unmet: tuple[str, ...] = ()
     """Limits of the user that this result does not meet, in words."""
@@ -120,7 +126,8 @@ class TrialResult(BaseModel):
     model_size_gb: float | None = None
     """Weights files on disk, 1e9 bytes."""
     energy_joules: float | None = None
-    """Not measured in this version."""
+    """Per generated token, above the power at idle: measured where the hardware counts it, else
+    estimated (`source` of the measurement `energy`)."""
     compression_ratio: float | None = None
     """Base weights files / artifact weights files."""
 

@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paredown.spec.benchmarks import split_request
+from paredown.spec.speed import Grid
 from paredown.spec.target import Limits
 
 PolicyName = Annotated[
@@ -40,7 +41,15 @@ class EvaluateConfig(BaseModel):
     decode_tokens: int = Field(default=32, ge=4)
     """Tokens decoded per repeat of the latency measurement."""
     repeats: int = Field(default=5, ge=2)
-    """Repeats of the latency measurement, after one warm-up."""
+    """Repeats of the latency measurement at least, after one warm-up."""
+    repeat_s: float = Field(default=5.0, gt=0)
+    """Seconds within which repeats go on until the intervals of the medians are within 5 %."""
+    grid: Grid | None = None
+    """Prompt lengths and batch sizes at which latency and throughput are measured as well; None:
+    only at `prompt_tokens`, batch 1. `paredown evaluate` has a grid of its own."""
+    energy_s: float = Field(default=0.5, ge=0, le=60)
+    """Seconds of each of the three windows over which energy per token is measured, decoding and
+    prefilling; 0: no energy is measured, nor that of the whole run."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks to score on: names, `lm-eval:NAME`, or .jsonl files of questions."""
     limit: int = Field(default=100, ge=0)
@@ -138,6 +147,9 @@ class RunConfig(BaseModel):
     coordinator: Literal["auto", "llm", "search"] = "auto"
     """Whether an LLM advises the search; auto: if a key or an endpoint is configured."""
     llm: LlmConfig = LlmConfig()
+    country: str | None = None
+    """Country whose grid feeds the machine, three letters of ISO 3166, for the CO2e of the run;
+    None: the average of the world."""
     skills: bool = True
     """Whether to start from what earlier experiments taught, and to remember this one."""
     skills_file: Path | None = None
@@ -145,6 +157,11 @@ class RunConfig(BaseModel):
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
+
+    @field_validator("country")
+    @classmethod
+    def _in_capitals(cls, country: str | None) -> str | None:
+        return None if country is None else country.strip().upper()
 
     @model_validator(mode="before")
     @classmethod

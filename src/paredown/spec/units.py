@@ -19,7 +19,7 @@ class Unit(StrEnum):
     FRACTION = "fraction"
     RATIO = "ratio"
     SECONDS = "s"
-    JOULES = "J"
+    JOULES_PER_TOKEN = "J/token"
 
 
 def human_bytes(n: float) -> str:
@@ -39,6 +39,16 @@ def human_seconds(s: float) -> str:
     minutes, seconds = divmod(round(s), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def human_energy(kwh: float) -> str:
+    """`0.0123` -> `'12.3 Wh'`."""
+    return f"{kwh:.3g} kWh" if kwh >= 1 else f"{kwh * 1e3:.3g} Wh"
+
+
+def human_mass(kg: float) -> str:
+    """`0.0123` -> `'12.3 g'`."""
+    return f"{kg:.3g} kg" if kg >= 1 else f"{kg * 1e3:.3g} g"
 
 
 def human_count(n: float) -> str:

@@ -1,0 +1,134 @@
+"""Memory of the process that serves a model: after loading, and at its peak in every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paredown.evaluate.footprint import peak_rss
+from paredown.evaluate.timing import prompts
+from paredown.spec.result import Measurement
+from paredown.spec.run import EvaluateConfig
+from paredown.spec.units import Unit
+
+_CLEAR = Path("/proc/self/clear_refs")
+_PEAK = "5"
+"""What the kernel takes for `begin the peak of resident memory again`."""
+
+
+class MemoryWatch:
+    """Follows the peak memory of this process (CPU), or of torch on the GPU, phase by phase.
+
+    Where the peak cannot be begun again (other systems than Linux), only that over all is known.
+    """
+
+    def __init__(self, device: str, *, clear: Path = _CLEAR) -> None:
+        self.device, self._clear = device, clear
+        self.peaks: dict[str, int] = {}
+        self._highest = 0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Note the peak of a stretch of work."""
+        begun = self._begin()
+        yield
+        if begun:
+            self.peaks[name] = self._peak()
+
+    @property
+    def highest(self) -> int:
+        """Bytes: the peak since the process began."""
+        return max(self._highest, self._peak(), *self.peaks.values())
+
+    def _begin(self) -> bool:
+        self._highest = self.highest
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return True
+        try:
+            self._clear.write_text(_PEAK)
+        except OSError:
+            return False
+        return True
+
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated() if self.device == "cuda" else peak_rss()
+
+
+@torch.inference_mode()
+def serve_once(model: Any, config: EvaluateConfig, watch: MemoryWatch, *, seed: int = 0) -> None:
+    """Read one prompt and decode behind it, as phases `prefill` and `decode`."""
+    generator = torch.Generator().manual_seed(seed)
+    prompt = prompts(model, 1, config.prompt_tokens, generator).to(watch.device)
+    with watch.phase("prefill"):
+        output = model(prompt, use_cache=True)
+    token, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+    del output
+    with watch.phase("decode"):
+        for _ in range(config.decode_tokens):
+            output = model(token, past_key_values=cache, use_cache=True)
+            token, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+
+
+def measure_weights(model: Any) -> Measurement:
+    """Bytes of all tensors that the loaded model holds, each storage once.
+
+    The resident memory of a process would not tell it: weights are mapped from their file and
+    become resident when they are used, and libraries are loaded on the way.
+    """
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for module in model.modules()
+        for tensor in _tensors(vars(module), deep=3)
+    }
+    how = "storages of the tensors that the loaded model holds: weights, scales, packed copies"
+    return _measurement("weights_memory", sum(storages.values()), how)
+
+
+def _tensors(value: object, *, deep: int) -> Iterator[torch.Tensor]:
+    """Tensors in dicts, sequences and plain objects such as the state of bitsandbytes' weights."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    if deep == 0 or isinstance(value, torch.nn.Module):
+        return
+    if isinstance(value, dict):
+        held: Iterable[object] = value.values()
+    elif isinstance(value, list | tuple):
+        held = value
+    else:
+        held = getattr(value, "__dict__", {}).values()
+    for inner in held:
+        yield from _tensors(inner, deep=deep - 1)
+
+
+def peak_measurements(watch: MemoryWatch, config: EvaluateConfig) -> list[Measurement]:
+    """The peak over all, and that of every phase."""
+    if watch.device == "cuda":
+        what, over_all = "peak allocated by torch on the GPU", "peak allocated by torch on the GPU"
+    else:
+        what = "peak resident memory of the process"
+        over_all = "peak resident memory of a fresh process that loads the model and serves prompts"
+    when = {
+        "load": "while loading",
+        "prefill": f"while reading a prompt of {config.prompt_tokens} tokens",
+        "decode": f"while decoding {config.decode_tokens} tokens behind it",
+    }
+    return [
+        _measurement("peak_memory", watch.highest, over_all),
+        *(
+            _measurement(f"peak_memory_{name}", watch.peaks[name], f"{what} {words}, batch 1")
+            for name, words in when.items()
+            if name in watch.peaks
+        ),
+    ]
+
+
+def _measurement(name: str, size: int, how: str) -> Measurement:
+    return Measurement(
+        name=name, value=size, unit=Unit.BYTES, n=1, stderr=None, lower_is_better=True,
+        source="measured", how=how,
+    )  # fmt: skip
