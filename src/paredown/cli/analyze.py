@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
@@ -129,7 +130,7 @@ def _summary(console: Console, findings: Findings, state: State) -> None:
 
 
 def _detailed(console: Console, findings: Findings, state: State) -> None:
-    from paredown.report.cost import refusals
+    from paredown.report.story import story
     from paredown.report.tables import (
         EPISODE_COLUMNS,
         MEASUREMENT_COLUMNS,
@@ -145,13 +146,16 @@ def _detailed(console: Console, findings: Findings, state: State) -> None:
     rows = episode_rows(record.results, findings.front, findings.recommendation)
     console.print()
     console.print(TextTable(columns=EPISODE_COLUMNS, rows=rows, title="All episodes"))
-    for title, columns, entries in (
-        ("Failures", ("episode", "strategy", "cause"), failures(record.results)),
-        ("Refused at planning", ("strategy", "cause"), refusals(record)),
-    ):
-        if entries:
-            console.print()
-            console.print(TextTable(columns=columns, rows=entries, title=title))
+    if failed := failures(record.results):
+        console.print()
+        columns: Sequence[str] = ("episode", "strategy", "cause")
+        console.print(TextTable(columns=columns, rows=failed, title="Failures"))
+    for section in story(findings):
+        console.print(f"\n{section.title}", style="italic")
+        for line in section.lines:
+            console.print(f"  {line}", soft_wrap=True)
+        if section.rows:
+            console.print(TextTable(columns=section.columns, rows=section.rows, title=""))
     for result in record.results:
         for score in result.scores:
             if score.parts:
@@ -238,6 +242,7 @@ def _print_verdicts(console: Console, findings: Findings) -> None:
 
 def _print_cost(console: Console, findings: Findings) -> None:
     from paredown.report.cost import search_cost
+    from paredown.report.story import llm_line
     from paredown.spec.units import human_seconds
 
     cost = search_cost(findings.record)
@@ -247,6 +252,8 @@ def _print_cost(console: Console, findings: Findings) -> None:
         f"({human_seconds(cost.compress_s)} compressing, "
         f"{human_seconds(cost.evaluate_s)} evaluating)"
     )
+    if asked := llm_line(findings.record.events):
+        console.print(asked)
 
 
 def _print_files(console: Console, record: ExperimentRecord) -> None:

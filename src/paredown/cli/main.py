@@ -54,9 +54,6 @@ def main() -> None:
         sys.exit(_complain(error, 2))
     except ParedownError as error:
         sys.exit(_complain(error, 1))
-    except KeyboardInterrupt:
-        print("\ninterrupted; what was finished is kept (continue with --resume)", file=sys.stderr)
-        sys.exit(130)
 
 
 def _complain(error: Exception, code: int) -> int:

@@ -217,16 +217,20 @@ def _execute(
         if live
         else RunProgress(console, request.episodes, request.objectives)
     )
-    with shown as progress:
-        record = run_experiment(
-            request,
-            name=name,
-            output_dir=output_dir,
-            resume=resume,
-            listen=progress,
-            steering=steering,
-        )
-        nothing_new = not progress.results
+    try:
+        with shown as progress:
+            record = run_experiment(
+                request,
+                name=name,
+                output_dir=output_dir,
+                resume=resume,
+                listen=progress,
+                steering=steering,
+            )
+            nothing_new = not progress.results
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was finished is kept (continue with --resume)", err=True)
+        raise typer.Exit(130) from None
     if nothing_new:
         console.print(f"experiment {record.name!r} is finished; nothing was left to do\n")
     from paredown.cli.analyze import analyze

@@ -118,7 +118,7 @@ def find_strategy(advice: Advice, view: View) -> Strategy | None:
     if advice.action in {"search", "end"}:
         return None
     if not advice.strategy:
-        raise AdviceError(f"action {advice.action!r} needs a strategy")
+        raise AdviceError("the answer names no strategy; only search and end need none")
     try:
         strategy = registry.canonical(advice.strategy)
     except ConfigError as error:

@@ -118,7 +118,7 @@ def _surprises(trials: Sequence[TrialResult]) -> list[str]:
         pairs = [(r.expected.get(name), _got(r, name)) for r in trials if r.status == "ok"]
         off = [abs(got / expected - 1) for expected, got in pairs if expected and got]
         if off:
-            parts.append(f"{short} by {median(off):.1%} ({len(off)} trials)")
+            parts.append(f"{short} by {median(off):.1%} (n = {len(off)})")
     return [f"Expectations were off, in the median: {', '.join(parts)}."] if parts else []
 
 

@@ -18,9 +18,13 @@ from paredown.spec.result import TrialResult
 
 _LEFT = {
     "#", "episode", "strategy", "kind", "result", "cause", "how", "name", "unit", "source",
-    "benchmark", "metric", "what", "subject",
+    "benchmark", "metric", "what", "subject", "proposed by", "why", "expected → got", "who",
+    "which", "method", "for example", "reason",
 }  # fmt: skip
-_FOLDED = {"strategy": 14, "cause": 20, "how": 14, "perplexity": 10, "ms/token": 8}
+_FOLDED = {
+    "strategy": 14, "cause": 20, "how": 14, "perplexity": 10, "ms/token": 8, "why": 20,
+    "expected → got": 16, "which": 12, "for example": 14, "reason": 20,
+}  # fmt: skip
 """Columns that may be folded, and the width that they keep."""
 _DROPPED = ("how", "metric", "base", "time", "KL", "kind", "speed", "memory", "p90")
 """Columns that go, in this order, when the terminal is too narrow for all."""

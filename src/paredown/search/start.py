@@ -36,7 +36,7 @@ class WarmStart(Policy):
         reason = f"warm start ({place} of {len(self.strategies)})"
         outside = sum(s.hash not in view.space.by_hash for s in self.strategies)
         if outside:
-            reason += f"; {outside} given cannot run here"
+            reason += f"; {outside} given are not in the space"
         return view.decide(first, reason=reason, policy=self.name)
 
     def observe(self, result: TrialResult) -> None:
