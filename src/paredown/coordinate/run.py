@@ -9,6 +9,7 @@ from pathlib import Path
 from paredown.coordinate.advisor import Endpoint
 from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_endpoint
 from paredown.coordinate.energy import RunMeter
+from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import first_strategies, remember, skill_store
@@ -102,7 +103,8 @@ def _is_finished(folder: Path, config: RunConfig) -> bool:
     if not is_experiment(folder):
         return False
     record = read_experiment(folder)
-    return record.final is not None and len(record.trials) >= config.episodes
+    done = record.final is not None and len(record.trials) >= config.episodes
+    return done and not pending(record.results, config)
 
 
 def _open(folder: Path, plan: Plan) -> Experiment:
@@ -182,6 +184,7 @@ def _search(
         with run.interrupt:
             measure_baseline(run)
             reason = run_graph(run)
+            score_front(run)
     except KeyboardInterrupt:
         experiment.events.add("stopped", reason="stopped at once by the user (Ctrl-C)")
         raise
