@@ -112,6 +112,9 @@ class RunProgress(StepProgress):
             self._decision(fields)
         elif event == "result":
             self._result(fields["result"])
+        elif event == "final":
+            which = f"episode {fields['episode']}" if fields["episode"] else "baseline"
+            self.console.print(Text(f"after the search: {which}, {fields['reason']}"))
         elif event == "interrupted":
             line = "stopping after this episode; Ctrl-C again stops at once (--resume goes on)"
             self.console.print(Text(line), soft_wrap=True)

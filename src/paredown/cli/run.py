@@ -31,6 +31,10 @@ def run(
     limit: Annotated[
         int | None, typer.Option(help="Items per benchmark; 0: all (default: 100).")
     ] = None,
+    final_limit: Annotated[
+        int | None,
+        typer.Option(help="Items per benchmark for the base and the front, after the search."),
+    ] = None,
     allow_unsandboxed_code: Annotated[
         bool | None,
         typer.Option(
@@ -161,6 +165,7 @@ def run(
         "device": device,
         "seed": seed,
         "country": country,
+        "final_limit": final_limit,
         "calibration": {"source": calibration},
         "evaluate": {
             "tokens": eval_tokens,

@@ -10,6 +10,7 @@ from pathlib import Path
 from paredown.coordinate.advisor import Advisor
 from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_advisor
 from paredown.coordinate.energy import RunMeter
+from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import first_strategies, remember, skill_store
@@ -131,7 +132,8 @@ def _is_finished(folder: Path, config: RunConfig) -> bool:
     if not is_experiment(folder):
         return False
     record = read_experiment(folder)
-    return record.final is not None and len(record.trials) >= config.episodes
+    done = record.final is not None and len(record.trials) >= config.episodes
+    return done and not pending(record.results, config)
 
 
 def _open(folder: Path, plan: Plan) -> Experiment:
@@ -224,7 +226,9 @@ def _search(run: Run) -> str:
     try:
         with run.interrupt:
             measure_baseline(run)
-            return run_graph(run)
+            reason = run_graph(run)
+            score_front(run)
+            return reason
     except KeyboardInterrupt:
         run.experiment.events.add("stopped", reason="stopped at once by the user (Ctrl-C)")
         raise

@@ -28,7 +28,15 @@ from paredown.spec.target import Device, Target
 from paredown.store.atomic import write_json
 from paredown.store.home import home
 
-EXTENDABLE = ("episodes", "budget_h", "trial_timeout_h", "worker_memory_gb", "patience", "country")
+EXTENDABLE = (
+    "episodes",
+    "budget_h",
+    "trial_timeout_h",
+    "worker_memory_gb",
+    "patience",
+    "country",
+    "final_limit",
+)
 """Settings that may differ when an experiment is resumed: they change no measurement."""
 
 
@@ -53,6 +61,7 @@ def prepare(config: RunConfig) -> Plan:
     check_country(config.country)
     check_text_name(config.data)
     check_benchmarks(config.evaluate, config.data_dir)
+    check_final(config)
     text = check_text(config.data, config.calibration.source, config.data_dir)
     machine = detect()
     device = choose_device(config.device, machine)
@@ -64,6 +73,24 @@ def prepare(config: RunConfig) -> Plan:
     space = Space.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     base = open_base(config.model, folder, spec)
     return Plan(config=config, base=base, machine=machine, target=target, text=text, space=space)
+
+
+def check_final(config: RunConfig) -> None:
+    """See that the larger set is one.
+
+    Raises:
+        ConfigError: there are no benchmarks to ask it of, or it is smaller than that of the search.
+    """
+    final, limit = config.final_limit, config.evaluate.limit
+    if final is None:
+        return
+    if not config.evaluate.benchmarks:
+        raise ConfigError(f"final_limit {final} is for benchmarks, and none is named; add -d gsm8k")
+    if final != 0 and (limit == 0 or final < limit):
+        asked = "all items" if limit == 0 else f"{limit} items"
+        raise ConfigError(
+            f"final_limit {final}: the search asks {asked} already; give more, or 0 for all"
+        )
 
 
 def open_base(name: str, folder: Path, spec: ModelSpec) -> Base:

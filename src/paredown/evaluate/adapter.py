@@ -5,6 +5,7 @@ Importing this module imports lm-eval, which takes seconds; only worker processe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from paredown.errors import ConfigError
 from paredown.evaluate.items import Responses
 from paredown.evaluate.rows import Pair
 from paredown.evaluate.scorer import CausalScorer
+from paredown.spec.units import human_seconds
 
 Progress = Callable[[float, str], None]
 _Found = TypeVar("_Found")
@@ -132,8 +134,11 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             chosen = list(members)
             prompts = [self.tok_encode(requests[i].args[0]) for i in chosen]
             self.progress(0.0, f"writing {len(chosen)} answers of at most {max_tokens} tokens")
-            found = self.scorer.write(prompts, stops=self._stops(stops), max_tokens=max_tokens)
-            for k, written in self._watched(found, len(chosen)):
+            pace = Pace(len(chosen), self.progress)
+            found = self.scorer.write(
+                prompts, stops=self._stops(stops), max_tokens=max_tokens, step=pace.step
+            )
+            for k, written in pace.watched(found):
                 self.responses.add({keys[chosen[k]]: [written.text, False, written.truncated]})
         return [str(self._answer(k, r)[0]) for k, r in zip(keys, requests, strict=True)]
 
@@ -177,6 +182,36 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         for done, item in enumerate(found, start=1):
             yield item
             self.progress(done / total, f"{done} of {total} items")
+
+
+class Pace:
+    """Tells how far the writing of answers is, token by token, and how long it may still take."""
+
+    def __init__(
+        self, total: int, progress: Progress, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.total, self.progress, self.clock = total, progress, clock
+        self.start, self.done = clock(), 0
+
+    def step(self, rows: int, share: float) -> None:
+        """`rows` answers are being written; they are at `share` of the longest possible."""
+        self._tell(self.done + rows * share)
+
+    def watched(self, found: Iterator[_Found]) -> Iterator[_Found]:
+        """The answers, counted as they come."""
+        for item in found:
+            yield item
+            self.done += 1
+            self._tell(self.done)
+
+    def _tell(self, done: float) -> None:
+        passed = self.clock() - self.start
+        message = f"{self.done} of {self.total} answers"
+        if 0 < done < self.total:
+            # Before the first ones are done, all may be as long as they are allowed to be.
+            bound = "about" if self.done else "at most"
+            message += f", {bound} {human_seconds(passed * (self.total - done) / done)} left"
+        self.progress(done / self.total, message)
 
 
 def _row_of(request: Any) -> tuple[str, int]:

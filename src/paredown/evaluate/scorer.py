@@ -9,7 +9,7 @@ model heeds such a mask is tried on its first use; one that does not gets a row 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,9 +100,18 @@ class CausalScorer:
 
     @torch.inference_mode()
     def write(
-        self, prompts: Sequence[Sequence[int]], *, stops: Sequence[str], max_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        stops: Sequence[str],
+        max_tokens: int,
+        step: Callable[[int, float], None] = lambda rows, share: None,
     ) -> Iterator[tuple[int, Written]]:
         """Continue prompts greedily until a stop sequence, the end of text, or `max_tokens`.
+
+        Args:
+            step: told after every token how many texts are being written, and which share of
+                their longest possible length they have.
 
         Yields:
             The index of a prompt, and the text without the stop sequence.
@@ -121,11 +130,16 @@ class CausalScorer:
         for start in range(0, len(order), _ROWS[self.device]):
             chosen = order[start : start + _ROWS[self.device]]
             ids = [list(prompts[i])[-room:] for i in chosen]
-            for i, text in zip(chosen, self._write_batch(ids, stops, max_tokens), strict=True):
+            texts = self._write_batch(ids, stops, max_tokens, step)
+            for i, text in zip(chosen, texts, strict=True):
                 yield i, Written(text, truncated=len(prompts[i]) > room)
 
     def _write_batch(
-        self, ids: list[list[int]], stops: Sequence[str], max_tokens: int
+        self,
+        ids: list[list[int]],
+        stops: Sequence[str],
+        max_tokens: int,
+        step: Callable[[int, float], None],
     ) -> list[str]:
         width = max(map(len, ids))
         end = self.tokenizer.eos_token_id
@@ -144,7 +158,9 @@ class CausalScorer:
             pad_token_id=pad,
             eos_token_id=end,
             logits_processor=[_require_finite],
-            stopping_criteria=[_Stop(self.tokenizer, stops, width)],
+            stopping_criteria=[
+                _Stop(self.tokenizer, stops, width, lambda n: step(len(ids), n / max_tokens))
+            ],
         )
         texts = self.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
         return [cut(text, stops) for text in texts]
@@ -245,12 +261,16 @@ class CausalScorer:
 class _Stop:
     """Tells which texts have come to a stop sequence."""
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], start: int) -> None:
+    def __init__(
+        self, tokenizer: Any, stops: Sequence[str], start: int, written: Callable[[int], None]
+    ) -> None:
+        self.written = written
         self.tokenizer, self.stops, self.start = tokenizer, [s for s in stops if s], start
         # Every token but a special one holds a byte at least.
         self.tail = max((len(s.encode()) for s in self.stops), default=0) + 4
 
     def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        self.written(ids.shape[1] - self.start)
         tails = ids[:, max(self.start, ids.shape[1] - self.tail) :]
         texts = self.tokenizer.batch_decode(tails)
         done = [any(stop in text for stop in self.stops) for text in texts]

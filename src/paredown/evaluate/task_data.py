@@ -13,6 +13,7 @@ from typing import Any
 from paredown.errors import DataError, MissingExtraError
 from paredown.evaluate.code import load_problems
 from paredown.evaluate.sandbox.detect import open_sandbox
+from paredown.evaluate.task_names import check_task
 from paredown.evaluate.userdata import Questions, read_questions
 from paredown.models.texts import data_folder
 from paredown.spec.benchmarks import BENCHMARKS, HUMANEVAL, LM_EVAL, Benchmark, expand, is_item_file
@@ -105,7 +106,8 @@ def check_benchmarks(config: EvaluateConfig, data_dir: Path | None) -> None:
 
     Raises:
         MissingExtraError: lm-eval is not installed.
-        DataError: local rows are asked for and not there, or a user's file is malformed.
+        DataError: lm-eval has no such task, local rows are asked for and not there, or a user's
+            file is malformed.
         ConfigError: model-written code is to run, and no sandbox works here.
     """
     names = expand(config.benchmarks)
@@ -119,6 +121,8 @@ def check_benchmarks(config: EvaluateConfig, data_dir: Path | None) -> None:
             read_questions(Path(name).expanduser())
         elif name in BENCHMARKS:
             task_files(BENCHMARKS[name], data_dir)
+        elif name.startswith(LM_EVAL):
+            check_task(name, lm_eval_tasks())
 
 
 def humaneval_folder(data_dir: Path | None) -> Path:

@@ -277,6 +277,44 @@ def measure(
     return result.model_copy(update=times)
 
 
+def rescore(
+    bench: Bench,
+    result: TrialResult,
+    folder: Path,
+    *,
+    limit: int,
+    timeout_s: float,
+    watch: Watch | None = None,
+) -> TrialResult | Failure:
+    """A result with the scores of its benchmarks replaced by those on a larger set.
+
+    Args:
+        folder: of the episode, with its artifact.
+        limit: items per benchmark; 0 means all.
+    """
+    clock = _Clock(bench, folder, timeout_s, watch)
+    model = bench.base.folder if result.strategy is None else folder / "artifact"
+    config = bench.evaluate.model_copy(update={"limit": limit, "stop_loss": None})
+    named = {score.name for score in result.scores}
+    others = tuple(m for m in result.measurements if m.name not in named)
+    bare = result.model_copy(update={"measurements": others})
+    try:
+        scored = _with_scores(clock, bare, model, config)
+    except _TrialFailed as error:
+        return error.failure
+    finally:
+        _tidy(folder)
+    if result.strategy is not None:
+        add_measurements(model, [m.model_dump(mode="json") for m in scored.measurements])
+    return scored.model_copy(
+        update={
+            "scores": tuple(s.model_copy(update={"final": True}) for s in scored.scores),
+            "evaluate_s": result.evaluate_s + clock.elapsed,
+            "wall_s": result.wall_s + clock.elapsed,
+        }
+    )
+
+
 def measure_folder(
     bench: Bench,
     model: Path,

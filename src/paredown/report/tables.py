@@ -167,6 +167,7 @@ def part_rows(score: TaskScore) -> Rows:
 def _items(score: TaskScore) -> str:
     text = f"{score.n} of {score.n_available}"
     text += f" ({score.n_truncated} cut)" if score.n_truncated else ""
+    text += " (final)" if score.final else ""
     return text + (" (stopped)" if score.stopped else "")
 
 

@@ -124,6 +124,9 @@ class RunConfig(BaseModel):
     """Folder with offline data sets."""
     calibration: CalibrationConfig = CalibrationConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    final_limit: int | None = Field(default=None, ge=0)
+    """Items per benchmark of the base and the front once the search has ended; 0: all; None: as
+    many as in the search."""
     limits: Limits = Limits()
     objectives: tuple[Objective, ...] = OBJECTIVES
     """What the Pareto front trades off."""

@@ -103,6 +103,8 @@ class TaskScore(BaseModel):
     """The protocol in words."""
     items: str
     """File of the single items, relative to the results."""
+    final: bool = False
+    """Asked after the search, on the larger set that only the front and the base get."""
     versus_base: Comparison | None = None
     """None for the base itself."""
     stopped: str | None = None

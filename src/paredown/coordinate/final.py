@@ -1,0 +1,84 @@
+"""After the search: the base and the front on the larger set of benchmark items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paredown.coordinate.nodes import Run, time_limit
+from paredown.pipeline import trial
+from paredown.report.front import find_front
+from paredown.report.write import write_progress_files
+from paredown.spec.result import TrialResult
+from paredown.spec.run import RunConfig
+from paredown.store.experiment import read_experiment
+
+
+def pending(results: Sequence[TrialResult], config: RunConfig) -> list[TrialResult]:
+    """The base and those on the front that were scored, and not yet on the larger set."""
+    if config.final_limit is None or config.final_limit == config.evaluate.limit:
+        return []
+    front = find_front(results, config.objectives)
+    compressed = [r for r in results if r.episode > 0 and r in front and r.scores and r.artifact]
+    base = [r for r in results if r.episode == 0 and r.scores]
+    if not compressed:  # nothing to compare the base with
+        return []
+    return [r for r in (*base, *compressed) if not _is_final(r, config.final_limit)]
+
+
+def _is_final(result: TrialResult, limit: int) -> bool:
+    wanted = [score.n_available if limit == 0 else min(limit, score.n_available)
+              for score in result.scores]  # fmt: skip
+    return all(score.final and score.n >= n for score, n in zip(result.scores, wanted, strict=True))
+
+
+def score_front(run: Run) -> None:
+    """Ask the base and the front the items that the search left out, the base first.
+
+    What was answered before is not asked again, and a run that is killed goes on where it stood.
+    What could not be scored keeps the scores of the search; an event says why.
+    """
+    config = run.plan.config
+    for result in pending(run.experiment.results(), config):
+        if run.interrupt.asked:
+            _note(run, result, "skipped", "the run was interrupted; --resume goes on")
+        elif (left := time_limit(run)) <= 0:
+            _note(run, result, "skipped", "the budget is spent")
+        else:
+            _score(run, result, left)
+    write_progress_files(read_experiment(run.experiment.folder))
+
+
+def _score(run: Run, result: TrialResult, timeout_s: float) -> None:
+    folder = run.experiment.episode(result.episode)
+    limit = run.plan.config.final_limit
+    if limit is None:
+        raise AssertionError("nothing is pending without a limit")
+    about = {
+        "episode": result.episode,
+        "action": "final",
+        "reason": f"scores on {'all' if limit == 0 else limit} items",
+    }
+    run.listen("final", about)
+    found = trial.rescore(
+        run.bench,
+        result,
+        folder,
+        limit=limit,
+        timeout_s=timeout_s,
+        watch=lambda stage, share, message: run.listen(
+            "progress",
+            {"episode": result.episode, "stage": stage, "share": share, "message": message},
+        ),
+    )
+    if isinstance(found, TrialResult):
+        run.experiment.finish(found)
+        _note(run, found, "ok", None)
+    else:
+        _note(run, result, "failed", found.message)
+
+
+def _note(run: Run, result: TrialResult, status: str, reason: str | None) -> None:
+    scores = [{"benchmark": s.name, "value": s.value, "n": s.n} for s in result.scores]
+    run.experiment.events.add(
+        "final_scores", episode=result.episode, status=status, reason=reason, scores=scores
+    )
