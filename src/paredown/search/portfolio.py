@@ -136,7 +136,7 @@ class Portfolio(Policy):
             return f"could not answer ({error})"
         if decision.strategy is None:
             return f"has nothing to propose ({decision.reason})"
-        if all(decision.strategy != strategy for strategy in view.left):
+        if all(decision.strategy.hash != strategy.hash for strategy in view.left):
             return f"proposed what is known or impossible ({decision.strategy})"
         return decision
 
