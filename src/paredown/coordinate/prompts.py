@@ -241,7 +241,8 @@ def _candidates(
         else:
             quality, latency = surrogate.expect(strategy)
             lines.append(
-                f"{name[:110]} | {_number(quality, 3)} | {ratio} | {_number(1 / latency, 2)}"
+                f"{name[:110]} | {_number(quality, 3)} | {ratio} | "
+                f"{_number(None if latency is None else 1 / latency, 2)}"
             )
     return lines
 
