@@ -28,7 +28,7 @@ from paredown.models.source import locate
 from paredown.search import policies
 from paredown.search.base import Policy
 from paredown.search.cost import spent
-from paredown.search.portfolio import Arm
+from paredown.search.portfolio import ADVISOR_PROMISE, Arm
 from paredown.search.replay import Curve, Table, curve, replay, whole
 from paredown.search.score import covered
 from paredown.spec.infer import infer_spec
@@ -67,7 +67,7 @@ def contender(name: str, table: Table, *, seed: int, folder: Path) -> Policy:
 
         answer = advisor_called(advisor, table, seed=seed)
         policy = advisor_policy(answer, seed=seed, spec=spec_of(table), folder=folder)
-        arms = (Arm(policy=policy, capped=True),)
+        arms = (Arm(policy=policy, capped=True, promise=ADVISOR_PROMISE),)
     return policies.create(plain, seed=seed, objectives=OBJECTIVES, arms=arms)
 
 

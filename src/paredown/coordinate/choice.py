@@ -18,7 +18,7 @@ from paredown.coordinate.advisor import (
 from paredown.coordinate.llm import LlmPolicy
 from paredown.coordinate.prompts import Background
 from paredown.errors import ConfigError, MissingExtraError
-from paredown.search.portfolio import Arm
+from paredown.search.portfolio import ADVISOR_PROMISE, Arm
 from paredown.spec.run import RunConfig
 from paredown.store.events import EventLog
 
@@ -115,4 +115,4 @@ def arms(
     timeout_s = max(config.llm.timeout_s, LOCAL_S) if is_local else config.llm.timeout_s
     advisor = Advisor(endpoint, config.llm.model_copy(update={"timeout_s": timeout_s}))
     policy = LlmPolicy(advisor, background, events, only_candidates=is_local)
-    return (Arm(policy=policy, capped=True),)
+    return (Arm(policy=policy, capped=True, promise=ADVISOR_PROMISE),)

@@ -32,6 +32,9 @@ PROMISE = 10.0
 """What is promised of the surrogate, which alone reckons with the sizes known beforehand: until the
 others have brought more, they get little beyond the minimum. In our replays a smaller promise only
 cost time."""
+ADVISOR_PROMISE = 5.0
+"""What is promised of an LLM: about a fifth of the cost to begin with, so that it can show what it
+is worth."""
 SHARPNESS = 2.0
 """Shares are proportional to credit to this power: 0 would be equal shares."""
 STRIKES = 3
