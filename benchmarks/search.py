@@ -15,37 +15,106 @@ first, and are judged on the second.
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from paredown.analysis.statistics import paired_bootstrap_ci
+from paredown.models.source import locate
 from paredown.search import policies
+from paredown.search.base import Policy
+from paredown.search.cost import spent
+from paredown.search.portfolio import ADVISOR_PROMISE, Arm
 from paredown.search.replay import Curve, Table, curve, replay, whole
+from paredown.search.score import covered
+from paredown.spec.infer import infer_spec
+from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
 from paredown.spec.target import Limits
 
 OBJECTIVES = ("quality", "size")
 GOAL = 0.95
+PATIENCE = 2.0
+"""A policy that has not reached the goal after so many budgets never does, but for `random` and
+`grid`, which are cheap to replay to the end."""
+REFERENCE = "portfolio"
 
 
-def replays(
-    name: str, path: Path, check: Path, seeds: int, episodes: int
-) -> tuple[list[Curve], float]:
-    """The curves of one policy, seed by seed, and the seconds that each had."""
+@dataclass(frozen=True)
+class Run:
+    """One replayed search.
+
+    Attributes:
+        curve: its progress; goes on beyond the budget until `GOAL` or `PATIENCE` is reached.
+        advised: share of the seconds within the budget that went into trials of the LLM's arm.
+    """
+
+    curve: Curve
+    advised: float
+
+
+def contender(name: str, table: Table, *, seed: int, folder: Path) -> Policy:
+    """A policy by its name; `portfolio+greedy` is one with an advisor as a capped arm."""
+    plain, _, advisor = name.partition("+")
+    arms: tuple[Arm, ...] = ()
+    if advisor:
+        from search_advisors import advisor as advisor_called
+        from search_advisors import advisor_policy
+
+        answer = advisor_called(advisor, table, seed=seed)
+        policy = advisor_policy(answer, seed=seed, spec=spec_of(table), folder=folder)
+        arms = (Arm(policy=policy, capped=True, promise=ADVISOR_PROMISE),)
+    return policies.create(plain, seed=seed, objectives=OBJECTIVES, arms=arms)
+
+
+def spec_of(table: Table) -> ModelSpec:
+    """Of the table's model: as recorded, else read again."""
+    if "spec" in table.about:
+        return ModelSpec.model_validate(table.about["spec"])
+    name = table.about["settings"]["model"]
+    return infer_spec(locate(name), name=name)
+
+
+def replays(name: str, path: Path, check: Path, seeds: range, episodes: int) -> list[Run]:
+    """One policy, seed by seed."""
     table, judge = Table.read(path), Table.read(check)
-    space, limits = table.space, Limits()
-    horizon = episodes * float(np.mean([t.wall_s for t in table.trials]))
-    best = whole(judge, OBJECTIVES, limits)
+    space, limits, horizon = table.space, Limits(), budget_of(table, episodes)
+    best, best_seen = (whole(t, OBJECTIVES, limits) for t in (judge, table))
+    most = np.inf if name in {"random", "grid"} else PATIENCE * horizon
+
+    def enough(results: Sequence[TrialResult]) -> bool:
+        seconds = sum(spent(r) for r in results[1:])
+        reached = covered(results, OBJECTIVES, limits) >= GOAL * best_seen
+        return seconds >= most or (seconds >= horizon and reached)
+
     found = []
-    for seed in range(seeds):
-        policy = policies.create(name, seed=seed, objectives=OBJECTIVES)
-        results = replay(
-            policy, table, space=space, episodes=episodes, seconds=horizon, limits=limits
-        )
-        found.append(curve(_judged(results, judge), OBJECTIVES, limits, whole=best))
-    return found, horizon
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            policy = contender(name, table, seed=seed, folder=Path(folder))
+            results = replay(
+                policy, table, space=space, episodes=episodes, seconds=None, limits=limits,
+                enough=enough,
+            )  # fmt: skip
+            progress = curve(_judged(results, judge), OBJECTIVES, limits, whole=best)
+            inside = int((progress.seconds <= horizon).sum())
+            found.append(Run(progress, _advised(results, inside)))
+    return found
+
+
+def budget_of(table: Table, episodes: int) -> float:
+    """Seconds that a search has: the mean price of so many trials."""
+    return episodes * float(np.mean([trial.wall_s for trial in table.trials]))
+
+
+def _advised(results: Sequence[TrialResult], count: int) -> float:
+    """Share of the first trials' seconds that went into those of the LLM's arm."""
+    trials = results[1 : count + 1]
+    mine = sum(spent(r) for r in trials if (r.proposed_by or "").endswith(":llm"))
+    return mine / sum(map(spent, trials))
 
 
 def _judged(results: tuple[TrialResult, ...], judge: Table) -> list[TrialResult]:
@@ -57,38 +126,54 @@ def _judged(results: tuple[TrialResult, ...], judge: Table) -> list[TrialResult]
     ]
 
 
-def summary(curves: dict[str, list[Curve]], horizon: float) -> str:
-    """A markdown table; differences to random are paired by seed."""
+def summary(runs: dict[str, list[Run]], horizon: float) -> str:
+    """A markdown table; differences to the portfolio are paired by seed."""
     lines = [
-        f"| policy | mean share covered | over random | portfolio's lead | seconds to {GOAL:.0%} "
-        "(median) | reached | covered at the end |",
+        "| policy | mean share covered | behind the portfolio by | covered at the end "
+        f"| seconds to {GOAL:.0%} (median) | over random's | cost of the LLM's arm |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    area = {name: [c.area(horizon) for c in found] for name, found in curves.items()}
-    for name, found in sorted(curves.items(), key=lambda item: -float(np.mean(area[item[0]]))):
-        times = [c.time_to(GOAL) for c in found]
-        median = float(np.median(times))
-        ends = [float(c.share[-1]) if len(c.share) else 0.0 for c in found]
+    area = {name: [r.curve.area(horizon) for r in found] for name, found in runs.items()}
+    times = {name: [r.curve.time_to(GOAL) for r in found] for name, found in runs.items()}
+    for name, found in sorted(runs.items(), key=lambda item: -float(np.mean(area[item[0]]))):
+        ends = [float(r.curve.at(np.array([horizon]))[0]) for r in found]
+        advised = [r.advised for r in found]
+        cost = f"{np.mean(advised):.0%} (at most {max(advised):.0%})" if "+" in name else ""
         lines.append(
-            f"| {name} | {np.mean(area[name]):.3f} | {_ahead(area, name, 'random')} "
-            f"| {_ahead(area, 'portfolio', name)} "
-            f"| {f'{median:.0f}' if np.isfinite(median) else f'> {horizon:.0f}'} "
-            f"| {np.mean(np.isfinite(times)):.0%} | {np.mean(ends):.3f} |"
+            f"| {name} | {np.mean(area[name]):.3f} | {_behind(area, name)} | {np.mean(ends):.3f} "
+            f"| {_seconds(float(np.median(times[name])))} | {_over_random(times, name)} | {cost} |"
         )
     return "\n".join(lines)
 
 
-def _ahead(area: dict[str, list[float]], one: str, other: str) -> str:
-    """The mean difference of two policies, paired by seed, with its 95 % interval."""
-    if one == other or one not in area:
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if np.isfinite(value) else "never"
+
+
+def _behind(area: dict[str, list[float]], name: str) -> str:
+    """The portfolio's mean lead, paired by seed, with its 95 % interval."""
+    if name == REFERENCE or REFERENCE not in area:
         return ""
     gain = paired_bootstrap_ci(
-        area[one], area[other], statistic=lambda a, b: float((a - b).mean()), seed=0
+        area[REFERENCE], area[name], statistic=lambda a, b: float((a - b).mean()), seed=0
     )
     return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
 
 
-def plot(curves: dict[str, list[Curve]], horizon: float, path: Path) -> None:
+def _over_random(times: dict[str, list[float]], name: str) -> str:
+    """Median seconds to the goal over random's, paired by seed, with its 95 % interval."""
+    if name == "random" or "random" not in times:
+        return ""
+    most = 1e3 * max(t for found in times.values() for t in found if np.isfinite(t))
+    mine, theirs = (np.minimum(times[n], most) for n in (name, "random"))
+    ratio = paired_bootstrap_ci(
+        mine, theirs, statistic=lambda a, b: float(np.median(a) / np.median(b)), seed=0
+    )
+    shown = [f"{x:.2f}" if x < 100 else "never" for x in (ratio.value, ratio.low, ratio.high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def plot(runs: dict[str, list[Run]], horizon: float, path: Path) -> None:
     """Mean share covered against seconds, with the middle half of the seeds."""
     import matplotlib as mpl
 
@@ -97,38 +182,32 @@ def plot(curves: dict[str, list[Curve]], horizon: float, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     times = np.linspace(0, horizon, 300)
-    for name, found in curves.items():
-        shares = np.array([c.at(times) for c in found])
+    for name in (n for n in runs if "+" not in n):
+        shares = np.array([r.curve.at(times) for r in runs[name]])
         (line,) = axes.plot(times, shares.mean(axis=0), label=name)
         low, high = np.quantile(shares, [0.25, 0.75], axis=0)
         axes.fill_between(times, low, high, alpha=0.12, color=line.get_color(), linewidth=0)
     axes.axhline(GOAL, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="seconds of trials", ylabel="share of the table's hypervolume", ylim=(0, 1))
+    axes.set(xlabel="seconds of trials", ylabel="share of the table's hypervolume", ylim=(0.5, 1))
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def compare(options: argparse.Namespace) -> None:
     """Replay all policies, print the table, write table and figure."""
-    curves: dict[str, list[Curve]] = {}
-    horizon = 0.0
+    check = options.check or options.replay
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    names = list(dict.fromkeys((*options.policies, "random")))
     with ProcessPoolExecutor(options.processes) as pool:
         jobs = {
-            name: pool.submit(
-                replays,
-                name,
-                options.replay,
-                options.check or options.replay,
-                options.seeds,
-                options.episodes,
-            )
-            for name in dict.fromkeys((*options.policies, "random"))
+            name: pool.submit(replays, name, options.replay, check, seeds, options.episodes)
+            for name in names
         }
-        for name, job in jobs.items():
-            curves[name], horizon = job.result()
+        runs = {name: job.result() for name, job in jobs.items()}
     table = Table.read(options.replay)
-    text = summary(curves, horizon)
+    horizon = budget_of(table, options.episodes)
+    text = summary(runs, horizon)
     print(
         f"{len(table.by_hash)} strategies, {options.seeds} seeds, budget of {horizon:.0f} s "
         f"(the mean price of {options.episodes} trials)\n\n{text}"
@@ -136,7 +215,7 @@ def compare(options: argparse.Namespace) -> None:
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "search.md").write_text(text + "\n")
-        plot(curves, horizon, options.out / "search.png")
+        plot(runs, horizon, options.out / "search.png")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -151,8 +230,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--strategies", type=int, default=1000, help="at most so many")
     parser.add_argument("--data", default="pydoc", help="text source")
     parser.add_argument("--check", type=Path, help="table of the same strategies to judge by")
-    parser.add_argument("--policies", nargs="+", default=list(policies.BUILTIN))
+    parser.add_argument(
+        "--policies", nargs="+", default=list(policies.BUILTIN),
+        help="also with an advisor as in portfolio+greedy: greedy, random, worst, constant, "
+        "malformed, or a file of recorded answers",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=40, help="trials whose mean price is spent")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, help="folder for search.md and search.png")

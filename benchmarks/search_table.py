@@ -307,6 +307,7 @@ def _start(path: Path, bench: Bench, data: str) -> Table:
         return table
     size = bench.base.spec.weight_bytes
     baseline = evaluated(bench, None, episode=0, compress_s=0.0, size=size)
-    about = {"settings": settings, "versions": library_versions()}
+    spec = bench.base.spec.model_dump(mode="json") | {"tensors": [], "path": None}
+    about = {"settings": settings, "versions": library_versions(), "spec": spec}
     path.parent.mkdir(parents=True, exist_ok=True)
     return Table(about=about, baseline=baseline, by_hash={}, predicted_bytes={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,9 @@ def test_a_decision_says_what_why_and_what_to_expect(policy: Policy, space: Spac
     decision = policy.propose(history, space, Limits(), budget=MORE)
     assert decision.strategy is not None
     assert decision.action == registry.kind_of(decision.strategy)
-    assert decision.expected == space.expected(decision.strategy)
+    known = space.expected(decision.strategy)
+    assert decision.expected is not None
+    assert {name: decision.expected[name] for name in known} == known
     assert decision.policy.partition(":")[0] == policy.name
     assert decision.reason
 
@@ -236,6 +239,22 @@ def test_the_opening_skips_methods_that_were_seen() -> None:
     seen = [smooth_truth(registry.canonical("cut(ratio=0.5) > round(bits=8)"), 1)]
     chosen = view([BASELINE, *seen], space, episodes_left=20).opening()
     assert chosen == registry.canonical("mend")
+
+
+def test_an_opening_that_is_spread_takes_every_third_trial_until_all_were_seen() -> None:
+    space, history, opened = build(), [BASELINE], []
+    for n in range(1, 20):
+        first = view(history, space).opening(spread=True)
+        opened += [] if first is None else [(n, str(first))]
+        history.append(smooth_truth(first or registry.canonical("round(bits=8)"), n))
+    names = ("round", "cut", "mend", "solve", "trim")
+    assert opened == [(1 + 3 * i, str(registry.canonical(n))) for i, n in enumerate(names)]
+
+
+def test_nothing_is_opened_twice() -> None:
+    first = replace(view([BASELINE], build()), opened=True)
+    assert first.opening() is None
+    assert first.opening(spread=True) is None
 
 
 # Grid and random

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -81,6 +82,25 @@ def test_the_hash_tells_strategies_apart_but_not_orders_of_parameters() -> None:
     others = ["rtn(bits=3, group_size=32)", "gptq(bits=4, group_size=32)", "rtn(bits=4)",
               "rtn(bits=4, group_size=32) > bf16"]  # fmt: skip
     assert len({one.hash, *(parse_strategy(t).hash for t in others)}) == 5
+
+
+def test_the_remembered_hash_changes_nothing_else() -> None:
+    strategy, fresh = parse_strategy("rtn(bits=4)"), parse_strategy("rtn(bits=4)")
+    known = strategy.hash
+    assert strategy == fresh
+    assert strategy.model_dump_json() == fresh.model_dump_json()
+    assert pickle.loads(pickle.dumps(strategy)) == fresh
+    assert pickle.loads(pickle.dumps(strategy)).hash == fresh.hash == known
+    assert strategy.model_copy() == strategy
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_a_changed_copy_has_a_hash_of_its_own(deep: bool) -> None:
+    strategy, other = parse_strategy("rtn(bits=4)"), parse_strategy("rtn(bits=3)")
+    assert strategy.hash != other.hash
+    changed = strategy.model_copy(update={"steps": other.steps}, deep=deep)
+    assert changed.hash == other.hash
+    assert strategy.hash == parse_strategy("rtn(bits=4)").hash
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from paredown.coordinate.llm import LlmPolicy
 from paredown.coordinate.prompts import Background
 from paredown.errors import ConfigError, MissingExtraError
 from paredown.search.base import OPENING_SHARE
-from paredown.search.portfolio import CAP, Arm
+from paredown.search.portfolio import ADVISOR_PROMISE, CAP, Arm
 from paredown.spec.run import RunConfig
 from paredown.store.events import EventLog
 
@@ -137,4 +137,4 @@ def arms(
         return ()
     is_local = config.llm.model == LOCAL
     policy = LlmPolicy(advisor, background, events, brief=is_local)
-    return (Arm(policy=policy, capped=True),)
+    return (Arm(policy=policy, capped=True, promise=ADVISOR_PROMISE),)

@@ -263,15 +263,14 @@ def _candidates(
     candidates: dict[str, Strategy], view: View, surrogate: Surrogate | None
 ) -> list[str]:
     lines = []
-    for name, strategy in candidates.items():
+    for name, strategy in candidates.items():  # in full: a cut name could not be chosen
         ratio = _number(view.space.ratio(strategy), 2)
         if surrogate is None:
-            lines.append(f"{name[:110]} | {ratio}")
-        else:
-            quality, latency = surrogate.expect(strategy)
-            lines.append(
-                f"{name[:110]} | {_number(quality, 3)} | {ratio} | {_number(1 / latency, 2)}"
-            )
+            lines.append(f"{name} | {ratio}")
+            continue
+        quality, latency = surrogate.expect(strategy)
+        speed = _number(None if latency is None else 1 / latency, 2)
+        lines.append(f"{name} | {_number(quality, 3)} | {ratio} | {speed}")
     return lines
 
 

@@ -46,7 +46,7 @@ class Bandit(Policy):
         return cls(seed=seed, objectives=objectives)
 
     def choose(self, view: View) -> Decision:
-        if (first := view.opening()) is not None:
+        if (first := view.opening(spread=True)) is not None:
             reason = "opening: a method not seen yet"
             return view.decide(first, reason=reason, policy=self.name)
         bounds = self._bounds(view)

@@ -20,7 +20,7 @@ from paredown.spec.target import Limits
 Action = Literal["quantization", "pruning", "tuning", "pipeline", "search", "end"]
 
 OPENING_SHARE = 1 / 3
-"""At most this share of a run's trials goes into seeing each method once."""
+"""At most this share of the trials goes into seeing each method once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ class View:
         limits: of the user.
         budget: what is left of it.
         pending: proposals that are being run, not in `history` yet.
+        opened: somebody else sees to it that every method is looked at.
     """
 
     history: Sequence[TrialResult]
@@ -73,6 +74,7 @@ class View:
     limits: Limits
     budget: Budget
     pending: Sequence[Decision] = ()
+    opened: bool = False
 
     @cached_property
     def trials(self) -> list[TrialResult]:
@@ -129,16 +131,31 @@ class View:
             )
         return None
 
-    def opening(self) -> Strategy | None:
-        """What to look at before there is anything to learn from: a method not seen yet.
+    def opening(self, *, spread: bool = False) -> Strategy | None:
+        """A method not seen yet, where it is time for one: without, the best may never be.
 
-        The default of each method, kinds in turns, until all were seen or `OPENING_SHARE` of the
-        run's trials is used. None once the opening is over.
+        The default of each method, kinds in turns. None where it is not the time.
+
+        Args:
+            spread: the first trial, and then as often as at most `OPENING_SHARE` of the trials so
+                far were the first of a method: what is found good can be followed at once. Else
+                one after the other, before there is anything to learn from, until all were seen or
+                `OPENING_SHARE` of the run's trials is used.
         """
-        whole_run = len(self.started) + self.budget.episodes_left
-        if len(self.started) >= math.ceil(whole_run * OPENING_SHARE):
+        if self.opened:
             return None
-        seen = {step.method for strategy in self.started for step in strategy.steps}
+        started = len(self.started)
+        seen: set[str] = set()
+        fresh = 0
+        for strategy in self.started:
+            methods = {step.method for step in strategy.steps}
+            fresh += not methods <= seen
+            seen |= methods
+        whole_run = started + self.budget.episodes_left
+        if (spread and fresh > started * OPENING_SHARE) or (
+            not spread and started >= math.ceil(whole_run * OPENING_SHARE)
+        ):
+            return None
         left = {strategy.hash for strategy in self.left}
         firsts = self.space.first_of_methods()
         return next((s for name, s in firsts.items() if name not in seen and s.hash in left), None)

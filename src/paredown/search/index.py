@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import final
 
@@ -22,6 +22,8 @@ Genome = dict[Kind, Step]
 """At most one step of each kind: what the strategies of a space consist of."""
 Ranks = dict[str, int]
 """Place of a step's value among the values of each parameter that is searched."""
+Place = dict[Kind, tuple[str, Ranks]]
+"""A strategy in the landscape: method and ranks of its step of each kind."""
 
 
 @final
@@ -33,11 +35,13 @@ class Index:
         methods: of every kind, in the space's order.
         templates: strategies by their set of methods, in the space's order.
         values: of each searched parameter, by (method, name): canonical JSON, numbers ascending.
+        places: of strategies that were compared before, by hash.
     """
 
     methods: dict[Kind, list[str]]
     templates: dict[frozenset[str], list[Strategy]]
     values: dict[tuple[str, str], list[str]]
+    places: dict[str, Place] = field(default_factory=dict, repr=False)
 
     def ranks(self, step: Step) -> Ranks:
         """Where the step's parameters lie; a value that the space does not have lies first."""
@@ -52,17 +56,27 @@ class Index:
     def distance(self, one: Strategy, other: Strategy) -> int:
         """Steps away: one per place in the order of a parameter's values, `SWAPPED` for another
         method of the same kind, `ALONE` for a step that the other strategy lacks."""
-        first, second = genome(one), genome(other)
+        first, second = self._place(one), self._place(other)
         total = 0
         for kind in first.keys() | second.keys():
             if kind not in first or kind not in second:
                 total += ALONE
-            elif first[kind].method != second[kind].method:
+                continue
+            (method, here), (other_method, there) = first[kind], second[kind]
+            if method != other_method:
                 total += SWAPPED
             else:
-                there = self.ranks(second[kind])
-                total += sum(abs(r - there.get(n, 0)) for n, r in self.ranks(first[kind]).items())
+                total += sum(abs(rank - there.get(name, 0)) for name, rank in here.items())
         return total
+
+    def _place(self, strategy: Strategy) -> Place:
+        """The method and the ranks of each step; remembered."""
+        known = self.places.get(strategy.hash)
+        if known is None:
+            steps = genome(strategy).items()
+            known = {kind: (step.method, self.ranks(step)) for kind, step in steps}
+            self.places[strategy.hash] = known
+        return known
 
     def nearest(self, wanted: Genome, allowed: Iterable[str]) -> Strategy | None:
         """The strategy with the wanted methods, among the hashes `allowed`, whose parameters are

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BUILTIN: dict[str, str] = {
     "portfolio": "paredown.search.portfolio:Portfolio",
+    "surrogate": "paredown.search.expected:Expected",
     "bayesian": "paredown.search.bayesian:Bayesian",
     "evolutionary": "paredown.search.evolutionary:Evolutionary",
     "bandit": "paredown.search.bandit:Bandit",

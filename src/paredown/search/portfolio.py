@@ -13,20 +13,28 @@ from paredown.search.base import Decision, Policy, View
 from paredown.search.bayesian import Bayesian
 from paredown.search.cost import spent
 from paredown.search.evolutionary import Evolutionary
+from paredown.search.expected import Expected
 from paredown.search.grid import Grid
 from paredown.search.random import Uniform
 from paredown.search.score import gains
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES, Objective
 
-MINIMUM = 0.04
+MINIMUM = 0.02
 """Share of the cost that every arm gets, whatever it has brought, but for capped arms."""
 CAP = 0.3
 """Largest share of the cost and of the trials of a capped arm."""
 DISCOUNT = 0.95
 """Weight of an arm's trial relative to its next one."""
 PRIOR_TRIALS = 2.0
-"""How many trials of mean success every arm is credited with beforehand."""
+"""How many trials every arm is credited with beforehand."""
+PROMISE = 10.0
+"""What is promised of the surrogate, which alone reckons with the sizes known beforehand: until the
+others have brought more, they get little beyond the minimum. In our replays a smaller promise only
+cost time."""
+ADVISOR_PROMISE = 5.0
+"""What is promised of an LLM: about a fifth of the cost to begin with, so that it can show what it
+is worth."""
 SHARPNESS = 2.0
 """Shares are proportional to credit to this power: 0 would be equal shares."""
 STRIKES = 3
@@ -40,10 +48,12 @@ class Arm:
     Attributes:
         policy: it chooses from the same view as all others, so it learns from all trials.
         capped: it gets at most `CAP` and no protected minimum: for arms that are not trusted.
+        promise: how many times the mean success of all arms it is credited with beforehand.
     """
 
     policy: Policy
     capped: bool = False
+    promise: float = 1.0
 
     @property
     def name(self) -> str:
@@ -53,12 +63,12 @@ class Arm:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Portfolio(Policy):
-    """First the defaults of the methods; then the arm that is farthest below its share.
+    """The arms in turns that follow from their shares of the cost.
 
     The credit of an arm is the hypervolume that its trials added per second, recent ones counting
-    more, drawn towards the mean of all arms while it has had few. Shares are proportional to
-    credit, with a protected minimum. As an arm is only asked while it has used less than its
-    share of the cost, one that brings nothing costs at most the minimum and one trial. What an arm
+    more, drawn towards what it promised while it has had few. Shares are proportional to credit
+    squared, with a protected minimum. Turns are those of weighted fair queueing, so an arm that
+    brings nothing costs the minimum and at most one trial more. What an arm
     proposes is checked: a failure to answer, or a strategy that is not untried and feasible, is a
     strike, and the next arm is asked.
 
@@ -69,7 +79,8 @@ class Portfolio(Policy):
             answer now may do so when the run is resumed.
 
     Source: probability matching on credit, as in Thierens 2005, "An adaptive pursuit strategy for
-    allocating operator probabilities", with shares of cost in place of chances.
+    allocating operator probabilities", with shares of cost in place of chances; turns as in
+    Demers, Keshav, Shenker 1989, "Analysis and simulation of a fair queueing algorithm".
     """
 
     name: ClassVar[str] = "portfolio"
@@ -88,16 +99,18 @@ class Portfolio(Policy):
             Uniform(seed=seed),
             Grid(),
         )
-        arms = [Arm(policy=policy) for policy in classical]
+        best = Arm(policy=Expected(seed=seed, objectives=objectives), promise=PROMISE)
+        arms = [best, *(Arm(policy=policy) for policy in classical)]
         return cls(objectives=objectives, arms=(*arms, *extra_arms))
 
     def choose(self, view: View) -> Decision:
-        if (first := view.opening()) is not None:
+        if (first := view.opening(spread=True)) is not None:
             reason = "opening: a method not seen yet"
             return view.decide(first, reason=reason, policy=self.name)
         refused = ""
+        opened = replace(view, opened=True)
         for arm, why in self._in_turn(view):
-            decision = self._ask(arm, view)
+            decision = self._ask(arm, opened)
             if isinstance(decision, Decision):
                 name = f"{self.name}:{arm.name}"
                 reason = f"{decision.reason} [{why}{refused}]"
@@ -136,21 +149,28 @@ class Portfolio(Policy):
             return f"could not answer ({error})"
         if decision.strategy is None:
             return f"has nothing to propose ({decision.reason})"
-        if all(decision.strategy != strategy for strategy in view.left):
+        if all(decision.strategy.hash != strategy.hash for strategy in view.left):
             return f"proposed what is known or impossible ({decision.strategy})"
         return decision
 
     def _in_turn(self, view: View) -> list[tuple[Arm, str]]:
-        """Arms that may be asked, the one farthest below its share first, each with its account."""
+        """Arms that may be asked, the one whose turn it is first, each with its account.
+
+        It is the turn of the arm that would have had its due soonest, one more trial counted: who
+        is due half of the cost is asked twice before anyone who is due a quarter, from the start.
+        """
         due = self.shares(view)
         used, count = self._used(view)
-        whole, trials = sum(used.values()), sum(count.values()) + 1
+        whole, trials = sum(used.values()), sum(count.values())
+        usual = whole / trials if trials else 1.0
         missing = {n: share - (used[n] / whole if whole else 0.0) for n, share in due.items()}
         asked = [
             arm
-            for arm in sorted(self.arms, key=lambda arm: -missing[arm.name])
+            for arm in sorted(self.arms, key=lambda a: (used[a.name] + usual) / due[a.name])
             if self.strikes[arm.name] < STRIKES
-            and not (arm.capped and (count[arm.name] + 1 > CAP * trials or missing[arm.name] <= 0))
+            and not (
+                arm.capped and (count[arm.name] + 1 > CAP * (trials + 1) or missing[arm.name] <= 0)
+            )
         ]
         return [(arm, self._account(arm, due, used, whole)) for arm in asked]
 
@@ -185,7 +205,8 @@ class Portfolio(Policy):
             brought = {n: (DISCOUNT * g, DISCOUNT * c) for n, (g, c) in brought.items()}
             g, c = brought[name]
             brought[name] = (g + gain, c + spent(result))
-        return _rates(list(brought.items()))
+        promises = {arm.name: arm.promise for arm in self.arms}
+        return _rates(list(brought.items()), promises)
 
     def _arm_of(self, policy: str | None) -> str | None:
         """Which arm proposed a trial; None for the opening, a warm start, or another policy."""
@@ -194,10 +215,15 @@ class Portfolio(Policy):
         return name if known else None
 
 
-def _rates(brought: Sequence[tuple[str, tuple[float, float]]]) -> dict[str, float]:
-    """Gain per second by arm, with `PRIOR_TRIALS` trials at the mean rate and of mean cost."""
+def _rates(
+    brought: Sequence[tuple[str, tuple[float, float]]], promises: dict[str, float]
+) -> dict[str, float]:
+    """Gain per second by arm, with `PRIOR_TRIALS` trials of mean cost at its promise of the mean
+    rate."""
     gain, cost = (sum(column) for column in zip(*(pair for _, pair in brought), strict=True))
     if not gain or not cost:
-        return {name: 1.0 for name, _ in brought}
+        return promises
     prior = PRIOR_TRIALS * cost / len(brought)
-    return {name: (g + prior * gain / cost) / (c + prior) for name, (g, c) in brought}
+    return {
+        name: (g + prior * promises[name] * gain / cost) / (c + prior) for name, (g, c) in brought
+    }

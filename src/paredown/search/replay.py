@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, final
@@ -18,10 +18,11 @@ from paredown.analysis.pareto import FloatArray
 from paredown.search.base import Budget, Policy
 from paredown.search.cost import spent
 from paredown.search.score import covered, gains
-from paredown.search.space import Space
+from paredown.search.space import Space, in_turns
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.serial import SCHEMA_VERSION, canonical
+from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 
 
@@ -33,7 +34,7 @@ class Table:
     Attributes:
         about: where they come from: model, text, settings, machine, versions.
         baseline: the uncompressed model.
-        by_hash: the trial of each strategy, by the strategy's hash, in the order of the space.
+        by_hash: the trial of each strategy, by the strategy's hash, in the order recorded.
         predicted_bytes: of each strategy, by its hash.
     """
 
@@ -73,13 +74,25 @@ class Table:
 
     @property
     def space(self) -> Space:
-        """What policies choose from: exactly the strategies of the table."""
+        """What policies choose from: exactly the strategies of the table.
+
+        In the order that `Space.build` gives a space, whatever order they were recorded in: the
+        methods in turns, single ones before pipelines.
+        """
         size = self.baseline.value("size")
         if size is None:
             raise AssertionError("a baseline has a size")
-        strategies = {key: r.strategy for key, r in self.by_hash.items() if r.strategy is not None}
+        templates: dict[tuple[str, ...], list[Strategy]] = {}
+        for strategy in (r.strategy for r in self.trials if r.strategy is not None):
+            templates.setdefault(tuple(s.method for s in strategy.steps), []).append(strategy)
+        lengths = sorted({len(names) for names in templates})
+        ordered = [
+            strategy
+            for length in lengths
+            for strategy in in_turns(among for t, among in templates.items() if len(t) == length)
+        ]
         return Space(
-            by_hash=strategies,
+            by_hash={strategy.hash: strategy for strategy in ordered},
             predicted_bytes=self.predicted_bytes,
             refused={},
             baseline_bytes=int(size),
@@ -116,7 +129,14 @@ class Curve:
 
 
 def replay(
-    policy: Policy, table: Table, *, space: Space, episodes: int, seconds: float, limits: Limits
+    policy: Policy,
+    table: Table,
+    *,
+    space: Space,
+    episodes: int,
+    seconds: float | None,
+    limits: Limits,
+    enough: Callable[[Sequence[TrialResult]], bool] = lambda results: False,
 ) -> tuple[TrialResult, ...]:
     """Run a policy until `seconds` are spent; a trial that would run over is not counted.
 
@@ -126,23 +146,26 @@ def replay(
         space: `table.space`; the same object for all replays, so that what policies remember of
             a space is computed once.
         episodes: that the policy is told to have; it may go beyond while time is left.
-        seconds: of trials, the baseline not counted.
+        seconds: of trials, the baseline not counted; None: until the space is used up.
         limits: of the user.
+        enough: ends the replay earlier; asked with all results after each.
     """
     results = [table.baseline]
     left = seconds
-    while True:
+    while not enough(results):
         budget = Budget(episodes_left=max(episodes - len(results) + 1, 1), seconds_left=left)
         decision = policy.propose(results, space, limits, budget=budget)
         if decision.strategy is None:
-            return tuple(results)
+            break
         found = table.by_hash[decision.strategy.hash]
-        left -= spent(found)
-        if left < 0:
-            return tuple(results)
+        if left is not None:
+            left -= spent(found)
+            if left < 0:
+                break
         found = found.model_copy(update={"episode": len(results), "proposed_by": decision.policy})
         results.append(found)
         policy.observe(found)
+    return tuple(results)
 
 
 def whole(table: Table, objectives: tuple[Objective, ...], limits: Limits) -> float:

@@ -215,7 +215,7 @@ def _enumerate(usable: dict[str, AnyMethod], max_steps: int) -> Iterator[Strateg
     """Strategies in the order of the space; parameters outside the search domains are left out."""
     for length in range(1, min(max_steps, len(_STAGE)) + 1):
         templates = _templates(usable, length)
-        turns = _in_turns([_of_template(template, usable) for template in templates])
+        turns = in_turns([_of_template(template, usable) for template in templates])
         yield from turns if length == 1 else islice(turns, MAX_PIPELINES)
 
 
@@ -263,7 +263,8 @@ def _with_sum(sizes: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
             yield (first, *rest)
 
 
-def _in_turns(sources: Iterable[Iterable[Strategy]]) -> Iterator[Strategy]:
+def in_turns(sources: Iterable[Iterable[Strategy]]) -> Iterator[Strategy]:
+    """The first of each, then the second of each, and so on."""
     for turn in zip_longest(*sources):
         yield from (strategy for strategy in turn if strategy is not None)
 

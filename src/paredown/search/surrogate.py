@@ -30,45 +30,50 @@ class Surrogate:
 
     Attributes:
         features: column of each feature.
-        quality, latency: (features,) effects.
+        quality: (features,) effects.
+        latency: (features,) effects; None where too few trials were timed.
         error: typical (median) error of the perplexity on trials left out, as a factor minus 1.
     """
 
     features: dict[Feature, int]
     quality: FloatArray
-    latency: FloatArray
+    latency: FloatArray | None
     error: float
 
     @classmethod
     def fit(cls, history: Sequence[TrialResult]) -> Self | None:
         """Ridge regression; None until there is enough to learn from."""
-        baseline = next((r for r in history if r.strategy is None and r.status == "ok"), None)
-        trials = [r for r in history if r.strategy is not None and r.status == "ok"]
-        if baseline is None:
+        judged = _ratios(history, "perplexity")
+        if len(judged) < MINIMUM:
             return None
-        pairs = [(r, _logs(r, baseline)) for r in trials]
-        known = [(r.strategy, logs) for r, logs in pairs if r.strategy and logs is not None]
-        if len(known) < MINIMUM:
-            return None
-        names = dict.fromkeys(f for strategy, _ in known for f in _features(strategy))
+        names = dict.fromkeys(f for strategy, _ in judged for f in _features(strategy))
         features = {feature: column for column, feature in enumerate(names)}
-        rows = np.array([_row(s, features) for s, _ in known])
-        wanted = np.array([logs for _, logs in known])  # (trials, 2)
-        inverse = np.linalg.inv(rows.T @ rows + RIDGE * np.eye(len(features)))
-        effects = inverse @ rows.T @ wanted  # (features, 2)
-        leverage = np.einsum("ij,jk,ik->i", rows, inverse, rows)
-        left_out = (wanted - rows @ effects)[:, 0] / np.maximum(1.0 - leverage, 1e-6)
+        quality, left_out = _ridge(judged, features)
+        timed = _ratios(history, "decode_latency")
         return cls(
             features=features,
-            quality=effects[:, 0],
-            latency=effects[:, 1],
+            quality=quality,
+            latency=_ridge(timed, features)[0] if len(timed) >= MINIMUM else None,
             error=float(np.expm1(np.median(np.abs(left_out)))),
         )
 
-    def expect(self, strategy: Strategy) -> tuple[float, float]:
-        """(perplexity, time per token), each over the baseline's."""
+    def expect(self, strategy: Strategy) -> tuple[float, float | None]:
+        """(perplexity, time per token), each over the baseline's; None for a time not known."""
         row = _row(strategy, self.features)
-        return float(np.exp(row @ self.quality)), float(np.exp(row @ self.latency))
+        latency = None if self.latency is None else float(np.exp(row @ self.latency))
+        return float(np.exp(row @ self.quality)), latency
+
+
+def _ridge(
+    known: Sequence[tuple[Strategy, float]], features: dict[Feature, int]
+) -> tuple[FloatArray, FloatArray]:
+    """(features,) effects, and (trials,) error of each trial were it left out."""
+    rows = np.array([_row(strategy, features) for strategy, _ in known])
+    wanted = np.array([value for _, value in known])
+    inverse = np.linalg.inv(rows.T @ rows + RIDGE * np.eye(len(features)))
+    effects = inverse @ rows.T @ wanted
+    leverage = np.einsum("ij,jk,ik->i", rows, inverse, rows)
+    return effects, (wanted - rows @ effects) / np.maximum(1.0 - leverage, 1e-6)
 
 
 def shortlist(view: View, surrogate: Surrogate | None, count: int) -> list[Strategy]:
@@ -97,14 +102,14 @@ def _first(chosen: list[Strategy], others: list[Strategy], count: int) -> list[S
     return list(found.values())
 
 
-def _logs(result: TrialResult, baseline: TrialResult) -> tuple[float, float] | None:
-    ratios = []
-    for name in ("perplexity", "decode_latency"):
-        mine, base = result.value(name), baseline.value(name)
-        if mine is None or base is None or mine <= 0 or base <= 0:
-            return None
-        ratios.append(float(np.log(mine / base)))
-    return ratios[0], ratios[1]
+def _ratios(history: Sequence[TrialResult], name: str) -> list[tuple[Strategy, float]]:
+    """Logarithm of a measurement over the baseline's, of the trials that have it."""
+    finished = [result for result in history if result.status == "ok"]
+    base = next((r.value(name) for r in finished if r.strategy is None), None)
+    if not base or base <= 0:
+        return []
+    values = [(r.strategy, r.value(name)) for r in finished]
+    return [(s, float(np.log(v / base))) for s, v in values if s is not None and v and v > 0]
 
 
 def _features(strategy: Strategy) -> list[Feature]:

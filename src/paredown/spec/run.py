@@ -20,7 +20,7 @@ from paredown.spec.speed import Grid
 from paredown.spec.target import Limits
 
 PolicyName = Annotated[
-    Literal["portfolio", "bayesian", "evolutionary", "bandit", "grid", "random"],
+    Literal["portfolio", "surrogate", "bayesian", "evolutionary", "bandit", "grid", "random"],
     BeforeValidator(lambda name: "bayesian" if name == "tpe" else name),  # its name in 0.1
 ]
 Objective = Literal["quality", "size", "latency", "memory"]

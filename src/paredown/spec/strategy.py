@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,8 +46,17 @@ class Strategy(BaseModel):
 
     @cached_property
     def hash(self) -> str:
-        """Identity; meaningful on a canonical strategy, in which every parameter is explicit."""
+        """Identity; meaningful on a canonical strategy, in which every parameter is explicit.
+
+        Computed once: a search asks for it thousands of times per proposal.
+        """
         return content_hash(self)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, which would give a changed copy the hash of the original."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("hash", None)
+        return copied
 
 
 def _literal(value: Any) -> str:

@@ -1,0 +1,146 @@
+"""What untried strategies will measure, with an error, from the trials so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import final
+
+import numpy as np
+
+from paredown.analysis.pareto import FloatArray
+from paredown.search.index import index_of
+from paredown.search.space import Space
+from paredown.spec.serial import canonical
+from paredown.spec.strategy import Strategy
+
+LINEAR = (0.5, 0.9)
+"""Weight of effects that add up, against those that hold for similar strategies only."""
+REACH = (1.0, 2.0)
+"""Distance over which strategies are similar; one value of one parameter is about 1.4 away."""
+NOISE = (0.003, 0.03)
+"""Variance of a trial that no strategy explains, relative to the scale."""
+SIZE = 4.0
+"""Weight of how much is compressed, against that of one value of one parameter."""
+PRIOR_SCALE, PRIOR_TRIALS = 0.5, 2.0
+"""Scale of the logarithms before any trial, and how many trials that counts for."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Normal distributions of one quantity.
+
+    Attributes:
+        mean, error: (n,) its logarithm, and the standard error of that.
+    """
+
+    mean: FloatArray
+    error: FloatArray
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Strategies as numbers: which methods, which values, and how much they compress.
+
+    Attributes:
+        space: whose strategies these are.
+        columns: of each method, and of each value of each parameter that the space varies.
+    """
+
+    space: Space
+    columns: dict[tuple[str, ...], int]
+
+    def rows(self, strategies: Sequence[Strategy]) -> FloatArray:
+        """(n, columns + 2). The ratio is known before running, and what is cut more loses more:
+        so the last two columns are its logarithm and that squared."""
+        found = np.zeros((len(strategies), len(self.columns) + 2))
+        for row, strategy in zip(found, strategies, strict=True):
+            for feature in _parts(strategy):
+                if feature in self.columns:
+                    row[self.columns[feature]] = 1.0
+            log_ratio = np.log2(self.space.ratio(strategy))
+            row[-2:] = SIZE * log_ratio, SIZE * log_ratio**2 / 2
+        return found
+
+
+@lru_cache(maxsize=4)
+def features_of(space: Space) -> Features:
+    """The features of a space; remembered."""
+    varied = index_of(space).values
+    columns: dict[tuple[str, ...], int] = {}
+    for strategy in space.strategies:
+        for feature in _parts(strategy):
+            if len(feature) == 1 or feature[:2] in varied:
+                columns.setdefault(feature, len(columns))
+    return Features(space=space, columns=columns)
+
+
+@lru_cache(maxsize=4)
+def _all_rows(space: Space) -> dict[str, FloatArray]:
+    return dict(zip(space.by_hash, features_of(space).rows(space.strategies), strict=True))
+
+
+def rows_of(space: Space, strategies: Sequence[Strategy]) -> FloatArray:
+    """(n, columns) features of strategies of the space; remembered."""
+    known = _all_rows(space)
+    return np.array([known[strategy.hash] for strategy in strategies])
+
+
+def forecast(seen: FloatArray, values: FloatArray, new: FloatArray) -> Forecast:
+    """Gaussian process through what was seen, its kernel chosen by the marginal likelihood.
+
+    The kernel is `w x.x' + (1 - w) exp(-|x - x'|^2 / (2 reach^2))`, with a scale that is estimated
+    from the trials and a weak prior. The uncompressed model (all features 0, value 0) is one of
+    the points, so before any trial everything is expected to be like it, with a large error.
+
+    Args:
+        seen: (trials, features).
+        values: (trials,) logarithms over the baseline's.
+        new: (strategies, features).
+
+    Source: Rasmussen, Williams 2006, "Gaussian processes for machine learning", algorithm 2.1;
+    scale integrated out with an inverse-gamma prior, as in section 5.1 of Gramacy 2020,
+    "Surrogates".
+    """
+    points = np.vstack([np.zeros(seen.shape[1]), seen])
+    wanted = np.concatenate([[0.0], values])
+    inner, apart = points @ points.T, _distances(points, points)
+    best: tuple[float, float, float, FloatArray, float] | None = None
+    for weight, reach, noise in product(LINEAR, REACH, NOISE):
+        kernel = weight * inner + (1 - weight) * np.exp(-apart / (2 * reach**2))
+        root = np.linalg.cholesky(kernel + noise * np.eye(len(points)))
+        white = np.linalg.solve(root, wanted)
+        freedom = len(wanted) + PRIOR_TRIALS
+        scale = (white @ white + PRIOR_TRIALS * PRIOR_SCALE**2) / freedom
+        likelihood = -freedom / 2 * np.log(scale) - np.log(np.diag(root)).sum()
+        if best is None or likelihood > best[0]:
+            best = (float(likelihood), weight, reach, root, float(scale))
+    assert best is not None
+    _, weight, reach, root, scale = best
+    cross = weight * points @ new.T + (1 - weight) * np.exp(
+        -_distances(points, new) / (2 * reach**2)
+    )  # (points, strategies)
+    half = np.linalg.solve(root, cross)
+    mean = half.T @ np.linalg.solve(root, wanted)
+    own = weight * (new**2).sum(axis=1) + (1 - weight)
+    variance = scale * np.maximum(own - (half**2).sum(axis=0), 1e-9)
+    return Forecast(mean=mean, error=np.sqrt(variance))
+
+
+def _distances(one: FloatArray, other: FloatArray) -> FloatArray:
+    """(n, m) squared distances."""
+    squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None, :]
+    found: FloatArray = np.maximum(squares - 2 * one @ other.T, 0.0)
+    return found
+
+
+def _parts(strategy: Strategy) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for step in strategy.steps:
+        found.append((step.method,))
+        found += [(step.method, name, canonical(value)) for name, value in step.params.items()]
+    return found
