@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from paredown.coordinate import final
 from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.interrupt import Interrupt
+from paredown.pipeline import trial
 from paredown.spec.result import Failure, FailureKind, TrialResult
 from paredown.spec.run import EvaluateConfig, RunConfig
 from paredown.spec.scores import TaskScore
@@ -94,7 +94,7 @@ def test_scores_are_replaced_and_a_failure_keeps_those_of_the_search(
             return failure
         return result.model_copy(update={"scores": (scored(500, final=True),)})
 
-    monkeypatch.setattr(final.trial, "rescore", rescore)
+    monkeypatch.setattr(trial, "rescore", rescore)
     run, told = run_of(tmp_path / "e")
     score_front(run)
     assert outcomes(tmp_path / "e") == [(0, "ok"), (1, "ok"), (2, "failed"), (3, "ok")]
@@ -107,7 +107,7 @@ def test_scores_are_replaced_and_a_failure_keeps_those_of_the_search(
 def test_a_spent_budget_leaves_the_rest_out_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final.trial, "rescore", lambda *_, **__: pytest.fail("no time is left"))
+    monkeypatch.setattr(trial, "rescore", lambda *_, **__: pytest.fail("no time is left"))
     run, _ = run_of(tmp_path / "e", budget_h=0.001)
     score_front(run)
     assert outcomes(tmp_path / "e") == [(n, "skipped") for n in range(4)]
