@@ -62,7 +62,7 @@ def run(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="What proposes strategies: portfolio (default), bayesian, evolutionary, bandit, "
+            help="What proposes strategies: portfolio (default), surrogate, bayesian, evolutionary, bandit, "
             "grid or random."
         ),
     ] = None,
