@@ -11,7 +11,7 @@ import pytest
 from paredown.errors import MethodError
 from paredown.search.base import Budget, Decision, Policy, View, end
 from paredown.search.evolutionary import Evolutionary
-from paredown.search.portfolio import CAP, STRIKES, Arm, Portfolio
+from paredown.search.portfolio import CAP, MINIMUM, STRIKES, Arm, Portfolio
 from paredown.search.random import Uniform
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -107,7 +107,7 @@ def test_what_brings_more_gets_more_and_all_shares_add_up() -> None:
     shares = policy.shares(View(history=history, space=build(), limits=_NO_LIMITS, budget=_ONE))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert shares["random"] > 0.75
-    assert shares["last"] >= 0.04
+    assert shares["last"] >= MINIMUM
 
 
 def test_without_results_all_arms_are_due_the_same() -> None:

@@ -112,20 +112,23 @@ def forecast(seen: FloatArray, values: FloatArray, new: FloatArray) -> Forecast:
     best: tuple[float, float, float, FloatArray, float] | None = None
     for weight, reach, noise in product(LINEAR, REACH, NOISE):
         kernel = weight * inner + (1 - weight) * np.exp(-apart / (2 * reach**2))
-        root = np.linalg.cholesky(kernel + noise * np.eye(len(points)))
+        root: FloatArray = np.asarray(
+            np.linalg.cholesky(kernel + noise * np.eye(len(points))), dtype=np.float64
+        )
         white = np.linalg.solve(root, wanted)
         freedom = len(wanted) + PRIOR_TRIALS
-        scale = (white @ white + PRIOR_TRIALS * PRIOR_SCALE**2) / freedom
+        scale = float(white @ white + PRIOR_TRIALS * PRIOR_SCALE**2) / freedom
         likelihood = -freedom / 2 * np.log(scale) - np.log(np.diag(root)).sum()
         if best is None or likelihood > best[0]:
-            best = (float(likelihood), weight, reach, root, float(scale))
-    assert best is not None
+            best = (float(likelihood), weight, reach, root, scale)
+    if best is None:
+        raise AssertionError("there are kernels to choose from")
     _, weight, reach, root, scale = best
     cross = weight * points @ new.T + (1 - weight) * np.exp(
         -_distances(points, new) / (2 * reach**2)
     )  # (points, strategies)
     half = np.linalg.solve(root, cross)
-    mean = half.T @ np.linalg.solve(root, wanted)
+    mean = np.asarray(half.T @ np.linalg.solve(root, wanted), dtype=np.float64)
     own = weight * (new**2).sum(axis=1) + (1 - weight)
     variance = scale * np.maximum(own - (half**2).sum(axis=0), 1e-9)
     return Forecast(mean=mean, error=np.sqrt(variance))
