@@ -152,13 +152,10 @@ class RunProgress(StepProgress):
         if self._seconds:
             mean = sum(self._seconds) / len(self._seconds)
             waiting = max(self.episodes - len(self._seconds), 0)
-            left = mean * max(waiting + (1 - share), 0)
-            left -= mean if fields["episode"] > 0 else 0
+            left = mean * (waiting + 1 - share)
         what = f"episode {fields['episode']}: {fields['stage']}, {fields['message']}"
         done = (len(self._seconds) + share) / (self.episodes + 1)
-        self.show(
-            what, done, time.monotonic() - self._start, None if left is None else max(left, 0)
-        )
+        self.show(what, done, time.monotonic() - self._start, left)
 
     def _result(self, result: TrialResult) -> None:
         self._seconds.append(result.wall_s)
