@@ -62,8 +62,8 @@ def run(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="What proposes strategies: portfolio (default), surrogate, bayesian, evolutionary, bandit, "
-            "grid or random."
+            help="What proposes strategies: portfolio (default), surrogate, bayesian, "
+            "evolutionary, bandit, grid or random."
         ),
     ] = None,
     coordinator: Annotated[
