@@ -91,8 +91,9 @@ def test_compress_and_evaluate(tmp_path: Path, model: Path) -> None:
     files = sum(f.stat().st_size for f in (tmp_path / "art").glob("*.safetensors"))
     assert document["size_bytes"] == files
     measured = paredown(
-        "evaluate", "art", "-d", str(text), "--tokens", "512", "-o", "res", "--json", cwd=tmp_path
-    )
+        "evaluate", "art", "-d", str(text), "--tokens", "512", "-o", "res", "--json",
+        "--grid", "8x1", cwd=tmp_path,
+    )  # fmt: skip
     assert measured.returncode == 0, measured.stderr
     result = json.loads(measured.stdout)
     assert result == json.loads((tmp_path / "res" / "results.json").read_text())

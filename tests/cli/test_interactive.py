@@ -72,6 +72,7 @@ def test_a_script_steers_a_run_and_a_resumed_run_keeps_to_it(tmp_path: Path) -> 
     assert read_experiment(tmp_path / "i").trials[2].label.startswith("rtn")
 
 
+@pytest.mark.slow
 def test_a_person_at_a_terminal_pauses_and_stops(tmp_path: Path) -> None:
     command = write_config(tmp_path, episodes=3)
     process, terminal = pty.fork()

@@ -22,6 +22,7 @@ def request(folder: Path, **changes: Any) -> dict[str, Any]:
     return settings(folder, **(common | changes))
 
 
+@pytest.mark.slow
 def test_the_energy_of_all_sessions_is_told(tmp_path: Path) -> None:
     pytest.importorskip("codecarbon")
     place: dict[str, Any] = {"experiment_name": "e", "output_dir": tmp_path}

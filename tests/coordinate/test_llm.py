@@ -149,7 +149,7 @@ BAD: dict[str, tuple[Answer, str]] = {
         advice(GOOD).replace("1.1", "Infinity"), "perplexity_ratio"),
     "nested": ('{"action":' + "[" * 3900, "nested|JSON"),
     "long": ("x" * 9000, "9000 characters"),
-    "no strategy": (advice(None), "needs a strategy"),
+    "no strategy": (advice(None), "names no strategy"),
     "unknown method": (advice("gptqq(bits=4)"), "gptqq"),
     "outside its range": (advice("round(bits=99)"), "bits = 99"),
     "infeasible": (advice("round(group_size=64)"), "not in the search space; the nearest"),

@@ -70,6 +70,7 @@ def test_an_experiment_leaves_everything_that_was_promised(tmp_path: Path) -> No
     assert kept <= on_disk
 
 
+@pytest.mark.slow
 def test_the_same_request_again_must_say_resume(tmp_path: Path) -> None:
     request = settings(tmp_path, episodes=1)
     paredown.optimize(**request, experiment_name="a", output_dir=tmp_path)  # type: ignore[arg-type]

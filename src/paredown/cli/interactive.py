@@ -96,9 +96,10 @@ class InteractiveProgress(RunProgress):
         if not line.strip() or line.lstrip().startswith("#"):
             return
         answer = self.steering.command(line)
-        self.console.print(Text(f"> {' '.join(line.split())}", style="cyan"), soft_wrap=True)
+        told = Text(f"> {' '.join(line.split())}", style="cyan")
         for part in answer.splitlines():
-            self.console.print(Text(f"  {part}"), soft_wrap=True)
+            told.append(f"\n  {part}", style="default")
+        self.console.print(told, soft_wrap=True)  # at once: others print, too
         self._wishes = str(self.steering.wishes())
 
     def _ended(self) -> None:
