@@ -7,6 +7,7 @@ Files, not pipes, so that nothing is lost with the process.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -303,7 +304,8 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
     context = getattr(config, "max_position_embeddings", None) or job.config.window
     length = min(job.config.window, context)
     count = -(-job.config.tokens // length)
-    tokens = windows(
+    read = partial(
+        windows,
         job.text.request(),
         "evaluation",
         job.base,
@@ -315,6 +317,9 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
         trust_remote_code=job.trust_remote_code,
         progress=lambda _, message: progress(0.0, message),
     )
+    if job.text.request().sources()[0].generated:
+        in_child(read)  # into the cache: the writing model is no memory of the one that is measured
+    tokens = read()
     found = evaluate_folder(
         job.model,
         tokens=tokens,
@@ -340,6 +345,20 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
         "notes": found.notes,
         "speed": [p.model_dump(mode="json") for p in found.speed],
     }
+
+
+def in_child(work: Callable[[], Any]) -> None:
+    """Do `work` in a forked process, for what it leaves on disk.
+
+    Its failure is silent here: whoever needs the result finds it missing, and does the work again.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:  # whatever happened: nothing of the parent's may run twice
+            os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _score(job: ScoreJob, folder: Path, progress: Progress) -> dict[str, Any]:

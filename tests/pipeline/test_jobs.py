@@ -1,0 +1,60 @@
+"""What workers do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from paredown.evaluate import artifact
+from paredown.models import calibration
+from paredown.pipeline import jobs
+from paredown.testing.tiny import tiny_model
+from tests.samples import EVALUATE
+
+
+def test_work_in_a_child_leaves_files_and_nothing_else(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def work() -> None:
+        made.append(os.getpid())
+        (tmp_path / "pid").write_text(str(os.getpid()))
+
+    jobs.in_child(work)
+    assert made == []
+    assert int((tmp_path / "pid").read_text()) != os.getpid()
+
+
+def test_a_child_that_fails_ends(tmp_path: Path) -> None:
+    jobs.in_child(lambda: 1 / 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "apart"), [("self", True), ("pydoc", False)])
+def test_text_that_the_model_writes_is_written_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, apart: bool
+) -> None:
+    """Else the writing model would count as memory of the one that is measured."""
+    model = tiny_model(tmp_path / "model", "llama")
+    log = tmp_path / "readers"
+
+    def windows(*_: Any, **__: Any) -> torch.Tensor:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return torch.zeros(1, 16, dtype=torch.int64)
+
+    monkeypatch.setattr(calibration, "windows", windows)
+    measured = SimpleNamespace(measurements=[], notes=[], speed=[])
+    monkeypatch.setattr(artifact, "evaluate_folder", lambda *_, **__: measured)
+    job = jobs.EvaluateJob(
+        device="cpu", model=model, base=model, base_hash="0", base_bytes=1,
+        text=jobs.TextSpec(evaluation=text, calibration=None, data_dir=None), config=EVALUATE,
+    )  # fmt: skip
+    jobs.run(job, tmp_path)
+    readers = [int(line) for line in log.read_text().split()]
+    assert readers[-1] == os.getpid()
+    assert [reader != os.getpid() for reader in readers[:-1]] == [True] * apart
