@@ -42,6 +42,7 @@ def users(folder: Path) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == "user"]
 
 
+@pytest.mark.slow
 def test_a_script_steers_a_run_and_a_resumed_run_keeps_to_it(tmp_path: Path) -> None:
     command = write_config(tmp_path, episodes=2)
     script = (

@@ -44,6 +44,7 @@ def test_the_energy_of_all_sessions_is_told(tmp_path: Path) -> None:
     assert any(r.energy_joules for r in results)
 
 
+@pytest.mark.slow
 def test_a_meter_that_fails_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

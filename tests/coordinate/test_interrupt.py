@@ -42,6 +42,7 @@ def test_outside_of_the_main_thread_signals_are_left_alone() -> None:
     assert seen == [before]
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_the_trial_in_flight_and_goes_on_with_resume(tmp_path: Path) -> None:
     request = settings(tmp_path, methods=("rtn",), episodes=2)
     events: list[str] = []
