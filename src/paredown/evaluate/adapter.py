@@ -117,9 +117,9 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """Score whole texts, window by window."""
         keys = [Responses.key("rolling", request.args) for request in requests]
         todo = [i for i, key in enumerate(keys) if self.responses.get(key) is None]
-        windows = {i: [[pair] for pair in self._windows(requests[i].args[0])] for i in todo}
         for done, i in enumerate(todo):
-            scores = [scored[0].loglikelihood for _, scored in self.scorer.score(windows[i])]
+            windows = [[pair] for pair in self._windows(requests[i].args[0])]
+            scores = [scored[0].loglikelihood for _, scored in self.scorer.score(windows)]
             self.responses.add({keys[i]: [sum(scores), False, False]})
             self.progress((done + 1) / len(todo), f"{done + 1} of {len(todo)} texts")
         return [float(self._answer(k, r)[0]) for k, r in zip(keys, requests, strict=True)]

@@ -6,12 +6,14 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from paredown.analysis.statistics import mean_stderr
 from paredown.evaluate.carbon import Estimate, NoEstimateError
+from paredown.evaluate.timing import now, prompts
 from paredown.hardware.counters import EnergyCounter, Nvml, Rapl, open_nvml, open_rapl
 from paredown.spec.result import Measurement, Source
 from paredown.spec.run import EvaluateConfig
@@ -98,16 +100,14 @@ def measure_energy(
     try:
         source = open_source(device)
         generator = torch.Generator().manual_seed(seed)
-        vocabulary = model.get_input_embeddings().num_embeddings
-        prompt = torch.randint(0, vocabulary, (1, config.prompt_tokens), generator=generator)
-        prompt = prompt.to(device)
+        prompt = prompts(model, 1, config.prompt_tokens, generator).to(device)
         seconds = max(config.energy_s, _LEAST_S[device])
         found, notes = [], []
         for name, work, what in (
             ("energy", decoding(model, prompt, config.decode_tokens), _decode_words(config)),
             ("prefill_energy", prefilling(model, prompt), f"prompts of {config.prompt_tokens}"),
         ):
-            joules = joules_per_token(work, source, seconds=seconds, clock=_clock(device))
+            joules = joules_per_token(work, source, seconds=seconds, clock=partial(now, device))
             how = f"{what}, batch 1, {_WINDOWS} windows of at least {seconds:g} s; {source.what}"
             measurement = _measurement(name, joules, source.source, how)
             if measurement is None:
@@ -129,7 +129,7 @@ def open_source(device: str) -> EnergySource:
     if device == "cuda":
         counter = open_nvml(str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))
     if not isinstance(counter, str):
-        return Counted(counter, clock=_clock(device))
+        return Counted(counter, clock=partial(now, device))
     try:
         return Estimated()
     except NoEstimateError as error:
@@ -202,12 +202,3 @@ def _measurement(name: str, joules: list[float], source: Source, how: str) -> Me
         source=source,
         how=how,
     )
-
-
-def _clock(device: str) -> Callable[[], float]:
-    def now() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return now

@@ -257,12 +257,7 @@ def measure(
         )
         if limits is not None and baseline is not None:
             result = result.model_copy(update={"unmet": limits.unmet(result, baseline)})
-        why_not = None if strategy is None else why_not_scored(result, earlier)
-        if bench.evaluate.benchmarks and why_not is not None:
-            note = f"{NOT_SCORED} {', '.join(bench.evaluate.benchmarks)}: {why_not}"
-            result = result.model_copy(update={"notes": (*result.notes, note)})
-        else:
-            result = _with_scores(clock, result, model, bench.evaluate)
+        result = _scored_if_worth_it(clock, result, model, earlier)
     except _TrialFailed as error:
         if strategy is None:
             raise ConfigError(
@@ -378,6 +373,18 @@ def _base_bytes(bench: Bench) -> int:
 
 def _sizes(bench: Bench, model: Path) -> tuple[Measurement, ...]:
     return tuple(measure_size(model, _base_bytes(bench)))
+
+
+def _scored_if_worth_it(
+    clock: _Clock, result: TrialResult, model: Path, earlier: Sequence[TrialResult]
+) -> TrialResult:
+    """The result with benchmarks, or with a note that says why they were not asked."""
+    config = clock.bench.evaluate
+    why_not = None if result.strategy is None else why_not_scored(result, earlier)
+    if not config.benchmarks or why_not is None:
+        return _with_scores(clock, result, model, config)
+    note = f"{NOT_SCORED} {', '.join(config.benchmarks)}: {why_not}"
+    return result.model_copy(update={"notes": (*result.notes, note)})
 
 
 def _with_scores(

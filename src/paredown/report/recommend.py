@@ -201,6 +201,20 @@ def _known(result: TrialResult, name: str) -> float:
     return math.inf if value is None else value
 
 
+def _ratio(result: TrialResult, other: TrialResult, name: str) -> float | None:
+    """A measurement of `result` over that of `other`, if both have it.
+
+    Two latencies may have been taken hours apart, on a machine that was busy once and idle once. So
+    what counts of speed is each one's ratio to the base, taken in turns, where both have it.
+    """
+    if name == "decode_latency":
+        mine, theirs = result.value("speedup"), other.value("speedup")
+        if mine and theirs:
+            return theirs / mine
+    mine, theirs = result.value(name), other.value(name)
+    return None if mine is None or not theirs else mine / theirs
+
+
 def _compared(result: TrialResult, other: TrialResult, baseline: TrialResult | None) -> str:
     """What `result` gives and takes relative to `other`."""
     gains: list[str] = []
@@ -210,10 +224,10 @@ def _compared(result: TrialResult, other: TrialResult, baseline: TrialResult | N
         ("decode_latency", "faster per token", "slower per token"),
         ("peak_memory", "less memory", "more memory"),
     ):
-        mine, theirs = result.value(name), other.value(name)
-        if mine is None or theirs is None or theirs == 0:
+        ratio = _ratio(result, other, name)
+        if ratio is None:
             continue
-        change = 100 * (mine / theirs - 1)
+        change = 100 * (ratio - 1)
         if abs(change) >= 1:
             (gains if change < 0 else costs).append(
                 f"{abs(change):.0f} % {less if change < 0 else more}"

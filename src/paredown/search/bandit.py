@@ -46,9 +46,8 @@ class Bandit(Policy):
         return cls(seed=seed, objectives=objectives)
 
     def choose(self, view: View) -> Decision:
-        if (first := view.opening(spread=True)) is not None:
-            reason = "opening: a method not seen yet"
-            return view.decide(first, reason=reason, policy=self.name)
+        if (first := view.opened_by(self.name, spread=True)) is not None:
+            return first
         bounds = self._bounds(view)
         open_to = {step.method for strategy in view.left for step in strategy.steps}
         method = max((m for m in bounds if m in open_to), key=bounds.__getitem__)

@@ -160,6 +160,13 @@ class View:
         firsts = self.space.first_of_methods()
         return next((s for name, s in firsts.items() if name not in seen and s.hash in left), None)
 
+    def opened_by(self, policy: str, *, spread: bool = False) -> Decision | None:
+        """The decision for a method not seen yet, where it is time for one: see `opening`."""
+        first = self.opening(spread=spread)
+        if first is None:
+            return None
+        return self.decide(first, reason="opening: a method not seen yet", policy=policy)
+
     def decide(self, strategy: Strategy, *, reason: str, policy: str) -> Decision:
         """The decision to try a strategy of the space."""
         expected = self.space.expected(strategy)

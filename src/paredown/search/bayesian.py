@@ -64,9 +64,8 @@ class Bayesian(Policy):
         return cls(seed=seed, objectives=objectives)
 
     def choose(self, view: View) -> Decision:
-        if (first := view.opening()) is not None:
-            reason = "opening: a method not seen yet"
-            return view.decide(first, reason=reason, policy=self.name)
+        if (first := view.opened_by(self.name)) is not None:
+            return first
         names = measured(view.history, self.objectives)
         if not names:
             reason = "nothing to learn from yet: next in the order of the space"

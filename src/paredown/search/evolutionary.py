@@ -62,9 +62,8 @@ class Evolutionary(Policy):
         return cls(seed=seed, objectives=objectives)
 
     def choose(self, view: View) -> Decision:
-        if (first := view.opening()) is not None:
-            reason = "opening: a method not seen yet"
-            return view.decide(first, reason=reason, policy=self.name)
+        if (first := view.opened_by(self.name)) is not None:
+            return first
         names = measured(view.history, self.objectives)
         known = scores(view.history, names, view.limits) if names else []
         parents = survivors([s for s in known if s.strategy.hash in view.space.by_hash])

@@ -55,9 +55,8 @@ class Expected(Policy):
         return cls(seed=seed, objectives=objectives)
 
     def choose(self, view: View) -> Decision:
-        if (first := view.opening(spread=True)) is not None:
-            reason = "opening: a method not seen yet"
-            return view.decide(first, reason=reason, policy=self.name)
+        if (first := view.opened_by(self.name, spread=True)) is not None:
+            return first
         names = measured(view.history, self.objectives)
         if not names:
             reason = "nothing to learn from yet: next in the order of the space"

@@ -104,9 +104,8 @@ class Portfolio(Policy):
         return cls(objectives=objectives, arms=(*arms, *extra_arms))
 
     def choose(self, view: View) -> Decision:
-        if (first := view.opening(spread=True)) is not None:
-            reason = "opening: a method not seen yet"
-            return view.decide(first, reason=reason, policy=self.name)
+        if (first := view.opened_by(self.name, spread=True)) is not None:
+            return first
         refused = ""
         opened = replace(view, opened=True)
         for arm, why in self._in_turn(view):

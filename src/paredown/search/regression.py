@@ -59,7 +59,7 @@ class Features:
         so the last two columns are its logarithm and that squared."""
         found = np.zeros((len(strategies), len(self.columns) + 2))
         for row, strategy in zip(found, strategies, strict=True):
-            for feature in _parts(strategy):
+            for feature in parts(strategy):
                 if feature in self.columns:
                     row[self.columns[feature]] = 1.0
             log_ratio = np.log2(self.space.ratio(strategy))
@@ -73,7 +73,7 @@ def features_of(space: Space) -> Features:
     varied = index_of(space).values
     columns: dict[tuple[str, ...], int] = {}
     for strategy in space.strategies:
-        for feature in _parts(strategy):
+        for feature in parts(strategy):
             if len(feature) == 1 or feature[:2] in varied:
                 columns.setdefault(feature, len(columns))
     return Features(space=space, columns=columns)
@@ -141,7 +141,8 @@ def _distances(one: FloatArray, other: FloatArray) -> FloatArray:
     return found
 
 
-def _parts(strategy: Strategy) -> list[tuple[str, ...]]:
+def parts(strategy: Strategy) -> list[tuple[str, ...]]:
+    """What a strategy consists of: (method,), and (method, parameter, value) of each parameter."""
     found: list[tuple[str, ...]] = []
     for step in strategy.steps:
         found.append((step.method,))

@@ -10,8 +10,8 @@ import numpy as np
 
 from paredown.analysis.pareto import FloatArray, pareto_mask
 from paredown.search.base import View
+from paredown.search.regression import parts
 from paredown.spec.result import TrialResult
-from paredown.spec.serial import canonical
 from paredown.spec.strategy import Strategy
 
 MINIMUM = 4
@@ -46,7 +46,7 @@ class Surrogate:
         judged = _ratios(history, "perplexity")
         if len(judged) < MINIMUM:
             return None
-        names = dict.fromkeys(f for strategy, _ in judged for f in _features(strategy))
+        names = dict.fromkeys(f for strategy, _ in judged for f in parts(strategy))
         features = {feature: column for column, feature in enumerate(names)}
         quality, left_out = _ridge(judged, features)
         timed = _ratios(history, "decode_latency")
@@ -112,17 +112,9 @@ def _ratios(history: Sequence[TrialResult], name: str) -> list[tuple[Strategy, f
     return [(s, float(np.log(v / base))) for s, v in values if s is not None and v and v > 0]
 
 
-def _features(strategy: Strategy) -> list[Feature]:
-    found: list[Feature] = []
-    for step in strategy.steps:
-        found.append((step.method,))
-        found += [(step.method, name, canonical(v)) for name, v in step.params.items()]
-    return found
-
-
 def _row(strategy: Strategy, features: dict[Feature, int]) -> FloatArray:
     row = np.zeros(len(features))
-    for feature in _features(strategy):
+    for feature in parts(strategy):
         if feature in features:
             row[features[feature]] = 1.0
     return row
