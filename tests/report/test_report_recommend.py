@@ -157,3 +157,22 @@ def test_nothing_measured(results: tuple[TrialResult, ...]) -> None:
 def test_without_a_baseline_the_knee() -> None:
     found = choose(several()[1:])
     assert found.episode == find_front(several()[1:], OBJECTIVES).knee
+
+
+def test_speeds_are_compared_by_their_ratios_to_the_base() -> None:
+    """The latencies of two trials may be of a busy hour and an idle one."""
+    best, other = (
+        point(1, "gptq(bits=4)", 1.01, 0.35, 0.60, 0.55),
+        point(2, "rtn(bits=4)", 1.03, 0.35, 0.60, 0.50),
+    )
+    busy = tuple(
+        m.model_copy(update={"value": 3 * m.value}) if m.name == "decode_latency" else m
+        for m in other.measurements
+    )
+    late = other.model_copy(update={"measurements": busy})
+    found = choose((baseline(), best, late))
+    assert found.runner_up is not None
+    assert "per token" not in (found.runner_up_reason or "")
+    untimed = tuple(m for m in busy if m.name != "speedup")
+    alone = choose((baseline(), best, late.model_copy(update={"measurements": untimed})))
+    assert "per token" in (alone.runner_up_reason or "")
