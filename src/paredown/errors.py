@@ -14,6 +14,7 @@
     `-- MethodError           this strategy failed on this model; recorded as a failure
         |-- NumericsError     a tensor holds NaN or infinity, or a solve broke down
         |-- DivergedError     training made the model worse, or its outputs are not finite
+        |-- ScreenedError     few tokens show that an artifact is not worth measuring
         `-- VerificationError an artifact does not reload to what was compressed
 
 Anything else that is raised is a bug and keeps its traceback.
@@ -85,6 +86,10 @@ class NumericsError(MethodError):
 
 class DivergedError(MethodError):
     """Training made the model worse, or its loss or the model's outputs are not finite."""
+
+
+class ScreenedError(MethodError):
+    """An artifact is so bad on few tokens that nothing else of it is measured."""
 
 
 class VerificationError(MethodError):

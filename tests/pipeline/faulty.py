@@ -16,7 +16,7 @@ from paredown.spec.target import Target
 class FaultyParams(Params):
     """How to fail."""
 
-    how: Literal["hang", "crash", "kill", "exit", "memory", "raise", "lie", "nan"] = "raise"
+    how: Literal["hang", "crash", "kill", "exit", "memory", "raise", "lie", "nan", "ruin"] = "raise"
     """What happens in `apply`."""
 
 
@@ -36,8 +36,6 @@ class Faulty(Method[FaultyParams]):
         return spec
 
     def apply(self, source: Any, out: Path, params: FaultyParams, context: Context) -> Any:
-        import torch
-
         (out / "half-written.bin").write_bytes(b"x")
         match params.how:
             case "hang":
@@ -54,11 +52,22 @@ class Faulty(Method[FaultyParams]):
             case "raise":
                 raise RuntimeError("the library gave up")
             case "lie" | "nan":
-                return _write_wrong(source, out, params.how, torch)
+                return _write_wrong(source, out, params.how)
+            case "ruin":
+                return _write_ruined(source, out)
         raise AssertionError(params.how)
 
 
-def _write_wrong(source: Any, out: Path, how: str, torch: Any) -> Any:
+def _write_ruined(source: Any, out: Path) -> None:
+    """Store a model that is very sure of nonsense: it reloads, and is worth nothing."""
+    from paredown.models.checkpoint import CheckpointWriter
+
+    with CheckpointWriter(out, source) as writer:
+        for name in source.names:
+            writer.add(name, source.read(name) * (30.0 if name == "model.norm.weight" else 1.0))
+
+
+def _write_wrong(source: Any, out: Path, how: str) -> Any:
     """Store other weights than those whose logits are claimed."""
     from paredown.models.checkpoint import CheckpointWriter
     from paredown.models.load import load

@@ -51,8 +51,11 @@ def test_text_that_the_model_writes_is_written_apart(
     measured = SimpleNamespace(measurements=[], notes=[], speed=[])
     monkeypatch.setattr(artifact, "evaluate_folder", lambda *_, **__: measured)
     job = jobs.EvaluateJob(
-        device="cpu", model=model, base=model, base_hash="0", base_bytes=1,
-        text=jobs.TextSpec(evaluation=text, calibration=None, data_dir=None), config=EVALUATE,
+        device="cpu", model=model, base_bytes=1,
+        held_out=jobs.HeldOut(
+            base=model, base_hash="0", config=EVALUATE,
+            text=jobs.TextSpec(evaluation=text, calibration=None, data_dir=None),
+        ),
     )  # fmt: skip
     jobs.run(job, tmp_path)
     readers = [int(line) for line in log.read_text().split()]

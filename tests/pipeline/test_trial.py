@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from paredown.pipeline import trial
 from paredown.pipeline.executor import LocalExecutor
 from paredown.pipeline.trial import Bench
 from paredown.spec.result import FailureKind
-from tests.samples import tiny_bench
+from tests.samples import EVALUATE, tiny_bench
 
 
 @pytest.fixture
@@ -85,6 +86,29 @@ def test_a_failing_library_becomes_a_record(
     assert not list(tmp_path.glob(".artifact.partial-*"))
     after = registry.canonical("rtn(group_size=32)")  # the executor goes on
     assert trial.build(bench, after, tmp_path / "next", out, timeout_s=100).failure is None
+
+
+def test_a_candidate_is_screened_only_where_that_is_asked(bench: Bench, tmp_path: Path) -> None:
+    config = EVALUATE.model_copy(update={"screen": 1.2})
+    bench = replace(bench, evaluate=config)
+    strategy = registry.canonical('faulty(how="ruin")')
+    trial.measure(bench, None, tmp_path / "episode_000", episode=0, timeout_s=100)
+
+    def build(name: str, bench: Bench, *, screened: bool) -> trial.Built:
+        out = tmp_path / name
+        return trial.build(
+            bench, strategy, tmp_path / "jobs", out, timeout_s=100, screened=screened
+        )
+
+    stopped = build("stopped", bench, screened=True)
+    assert stopped.failure is not None
+    assert stopped.failure.kind is FailureKind.SCREENED
+    assert stopped.failure.stage == "verify"
+    assert not stopped.config_error
+    assert not (tmp_path / "stopped").exists()
+    assert build("asked", bench, screened=False).failure is None
+    off = replace(bench, evaluate=config.model_copy(update={"screen": None}))
+    assert build("off", off, screened=True).failure is None
 
 
 def test_a_hanging_method_is_stopped(bench: Bench, tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ import pytest
 from paredown.errors import MethodError
 from paredown.search.base import Budget, Decision, Policy, View, end
 from paredown.search.evolutionary import Evolutionary
-from paredown.search.portfolio import CAP, MINIMUM, STRIKES, Arm, Portfolio
+from paredown.search.portfolio import (
+    CAP,
+    MINIMUM,
+    PRIOR_TRIALS,
+    STRIKES,
+    Arm,
+    Portfolio,
+    _rates,
+)
 from paredown.search.random import Uniform
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -117,6 +125,26 @@ def test_without_results_all_arms_are_due_the_same() -> None:
         space=build(), limits=_NO_LIMITS, budget=_ONE,
     )  # fmt: skip
     assert policy.shares(view) == pytest.approx({"random": 0.5, "last": 0.5})
+
+
+def test_an_arm_that_keeps_its_promise_keeps_its_lead() -> None:
+    promises = np.array([10.0, 1.0, 1.0])
+    alone = np.array([[0.5, 100.0, 10.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    # One arm has brought 0.005 a second, as much as was promised: the others are expected to bring
+    # a tenth of that.
+    assert _rates(alone, promises) == pytest.approx([0.005, 0.0005, 0.0005])
+
+
+def test_credit_goes_from_what_was_promised_to_what_was_seen() -> None:
+    promises = np.array([10.0, 1.0])
+    brought = np.array([[0.0, 100.0, 10.0], [0.3, 100.0, 10.0]])
+    # Had both kept their promise, 0.3 would be 1100 seconds' worth of the rate that is shared.
+    shared, prior = 0.3 / 1100, PRIOR_TRIALS * 10
+    assert _rates(brought, promises) == pytest.approx(
+        [10 * shared * prior / (100 + prior), (0.3 + shared * prior) / (100 + prior)]
+    )
+    assert _rates(np.zeros((2, 3)), promises) == pytest.approx(promises)
+    assert _rates(brought * [0, 1, 1], promises) == pytest.approx(promises)  # nobody brought any
 
 
 def test_an_arm_that_brings_nothing_costs_little() -> None:

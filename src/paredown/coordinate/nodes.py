@@ -169,15 +169,16 @@ def compress(state: State, run: Run) -> State:
     episode = state["episode"]
     folder = run.experiment.begin(episode, strategy)
     trial.discard(folder / "artifact")
+    by_user = (state.get("decision") or {}).get("policy") == USER
     built = trial.build(
         run.bench,
         strategy,
         folder,
         folder / "artifact",
         timeout_s=time_limit(run),
+        screened=not by_user,  # who asks for a strategy wants its numbers, however bad
         watch=_watch(run, episode),
     )
-    by_user = (state.get("decision") or {}).get("policy") == USER
     if built.failure is not None and built.config_error and not by_user:
         # Not this strategy but the request (or the disk) is at fault: the next would fail alike.
         raise ConfigError(f"{registry.label(strategy)}: {built.failure.message}")

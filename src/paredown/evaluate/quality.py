@@ -147,6 +147,8 @@ def measure_quality(
 ) -> list[Measurement]:
     """Perplexity, accuracy, and against `base` KL and top-1 agreement, on (count, length) tokens.
 
+    The tokens may be the beginnings of the windows that `base` was computed on.
+
     Raises:
         DivergedError: logits that are not finite.
     """
@@ -156,7 +158,7 @@ def measure_quality(
         if not torch.isfinite(logits).all():
             raise DivergedError(f"logits of window {i} are not finite")
         scores = score_tokens(
-            logits, window[1:].to(device), None if base is None else base.logits(i)
+            logits, window[1:].to(device), None if base is None else base.logits(i)[: len(logits)]
         )
         sums.tokens.append(len(window) - 1)
         sums.nll.append(float(scores.nll.sum()))

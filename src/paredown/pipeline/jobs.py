@@ -27,6 +27,7 @@ from paredown.store.cache import Cache
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from paredown.evaluate.quality import BaseOutputs
     from paredown.models.calibration import TextRequest
 
 Progress = Callable[[float, str], None]
@@ -72,6 +73,17 @@ class CompressJob(_Job):
     seed: int
 
 
+class HeldOut(BaseModel):
+    """The base model, and the text on which artifacts are compared with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: Path
+    base_hash: str
+    text: TextSpec
+    config: EvaluateConfig
+
+
 class VerifyJob(_Job):
     """Reload `artifact` through every loader it claims and compare logits."""
 
@@ -80,6 +92,8 @@ class VerifyJob(_Job):
     expected: Path | None
     plain: bool
     """Whether plain transformers must load it too."""
+    screen: HeldOut | None = None
+    """What it is screened on before; None: it is measured whatever it is worth."""
 
 
 class EvaluateJob(_Job):
@@ -87,11 +101,8 @@ class EvaluateJob(_Job):
 
     kind: Literal["evaluate"] = "evaluate"
     model: Path
-    base: Path
-    base_hash: str
     base_bytes: int
-    text: TextSpec
-    config: EvaluateConfig
+    held_out: HeldOut
 
 
 class ScoreJob(_Job):
@@ -238,6 +249,8 @@ def _calibration(job: CompressJob, progress: Progress) -> Tensor:
 def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
     """Reload as it will be served, then exactly, through every loader; compare with what was meant.
 
+    In between is a first look at what it is worth, as it is loaded already.
+
     The exact comparison computes in float32, where nothing but the weights can differ. Where there
     is no room for that, or bitsandbytes fixes the dtype, 16 bits and a wider tolerance have to do.
     """
@@ -264,6 +277,9 @@ def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
         "kernel_error": check_kernels(served),
     }
     found = probe(served, tokens)
+    if job.screen is not None and job.screen.config.screen is not None:
+        progress(0.2, "reloaded through paredown; a first look on few tokens")
+        _screen(served, job, job.screen, worst=job.screen.config.screen)
     del served
     progress(0.4, "reloaded through paredown")
     exact = spec.quantization != "bitsandbytes" and _fits_float32(spec.parameters, job.device)
@@ -293,49 +309,33 @@ def _fits_float32(parameters: int, device: str) -> bool:
     return bool(psutil.virtual_memory().available > 6 * parameters)
 
 
+def _screen(model: Any, job: VerifyJob, held_out: HeldOut, *, worst: float) -> None:
+    from paredown.evaluate.quality import for_quality
+    from paredown.evaluate.screen import screen
+
+    tokens = _evaluation_tokens(held_out, job, lambda share, message: None)
+    screen(
+        for_quality(model, job.device),
+        tokens,
+        _base_outputs(held_out, tokens, job),
+        worst=worst,
+        protocol=_protocol(held_out),
+        device=job.device,
+    )
+
+
 def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
     from paredown.evaluate.artifact import evaluate_folder
-    from paredown.evaluate.quality import BaseOutputs
-    from paredown.models.calibration import windows
-    from paredown.models.hessians import tensor_hash
-    from paredown.models.skeleton import read_config
 
-    config = read_config(job.base, trust_remote_code=job.trust_remote_code).get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or job.config.window
-    length = min(job.config.window, context)
-    count = -(-job.config.tokens // length)
-    read = partial(
-        windows,
-        job.text.request(),
-        "evaluation",
-        job.base,
-        count=count,
-        length=length,
-        seed=0,
-        cache=Cache.default(),
-        model_hash=job.base_hash,
-        trust_remote_code=job.trust_remote_code,
-        progress=lambda _, message: progress(0.0, message),
-    )
-    if job.text.request().sources()[0].generated:
-        in_child(read)  # into the cache: the writing model is no memory of the one that is measured
-    tokens = read()
+    tokens = _evaluation_tokens(job.held_out, job, progress)
     found = evaluate_folder(
         job.model,
         tokens=tokens,
-        protocol=f"text {job.text.evaluation}",
-        base=lambda: BaseOutputs(
-            job.base,
-            base_hash=job.base_hash,
-            tokens=tokens,
-            tokens_hash=tensor_hash(tokens),
-            cache=Cache.default(),
-            device=job.device,
-            trust_remote_code=job.trust_remote_code,
-        ),
-        base_folder=job.base,
+        protocol=_protocol(job.held_out),
+        base=lambda: _base_outputs(job.held_out, tokens, job),
+        base_folder=job.held_out.base,
         base_bytes=job.base_bytes,
-        config=job.config,
+        config=job.held_out.config,
         device=job.device,
         trust_remote_code=job.trust_remote_code,
         progress=progress,
@@ -345,6 +345,51 @@ def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:
         "notes": found.notes,
         "speed": [p.model_dump(mode="json") for p in found.speed],
     }
+
+
+def _protocol(held_out: HeldOut) -> str:
+    return f"text {held_out.text.evaluation}"
+
+
+def _evaluation_tokens(held_out: HeldOut, job: _Job, progress: Progress) -> Tensor:
+    """(count, length) windows of the held-out text, no longer than the base's context."""
+    from paredown.models.calibration import windows
+    from paredown.models.skeleton import read_config
+
+    config = read_config(held_out.base, trust_remote_code=job.trust_remote_code).get_text_config()
+    context = getattr(config, "max_position_embeddings", None) or held_out.config.window
+    length = min(held_out.config.window, context)
+    read = partial(
+        windows,
+        held_out.text.request(),
+        "evaluation",
+        held_out.base,
+        count=-(-held_out.config.tokens // length),
+        length=length,
+        seed=0,
+        cache=Cache.default(),
+        model_hash=held_out.base_hash,
+        trust_remote_code=job.trust_remote_code,
+        progress=lambda _, message: progress(0.0, message),
+    )
+    if held_out.text.request().sources()[0].generated:
+        in_child(read)  # into the cache: the writing model is no memory of the one that is measured
+    return read()
+
+
+def _base_outputs(held_out: HeldOut, tokens: Tensor, job: _Job) -> BaseOutputs:
+    from paredown.evaluate.quality import BaseOutputs
+    from paredown.models.hessians import tensor_hash
+
+    return BaseOutputs(
+        held_out.base,
+        base_hash=held_out.base_hash,
+        tokens=tokens,
+        tokens_hash=tensor_hash(tokens),
+        cache=Cache.default(),
+        device=job.device,
+        trust_remote_code=job.trust_remote_code,
+    )
 
 
 def in_child(work: Callable[[], Any]) -> None:

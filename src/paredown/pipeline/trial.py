@@ -20,6 +20,7 @@ from paredown.pipeline.jobs import (
     EXPECTED,
     CompressJob,
     EvaluateJob,
+    HeldOut,
     Job,
     ScoreJob,
     TextSpec,
@@ -130,15 +131,19 @@ def build(
     out: Path,
     *,
     timeout_s: float,
+    screened: bool = False,
     watch: Watch | None = None,
 ) -> Built:
     """Compress into `out` and prove, in a fresh process, that it reloads to what was meant.
 
     Whatever happens inside the worker processes becomes part of the returned record.
+
+    Args:
+        screened: an artifact that few tokens show to be ruined (`evaluate.screen`) is a failure.
     """
     clock = _Clock(bench, folder, timeout_s, watch)
     try:
-        notes = _compress_and_verify(bench, strategy, out, clock)
+        notes = _compress_and_verify(bench, strategy, out, clock, screened=screened)
     except _TrialFailed as error:
         discard(out)
         return Built(failure=error.failure, config_error=error.config_error, seconds=clock.elapsed)
@@ -148,7 +153,7 @@ def build(
 
 
 def _compress_and_verify(
-    bench: Bench, strategy: Strategy, out: Path, clock: _Clock
+    bench: Bench, strategy: Strategy, out: Path, clock: _Clock, *, screened: bool
 ) -> tuple[str, ...]:
     built = clock.run(
         CompressJob(
@@ -177,6 +182,7 @@ def _compress_and_verify(
             artifact=out,
             expected=expected if expected.exists() else None,
             plain="transformers" in runtimes,
+            screen=_held_out(bench) if screened else None,
         ),
         "verify",
     )
@@ -359,11 +365,14 @@ def _evaluate_job(bench: Bench, model: Path) -> EvaluateJob:
         device=bench.device,
         trust_remote_code=bench.trust_remote_code,
         model=model,
-        base=bench.base.folder,
-        base_hash=bench.base.hash,
         base_bytes=_base_bytes(bench),
-        text=bench.text,
-        config=bench.evaluate,
+        held_out=_held_out(bench),
+    )
+
+
+def _held_out(bench: Bench) -> HeldOut:
+    return HeldOut(
+        base=bench.base.folder, base_hash=bench.base.hash, text=bench.text, config=bench.evaluate
     )
 
 

@@ -31,6 +31,8 @@ _WARM = (
 )
 """Imported once, before any job; what they do at import must survive a fork."""
 
+_KINDS = {"DivergedError": FailureKind.DIVERGED, "ScreenedError": FailureKind.SCREENED}
+
 
 def main(folder: Path) -> int:
     """Run the job in `folder`, write `result.json`, and return the exit code."""
@@ -51,8 +53,8 @@ def _failure(error: Exception) -> dict[str, str | bool]:
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate" in text:
         return {"kind": FailureKind.OUT_OF_MEMORY, "message": text.splitlines()[0]}
-    if name == "DivergedError":
-        return {"kind": FailureKind.DIVERGED, "message": text}
+    if name in _KINDS:
+        return {"kind": _KINDS[name], "message": text}
     if isinstance(error, ParedownError):
         return {
             "kind": FailureKind.METHOD_ERROR,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self, final
 
+import numpy as np
+
+from paredown.analysis.pareto import FloatArray
 from paredown.errors import ParedownError
 from paredown.search.bandit import Bandit
 from paredown.search.base import Decision, Policy, View
@@ -29,9 +31,8 @@ DISCOUNT = 0.95
 PRIOR_TRIALS = 2.0
 """How many trials every arm is credited with beforehand."""
 PROMISE = 10.0
-"""What is promised of the surrogate, which alone reckons with the sizes known beforehand: until the
-others have brought more, they get little beyond the minimum. In our replays a smaller promise only
-cost time."""
+"""What is promised of the surrogate, which alone reckons with the sizes known beforehand, over what
+is promised of the others: until one of them has shown that it brings more, they get the minimum."""
 ADVISOR_PROMISE = 5.0
 """What is promised of an LLM: about a fifth of the cost to begin with, so that it can show what it
 is worth."""
@@ -48,7 +49,7 @@ class Arm:
     Attributes:
         policy: it chooses from the same view as all others, so it learns from all trials.
         capped: it gets at most `CAP` and no protected minimum: for arms that are not trusted.
-        promise: how many times the mean success of all arms it is credited with beforehand.
+        promise: how many times what a plain arm brings it is credited with beforehand.
     """
 
     policy: Policy
@@ -193,19 +194,18 @@ class Portfolio(Policy):
         return seconds, count
 
     def _credit(self, view: View) -> dict[str, float]:
-        """Discounted hypervolume per second of each arm's trials, drawn towards the mean."""
-        brought: dict[str, tuple[float, float]] = {arm.name: (0.0, 0.0) for arm in self.arms}
+        """Discounted hypervolume per second of each arm's trials, drawn towards its promise."""
+        brought = {arm.name: np.zeros(3) for arm in self.arms}  # gain, seconds, trials
         for result, gain in zip(
             view.trials, gains(view.history, self.objectives, view.limits), strict=True
         ):
             name = self._arm_of(result.proposed_by)
             if name is None:
                 continue
-            brought = {n: (DISCOUNT * g, DISCOUNT * c) for n, (g, c) in brought.items()}
-            g, c = brought[name]
-            brought[name] = (g + gain, c + spent(result))
-        promises = {arm.name: arm.promise for arm in self.arms}
-        return _rates(list(brought.items()), promises)
+            brought = {n: DISCOUNT * found for n, found in brought.items()}
+            brought[name] += (gain, spent(result), 1.0)
+        rates = _rates(np.stack(list(brought.values())), np.array([a.promise for a in self.arms]))
+        return dict(zip(brought, rates.tolist(), strict=True))
 
     def _arm_of(self, policy: str | None) -> str | None:
         """Which arm proposed a trial; None for the opening, a warm start, or another policy."""
@@ -214,15 +214,21 @@ class Portfolio(Policy):
         return name if known else None
 
 
-def _rates(
-    brought: Sequence[tuple[str, tuple[float, float]]], promises: dict[str, float]
-) -> dict[str, float]:
-    """Gain per second by arm, with `PRIOR_TRIALS` trials of mean cost at its promise of the mean
-    rate."""
-    gain, cost = (sum(column) for column in zip(*(pair for _, pair in brought), strict=True))
-    if not gain or not cost:
+def _rates(brought: FloatArray, promises: FloatArray) -> FloatArray:
+    """(arms,) gain per second: what each arm brought, and `PRIOR_TRIALS` trials at its promise.
+
+    A promise is a multiple of a rate that all arms share, and that rate is the one at which all
+    trials together would have brought what they did, had every arm kept its promise. (As in
+    Morris 1983, "Parametric empirical Bayes inference", with gains for counts.)
+
+    Args:
+        brought: (arms, 3) gain, seconds and number of trials.
+        promises: (arms,) multiples.
+    """
+    gain, seconds, trials = brought.sum(axis=0)
+    if not gain or not seconds:
         return promises
-    prior = PRIOR_TRIALS * cost / len(brought)
-    return {
-        name: (g + prior * promises[name] * gain / cost) / (c + prior) for name, (g, c) in brought
-    }
+    promised = promises * gain / (promises @ brought[:, 1])
+    prior = PRIOR_TRIALS * seconds / trials
+    rates: FloatArray = (brought[:, 0] + prior * promised) / (brought[:, 1] + prior)
+    return rates

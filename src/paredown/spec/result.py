@@ -66,6 +66,7 @@ class FailureKind(StrEnum):
     UNSUPPORTED = "unsupported"
     METHOD_ERROR = "method_error"
     DIVERGED = "diverged"
+    SCREENED = "screened"
 
 
 class Failure(BaseModel):

@@ -1,0 +1,67 @@
+"""A first look on few tokens, against plain transformers, and what it stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from paredown.errors import ScreenedError
+from paredown.evaluate.quality import BaseOutputs, measure_quality
+from paredown.evaluate.screen import LENGTH, WINDOWS, screen
+from paredown.models.hessians import tensor_hash
+from paredown.models.load import load_dense
+from paredown.store.cache import Cache
+from paredown.testing.tiny import tiny_model
+
+
+def _tokens(count: int, length: int) -> torch.Tensor:
+    return torch.randint(3, 90, (count, length), generator=torch.Generator().manual_seed(0))
+
+
+def _opened(folder: Path, tokens: torch.Tensor, cache: Path) -> tuple[Any, BaseOutputs]:
+    outputs = BaseOutputs(
+        folder, base_hash="tiny", tokens=tokens, tokens_hash=tensor_hash(tokens),
+        cache=Cache(cache), device="cpu",
+    )  # fmt: skip
+    return load_dense(folder, device="cpu", dtype=torch.float32), outputs
+
+
+def _nll(model: Any, tokens: torch.Tensor) -> float:
+    """Nats per token by transformers' own loss; all windows are equally long."""
+    with torch.no_grad():
+        return float(torch.stack([model(t[None], labels=t[None]).loss for t in tokens]).mean())
+
+
+def test_the_beginnings_of_windows_are_compared_with_the_base(tmp_path: Path) -> None:
+    tokens = _tokens(3, 48)
+    model, base = _opened(tiny_model(tmp_path / "model"), tokens, tmp_path / "cache")
+    before = _nll(model, tokens[:2, :20])
+    with torch.no_grad():
+        model.lm_head.weight.mul_(30.0)  # confident, and mostly wrong
+    expected = torch.tensor(_nll(model, tokens[:2, :20]) - before).exp()
+    found = {
+        m.name: m
+        for m in measure_quality(model, tokens[:2, :20], base, protocol="test", device="cpu")
+    }
+    assert found["perplexity_ratio"].value == pytest.approx(float(expected), rel=1e-3)
+    assert found["perplexity_ratio"].value > 1.5
+    assert found["kl"].n == 2
+
+
+def test_what_is_surely_ruined_is_refused_and_what_is_not_is_let_through(tmp_path: Path) -> None:
+    tokens = _tokens(10, 2 * LENGTH)
+    model, base = _opened(tiny_model(tmp_path / "model"), tokens, tmp_path / "cache")
+    said: dict[str, Any] = {"protocol": "test", "device": "cpu"}
+    screen(model, tokens, base, worst=1.01, **said)  # the base itself
+    with torch.no_grad():
+        model.lm_head.weight.mul_(30.0)
+    few = tokens[:WINDOWS, :LENGTH]
+    (ratio,) = (m for m in measure_quality(model, few, base, **said) if m.name.endswith("_ratio"))
+    with pytest.raises(ScreenedError, match=f"first {WINDOWS * LENGTH} tokens, surely beyond 1.1 "):
+        screen(model, tokens, base, worst=1.1, **said)
+    assert ratio.stderr
+    screen(model, tokens, base, worst=ratio.value - ratio.stderr, **said)  # beyond, but not surely
+    screen(model, tokens[:1], base, worst=1.1, **said)  # one window has no standard error
