@@ -15,6 +15,7 @@ from paredown.search.portfolio import (
     CAP,
     MINIMUM,
     PRIOR_TRIALS,
+    PROMISE,
     STRIKES,
     Arm,
     Portfolio,
@@ -159,6 +160,23 @@ def test_an_arm_that_brings_nothing_costs_little() -> None:
         tried = arms_of(play(policy, build(max_steps=3), episodes=40, truth=truth))
         used.append(tried.count("worst") / len(tried))
     assert np.mean(used) < 0.35
+
+
+def test_an_arm_that_breaks_a_promise_is_given_up() -> None:
+    def truth(strategy: Strategy, episode: int) -> TrialResult:
+        return timed(smooth_truth(strategy, episode), 10.0)
+
+    used, later = [], []
+    for seed in range(6):
+        policy = portfolio(
+            Arm(policy=_Worst(), promise=PROMISE),
+            Arm(policy=Evolutionary(seed=seed, objectives=PAIR)),
+        )
+        tried = arms_of(play(policy, build(max_steps=3), episodes=60, truth=truth))
+        used.append(tried.count("worst") / len(tried))
+        later.append(tried[30:].count("worst") / len(tried[30:]))
+    assert np.mean(used) < 0.5
+    assert np.mean(later) < 0.35
 
 
 @final

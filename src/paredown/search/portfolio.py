@@ -194,18 +194,19 @@ class Portfolio(Policy):
         return seconds, count
 
     def _credit(self, view: View) -> dict[str, float]:
-        """Discounted hypervolume per second of each arm's trials, drawn towards its promise."""
-        brought = {arm.name: np.zeros(3) for arm in self.arms}  # gain, seconds, trials
+        """Discounted hypervolume per second of each arm's trials, drawn towards its promise.
+
+        Trials of nobody, such as the opening's, count as those of an arm without a promise.
+        """
+        brought = {name: np.zeros(3) for name in (*(arm.name for arm in self.arms), None)}
         for result, gain in zip(
             view.trials, gains(view.history, self.objectives, view.limits), strict=True
         ):
-            name = self._arm_of(result.proposed_by)
-            if name is None:
-                continue
-            brought = {n: DISCOUNT * found for n, found in brought.items()}
-            brought[name] += (gain, spent(result), 1.0)
-        rates = _rates(np.stack(list(brought.values())), np.array([a.promise for a in self.arms]))
-        return dict(zip(brought, rates.tolist(), strict=True))
+            brought = {name: DISCOUNT * found for name, found in brought.items()}
+            brought[self._arm_of(result.proposed_by)] += (gain, spent(result), 1.0)
+        promises = np.array([*(arm.promise for arm in self.arms), 1.0])
+        rates = _rates(np.stack(list(brought.values())), promises)
+        return {arm.name: float(rate) for arm, rate in zip(self.arms, rates, strict=False)}
 
     def _arm_of(self, policy: str | None) -> str | None:
         """Which arm proposed a trial; None for the opening, a warm start, or another policy."""
