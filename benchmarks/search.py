@@ -157,7 +157,7 @@ def _behind(area: dict[str, list[float]], name: str) -> str:
     gain = paired_bootstrap_ci(
         area[REFERENCE], area[name], statistic=lambda a, b: float((a - b).mean()), seed=0
     )
-    return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
 
 
 def _over_random(times: dict[str, list[float]], name: str) -> str:

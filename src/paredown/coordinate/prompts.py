@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from paredown.coordinate.advisor import Message
 from paredown.methods import registry
 from paredown.search.base import View
 from paredown.search.index import index_of
-from paredown.search.surrogate import Surrogate, shortlist
+from paredown.search.outlook import Outlook, shortlist
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
-from paredown.spec.run import RunConfig
+from paredown.spec.run import Objective, RunConfig
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits, quality_loss
 from paredown.spec.units import human_bytes, human_count, human_seconds
@@ -30,6 +32,8 @@ CANDIDATES = 12
 FRONT_ROWS = 12
 RECENT_ROWS = 10
 SKILL_ROWS = 8
+EXPECTED: tuple[Objective, ...] = ("quality", "latency")
+"""What is forecast of the strategies that are shown."""
 _SECTION = {"methods": 3200, "results": 3600, "candidates": 1700, "skills": 1200}
 """Most characters of the sections that could grow."""
 _SAFE = re.compile(r"[^A-Za-z0-9._/+-]+")
@@ -90,14 +94,13 @@ def safe(text: object, limit: int = 48) -> str:
 
 def build_prompt(background: Background, view: View) -> Prompt:
     """The question for the next strategy, of at most `MAX_PROMPT` characters."""
-    surrogate = Surrogate.fit(view.history)
-    candidates = {registry.label(s): s for s in shortlist(view, surrogate, CANDIDATES)}
+    outlook = Outlook.of(view, EXPECTED)
+    candidates = {registry.label(s): s for s in shortlist(view, outlook, CANDIDATES)}
     sections = (
         _request(background, view),
         _capped("methods", "METHODS (values searched)", _methods(view)),
         _capped("results", f"RESULTS ({_HEAD})", _results(view)),
-        _capped("candidates", f"UNTRIED CANDIDATES, {_source(surrogate)}", _candidates(
-            candidates, view, surrogate)),
+        _untried(candidates, view, outlook),
         _capped("skills", "LEARNED FROM EARLIER EXPERIMENTS", background.skills[:SKILL_ROWS]),
     )  # fmt: skip
     content = "\n\n".join(filter(None, sections))
@@ -108,8 +111,7 @@ def build_prompt(background: Background, view: View) -> Prompt:
 def build_brief_prompt(background: Background, view: View) -> Prompt:
     """A question for a small model on this machine, which reads some ten tokens a second: the
     front and a few candidates, nothing else."""
-    surrogate = Surrogate.fit(view.history)
-    chosen = shortlist(view, surrogate, BRIEF_CANDIDATES)
+    chosen = shortlist(view, Outlook.of(view, EXPECTED), BRIEF_CANDIDATES)
     candidates = {registry.label(strategy): strategy for strategy in chosen}
     limits = background.config.limits
     baseline = next((r for r in view.history if r.strategy is None), None)
@@ -250,28 +252,28 @@ def _number(value: float | None, digits: int) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
-def _source(surrogate: Surrogate | None) -> str:
-    if surrogate is None:
-        return "nothing is known of them yet (strategy | ratio)"
-    return (
-        "as a linear model expects them (strategy | perplexity/base | ratio | speed); its typical "
-        f"error of perplexity/base is {surrogate.error:.0%}"
-    )
-
-
-def _candidates(
-    candidates: dict[str, Strategy], view: View, surrogate: Surrogate | None
-) -> list[str]:
+def _untried(candidates: dict[str, Strategy], view: View, outlook: Outlook | None) -> str:
+    """What might come next, with what is expected of it once there is something to learn from."""
+    title = "UNTRIED CANDIDATES"
+    ratio = {name: _number(view.space.ratio(s), 2) for name, s in candidates.items()}
+    forecasts = {} if outlook is None or not outlook.seen else outlook.forecasts
+    quality, latency = forecasts.get("quality"), forecasts.get("latency")
+    if outlook is None or quality is None:
+        lines = [f"{name} | {ratio[name]}" for name in candidates]
+        title = f"{title}, nothing is known of them yet (strategy | ratio)"
+        return _capped("candidates", title, lines)
+    place = {strategy.hash: i for i, strategy in enumerate(outlook.strategies)}
     lines = []
     for name, strategy in candidates.items():  # in full: a cut name could not be chosen
-        ratio = _number(view.space.ratio(strategy), 2)
-        if surrogate is None:
-            lines.append(f"{name} | {ratio}")
-            continue
-        quality, latency = surrogate.expect(strategy)
-        speed = _number(None if latency is None else 1 / latency, 2)
-        lines.append(f"{name} | {_number(quality, 3)} | {ratio} | {speed}")
-    return lines
+        i = place[strategy.hash]
+        speed = None if latency is None else float(np.exp(-latency.mean[i]))
+        over, error = float(np.exp(quality.mean[i])), float(np.expm1(quality.error[i]))
+        lines.append(
+            f"{name} | {_number(over, 3)} | {ratio[name]} | {_number(speed, 2)} | {error:.0%}"
+        )
+    title += ", as a Gaussian process expects them (strategy | perplexity/base | ratio | speed | "
+    title += "standard error of perplexity/base)"
+    return _capped("candidates", title, lines)
 
 
 def _capped(section: str, title: str, lines: Sequence[str]) -> str:

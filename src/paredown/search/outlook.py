@@ -1,0 +1,86 @@
+"""What everything that is untried is expected to measure, from the trials so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self, final
+
+import numpy as np
+
+from paredown.analysis.pareto import pareto_mask
+from paredown.search.base import View
+from paredown.search.regression import Forecast, forecast, rows_of
+from paredown.search.score import AXES, Score, measured, scores
+from paredown.spec.run import Objective
+from paredown.spec.strategy import Strategy
+
+BEYOND = 1.5
+"""Losses count up to this multiple of the end of their axis (both as logarithms): how far beyond
+it something is matters to nobody, and would only bend the model."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """Forecasts of all strategies that may be proposed.
+
+    Attributes:
+        strategies: the view's, in its order.
+        seen: the trials that it is drawn from.
+        forecasts: of each objective that every trial has measured; logarithms over the baseline's.
+    """
+
+    strategies: list[Strategy]
+    seen: list[Score]
+    forecasts: dict[Objective, Forecast]
+
+    @classmethod
+    def of(cls, view: View, objectives: tuple[Objective, ...]) -> Self | None:
+        """None where nothing was measured, or nothing is left.
+
+        Sizes are known exactly; the rest is learned. What has failed counts as the worst.
+        """
+        names = measured(view.history, objectives)
+        if not names or not view.left:
+            return None
+        seen = scores(view.history, names, view.limits)
+        known = [score for score in seen if score.strategy.hash in view.space.by_hash]
+        new = rows_of(view.space, view.left)
+        rows = rows_of(view.space, [s.strategy for s in known]) if known else new[:0]
+        found: dict[Objective, Forecast] = {}
+        for column, name in enumerate(names):
+            if name == "size":
+                exact = -np.log([view.space.ratio(strategy) for strategy in view.left])
+                found[name] = Forecast(mean=exact, error=np.zeros(len(view.left)))
+                continue
+            end = BEYOND * math.log(AXES[name].worst)
+            values = [end if "failed" in s.violations else min(s.costs[column], end) for s in known]
+            found[name] = forecast(rows, np.array(values, dtype=np.float64), new)
+        return cls(strategies=view.left, seen=seen, forecasts=found)
+
+
+def shortlist(view: View, outlook: Outlook | None, count: int) -> list[Strategy]:
+    """Up to `count` untried strategies worth a look: spread over the sizes of the expected front;
+    before any trial, first those of methods that were not seen."""
+    left = view.left
+    if not left:
+        return []
+    if outlook is None or not outlook.seen or "quality" not in outlook.forecasts:
+        seen = {step.method for strategy in view.started for step in strategy.steps}
+        fresh = [s for s in left if any(step.method not in seen for step in s.steps)]
+        return _first(fresh, left, count)
+    sizes = -np.log([view.space.ratio(strategy) for strategy in left])
+    mask = pareto_mask(np.stack([outlook.forecasts["quality"].mean, sizes], axis=1))
+    front = sorted((left[i] for i in np.flatnonzero(mask)), key=view.space.ratio)
+    places = np.linspace(0, len(front) - 1, min(count, len(front))).round().astype(int)
+    return _first([front[i] for i in places], left, count)
+
+
+def _first(chosen: list[Strategy], others: list[Strategy], count: int) -> list[Strategy]:
+    found: dict[str, Strategy] = {}
+    for strategy in (*chosen, *others):
+        if len(found) == count:
+            break
+        found.setdefault(strategy.hash, strategy)
+    return list(found.values())
