@@ -297,7 +297,7 @@ def _size(size: int) -> Measurement:
 def _start(path: Path, bench: Bench, data: str) -> Table:
     """The table so far; a new one begins with the baseline."""
     settings = {
-        "model": bench.base.name, "model_sha256": bench.base.hash, "data": data,
+        "model": Path(bench.base.name).name, "model_sha256": bench.base.hash, "data": data,
         "windows": WINDOWS, "length": LENGTH, "price": "processor seconds on one thread",
     }  # fmt: skip
     if path.exists():
@@ -307,7 +307,8 @@ def _start(path: Path, bench: Bench, data: str) -> Table:
         return table
     size = bench.base.spec.weight_bytes
     baseline = evaluated(bench, None, episode=0, compress_s=0.0, size=size)
-    spec = bench.base.spec.model_dump(mode="json") | {"tensors": [], "path": None}
+    left_out = {"tensors": [], "path": None, "name": settings["model"]}
+    spec = bench.base.spec.model_dump(mode="json") | left_out
     about = {"settings": settings, "versions": library_versions(), "spec": spec}
     path.parent.mkdir(parents=True, exist_ok=True)
     return Table(about=about, baseline=baseline, by_hash={}, predicted_bytes={})

@@ -10,7 +10,7 @@ import pytest
 from paredown.analysis.hypervolume import hypervolume
 from paredown.methods import registry
 from paredown.search.score import AXES, FAILED, covered, gains, measured, scores, violations
-from paredown.spec.run import OBJECTIVES, Objective
+from paredown.spec.run import OBJECTIVES, EvaluateConfig, Objective
 from paredown.spec.target import Limits
 from tests.search.search_fakes import build, failure, result, use_fakes
 
@@ -135,3 +135,7 @@ def test_violations_agree_with_the_limits_in_words() -> None:
                       size=rng.uniform(1e5, 5e5), ms=rng.uniform(5, 12))  # fmt: skip
         broken = [v for v in violations(seen, BASELINE, limits).values() if v > 0]
         assert len(broken) == len(limits.unmet(seen, BASELINE))
+
+
+def test_candidates_are_screened_where_the_axis_of_quality_ends() -> None:
+    assert EvaluateConfig().screen == AXES["quality"].worst
