@@ -184,7 +184,9 @@ def plot(runs: dict[str, list[Run]], horizon: float, path: Path) -> None:
     times = np.linspace(0, horizon, 300)
     for name in (n for n in runs if "+" not in n):
         shares = np.array([r.curve.at(times) for r in runs[name]])
-        (line,) = axes.plot(times, shares.mean(axis=0), label=name)
+        # Dashed and on top: it lies on the line of whichever policy it relies on.
+        style = {"linestyle": "--", "zorder": 3} if name == REFERENCE else {}
+        (line,) = axes.plot(times, shares.mean(axis=0), label=name, **style)
         low, high = np.quantile(shares, [0.25, 0.75], axis=0)
         axes.fill_between(times, low, high, alpha=0.12, color=line.get_color(), linewidth=0)
     axes.axhline(GOAL, color="grey", linewidth=0.8, linestyle=":")
