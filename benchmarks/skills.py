@@ -6,7 +6,7 @@ second model, one from these skills and one from nothing. Compared is the share 
 hypervolume that is covered after half the episodes with skills, and after all of them without.
 
     python benchmarks/skills.py --first benchmarks/data/search-demo.json.gz \\
-        --second benchmarks/data/search-second.json.gz
+        --second benchmarks/data/search-sibling.json.gz
 """
 
 from __future__ import annotations
@@ -19,8 +19,16 @@ import numpy as np
 from search import OBJECTIVES, spec_of
 
 from paredown.analysis.statistics import paired_bootstrap_ci
-from paredown.coordinate.skills import Skill, learn, skills_of, transferable, warm_start
+from paredown.coordinate.skills import (
+    Skill,
+    learn,
+    remembered,
+    skills_of,
+    transferable,
+    warm_start,
+)
 from paredown.search import policies
+from paredown.search.base import Remembered
 from paredown.search.replay import Table, replay, whole
 from paredown.search.score import gains
 from paredown.search.space import Space
@@ -35,10 +43,18 @@ LIMITS = Limits()
 
 
 def search(
-    table: Table, space: Space, *, seed: int, episodes: int, start: tuple[Strategy, ...] = ()
+    table: Table,
+    space: Space,
+    *,
+    seed: int,
+    episodes: int,
+    start: tuple[Strategy, ...] = (),
+    effects: tuple[Remembered, ...] = (),
 ) -> tuple[TrialResult, ...]:
     """A replayed run of the default policy."""
-    policy = policies.create("portfolio", seed=seed, objectives=OBJECTIVES, start=start)
+    policy = policies.create(
+        "portfolio", seed=seed, objectives=OBJECTIVES, start=start, remembered=effects
+    )
     return replay(
         policy, table, space=space, episodes=episodes, seconds=None, limits=LIMITS,
         enough=lambda results: len(results) > episodes,
@@ -87,7 +103,10 @@ def compare(first: Table, second: Table, *, seeds: range, episodes: int) -> str:
         skills = transferable(taught(first, before, seed=seed), spec_of(second))
         start = warm_start(skills, spaces[1], LIMITS, episodes=episodes)
         started.append(len(start))
-        from_skills = search(second, spaces[1], seed=seed, episodes=episodes, start=start)
+        from_skills = search(
+            second, spaces[1], seed=seed, episodes=episodes, start=start,
+            effects=remembered(skills),
+        )  # fmt: skip
         from_nothing = search(second, spaces[1], seed=seed, episodes=episodes)
         warm.append(progress(from_skills, best))
         cold.append(progress(from_nothing, best))

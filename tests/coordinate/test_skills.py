@@ -18,6 +18,7 @@ from paredown.coordinate.skills import (
     WARM_SHARE,
     learn,
     lines,
+    remembered,
     skills_of,
     transferable,
     warm_start,
@@ -101,6 +102,25 @@ def test_only_similar_models_are_learned_from() -> None:
         [evidence(), evidence("cut", family="other"), evidence("trim", parameters=10**11)]
     )
     assert [s.label for s in transferable(skills, spec)] == ["round"]
+
+
+def test_effects_good_and_bad_are_remembered_for_the_search() -> None:
+    rows = [
+        evidence(),
+        evidence(number=2, perplexity_ratio=1.3, speedup=None),
+        evidence("cut", worked=False, perplexity_ratio=8.0, speedup=None, time=1.8e9),
+        evidence("cut(ratio=0.5)", worked=False, perplexity_ratio=None, speedup=None,
+                 failure="screened"),
+        evidence("mend", worked=False, perplexity_ratio=None, speedup=None, failure="timeout"),
+    ]  # fmt: skip
+    found = remembered(skills_of(rows))
+    assert registry.label(found[0].strategy) == "cut"  # learned last
+    told = {registry.label(r.strategy): (r.over, r.failed) for r in found}
+    assert told == {
+        "cut": ({"quality": 8.0}, False),
+        "round": ({"quality": pytest.approx(1.2), "latency": pytest.approx(1 / 1.2)}, False),
+        "cut(ratio=0.5)": ({}, True),
+    }
 
 
 def test_a_warm_start_covers_the_remembered_front() -> None:

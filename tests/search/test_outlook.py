@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from paredown.methods import registry
-from paredown.search.base import Budget, View
+from paredown.search.base import Budget, Remembered, View
 from paredown.search.outlook import Outlook, shortlist
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
-from paredown.spec.strategy import Strategy
+from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Limits
 from tests.search.search_fakes import build, result, use_fakes
 
@@ -93,6 +95,29 @@ def test_quality_is_learned_from_trials_that_were_not_timed() -> None:
     outlook = _outlook([_without("decode_latency", r) for r in _history_but(both)])
     assert _forecast(outlook, "quality", both)[0] == pytest.approx(3.0, rel=0.15)
     assert "latency" not in outlook.forecasts
+
+
+def test_what_is_remembered_counts_where_little_was_seen() -> None:
+    both = registry.canonical("cut > round(bits=8)")
+    view = _view(_history(2))
+
+    def quality(*remembered: Remembered) -> float:
+        outlook = Outlook.of(replace(view, remembered=remembered), ("quality",))
+        assert outlook is not None
+        return _forecast(outlook, "quality", str(both))[0]
+
+    trials = [r for r in _history(200) if r.strategy is not None]
+    told = [
+        Remembered(strategy=r.strategy, over={"quality": (r.value("perplexity") or 0) / 20})
+        for r in trials if r.strategy is not None
+    ]  # fmt: skip
+    failed = [r if r.strategy != both else Remembered(strategy=both, failed=True) for r in told]
+    foreign = Strategy(steps=(Step(method="unheard_of", params={}),))
+    assert quality() < 1.5
+    assert quality(*told) == pytest.approx(3.0, rel=0.2)
+    assert quality(*failed) > quality(*told)
+    assert quality(Remembered(strategy=foreign, over={"quality": 3.0})) == quality()
+    assert quality(Remembered(strategy=both, over={"latency": 3.0})) == quality()
 
 
 def test_the_shortlist_is_untried_and_spread_over_sizes() -> None:

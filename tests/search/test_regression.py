@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from paredown.analysis.pareto import FloatArray
 from paredown.methods import registry
 from paredown.search.regression import features_of, forecast, rows_of
 from tests.search.search_fakes import build, use_fakes
@@ -47,6 +48,49 @@ def test_the_mean_is_that_of_the_textbook_for_a_linear_kernel(
     rows, values, new = rng.random((9, 3)), rng.random(9), rng.random((4, 3))
     ridge = np.linalg.solve(rows.T @ rows + 0.1 * np.eye(3), rows.T @ values)
     assert forecast(rows, values, new).mean == pytest.approx(new @ ridge)
+
+
+def _effects(rng: np.random.Generator, count: int) -> tuple[FloatArray, FloatArray]:
+    rows = (rng.random((count, 6)) < 0.5).astype(float)
+    return rows, rows @ np.array([0.1, 0.5, -0.2, 0.3, 0.0, 0.8])
+
+
+def test_what_held_on_another_model_is_expected_here_as_far_as_the_models_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    (seen, values), (new, truth) = _effects(rng, 3), _effects(rng, 20)
+    there = _effects(rng, 40)
+
+    def error(there: tuple[FloatArray, FloatArray] | None) -> float:
+        found = forecast(seen, values, new, elsewhere=there)
+        return float(np.abs(found.mean - truth).mean())
+
+    alone = error(None)
+    assert error((there[0], 1.1 * there[1])) < 0.5 * alone
+    assert error((there[0], -there[1])) < 1.5 * alone  # where all is the other way round
+
+
+def test_a_model_that_has_nothing_in_common_leaves_the_forecast_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("LINEAR", 0.5), ("REACH", 1.0), ("NOISE", 0.03), ("ALIKE", 0.0)):
+        monkeypatch.setattr(f"paredown.search.regression.{name}", (value,))
+    rng = np.random.default_rng(0)
+    seen, values = _effects(rng, 5)
+    new, _ = _effects(rng, 20)
+    alone = forecast(seen, values, new)
+    beside = forecast(seen, values, new, elsewhere=_effects(rng, 10))
+    assert beside.mean == pytest.approx(alone.mean)
+    assert beside.error / beside.error[0] == pytest.approx(alone.error / alone.error[0])
+
+
+def test_two_models_are_one_where_they_are_wholly_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paredown.search.regression.ALIKE", (1.0,))
+    rng = np.random.default_rng(0)
+    (rows, values), (new, _) = _effects(rng, 12), _effects(rng, 20)
+    halves = forecast(rows[:6], values[:6], new, elsewhere=(rows[6:], values[6:]))
+    whole = forecast(rows, values, new)
+    assert halves.mean == pytest.approx(whole.mean)
+    assert halves.error == pytest.approx(whole.error)
 
 
 def test_features_tell_strategies_apart_and_know_the_ratio() -> None:

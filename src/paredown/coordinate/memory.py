@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from paredown.coordinate.setup import Plan
-from paredown.coordinate.skills import Skill, learn, skills_of, warm_start
+from paredown.coordinate.skills import Skill, learn, remembered, skills_of, warm_start
 from paredown.errors import ConfigError
+from paredown.search.base import Remembered
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
@@ -23,22 +24,27 @@ def skill_store(config: RunConfig) -> SkillStore | None:
     return SkillStore(config.skills_file or default_path()) if config.skills else None
 
 
-def first_strategies(
+def known_before(
     plan: Plan, experiment: Experiment, known: tuple[Skill, ...]
-) -> tuple[Strategy, ...]:
-    """What to try first, from the skills known for such models.
+) -> tuple[tuple[Strategy, ...], tuple[Remembered, ...]]:
+    """What to try first, and what to reckon with, from the skills known for such models.
 
     Written down when the experiment begins and read back when it goes on, so that a resumed run
     proposes what the uninterrupted one would have, whatever was learned meanwhile.
     """
     for event in read_events(experiment.events.path):
         if event["event"] == STARTED_FROM:
-            return tuple(Strategy.model_validate(item) for item in event["start"])
+            return (
+                tuple(Strategy.model_validate(item) for item in event["start"]),
+                tuple(Remembered.model_validate(item) for item in event.get("remembered", ())),
+            )
     config = plan.config
     start = warm_start(known, plan.space, config.limits, episodes=config.episodes)
+    effects = remembered(known)
     if config.skills:
-        experiment.events.add(STARTED_FROM, known=len(known), start=plain(start))
-    return start
+        told = {"start": plain(start), "remembered": plain(effects)}
+        experiment.events.add(STARTED_FROM, known=len(known), **told)
+    return start, effects
 
 
 def remember(folder: Path, store: SkillStore | None) -> None:

@@ -13,7 +13,7 @@ from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
-from paredown.coordinate.memory import first_strategies, remember, skill_store
+from paredown.coordinate.memory import known_before, remember, skill_store
 from paredown.coordinate.nodes import Listener, Run, measure_baseline
 from paredown.coordinate.prompts import SKILL_ROWS, Background
 from paredown.coordinate.setup import Plan, check_same, default_name, prepare
@@ -180,11 +180,13 @@ def _policy(
         device=plan.target.device,
         skills=lines(known, SKILL_ROWS),
     )
+    start, remembered = known_before(plan, experiment, known)
     return policies.create(
         config.policy,
         seed=config.seed,
         objectives=config.objectives,
-        start=first_strategies(plan, experiment, known),
+        start=start,
+        remembered=remembered,
         arms=arms(advisor, config, background, experiment.events),
     )
 

@@ -15,21 +15,27 @@ from paredown.analysis.hypervolume import hypervolume
 from paredown.errors import StrategyError
 from paredown.methods import registry
 from paredown.report.findings import find
+from paredown.search.base import Remembered
 from paredown.search.index import genome, index_of
 from paredown.search.score import AXES
 from paredown.search.space import Space
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
 from paredown.spec.serial import content_hash, plain
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 from paredown.store.experiment import ExperimentRecord
 from paredown.store.skills import Evidence
 
-WARM_SHARE = 0.4
+WARM_SHARE = 0.2
 """At most this share of a run's episodes is given to skills before the search begins."""
 DEMOTED = 0.4
 """A skill that is trusted less is not started from."""
+REMEMBERED = 200
+"""Most strategies whose effects a search is told."""
+HOPELESS = ("diverged", "screened")
+"""Failures that lie in the strategy; a lack of time or memory lies in the machine."""
 SIZE_DECADES = 1.5
 """Models of a family are similar up to this many powers of ten between their sizes."""
 
@@ -164,6 +170,24 @@ def warm_start(
         if here is not None and (here.hash not in rows or rows[here.hash][2] < skill.trust):
             rows[here.hash] = (here, place, skill.trust)
     return _greedy(list(rows.values()), max(1, math.floor(episodes * WARM_SHARE)))
+
+
+def remembered(skills: Sequence[Skill]) -> tuple[Remembered, ...]:
+    """What the search is told of earlier experiments: the effects of all strategies, good or bad,
+    those learned last first."""
+    latest = sorted(skills, key=lambda skill: -max(row.time for row in skill.rows))
+    found = []
+    for skill in latest[:REMEMBERED]:
+        quality, speed = skill.effect("perplexity_ratio"), skill.effect("speedup")
+        over: dict[Objective, float] = {}
+        if quality is not None:
+            over["quality"] = quality
+        if speed is not None:
+            over["latency"] = 1 / speed
+        failed = all(row.failure in HOPELESS for row in skill.rows)
+        if over or failed:
+            found.append(Remembered(strategy=skill.strategy, over=over, failed=failed))
+    return tuple(found)
 
 
 def lines(skills: Sequence[Skill], count: int) -> tuple[str, ...]:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, cast
 
+from pydantic import BaseModel, ConfigDict
+
 from paredown.methods import registry
 from paredown.search.cost import CostModel
 from paredown.search.space import Space
 from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
 from paredown.spec.serial import content_hash
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
@@ -56,6 +59,18 @@ class Decision:
     policy: str
 
 
+class Remembered(BaseModel):
+    """What a strategy did to other models of the family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: Strategy
+    over: dict[Objective, float] = {}
+    """Measurements as multiples of that model's baseline, each > 0."""
+    failed: bool = False
+    """It came to nothing each time."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """What a policy decides from: all that is known when a proposal is asked for.
@@ -67,6 +82,7 @@ class View:
         budget: what is left of it.
         pending: proposals that are being run, not in `history` yet.
         opened: somebody else sees to it that every method is looked at.
+        remembered: from experiments on other models of the family.
     """
 
     history: Sequence[TrialResult]
@@ -75,6 +91,7 @@ class View:
     budget: Budget
     pending: Sequence[Decision] = ()
     opened: bool = False
+    remembered: Sequence[Remembered] = ()
 
     @cached_property
     def trials(self) -> list[TrialResult]:

@@ -8,7 +8,7 @@ from typing import Self, final
 
 import numpy as np
 
-from paredown.analysis.pareto import pareto_mask
+from paredown.analysis.pareto import FloatArray, pareto_mask
 from paredown.search.base import View
 from paredown.search.regression import Forecast, forecast, rows_of
 from paredown.search.score import AXES, Score, measured, scores
@@ -56,8 +56,21 @@ class Outlook:
                 continue
             end = BEYOND * math.log(AXES[name].worst)
             values = [end if "failed" in s.violations else min(s.costs[column], end) for s in known]
-            found[name] = forecast(rows, np.array(values, dtype=np.float64), new)
+            found[name] = forecast(
+                rows, np.array(values, dtype=np.float64), new,
+                elsewhere=_elsewhere(view, name, end),
+            )  # fmt: skip
         return cls(strategies=view.left, seen=seen, forecasts=found)
+
+
+def _elsewhere(view: View, name: Objective, end: float) -> tuple[FloatArray, FloatArray] | None:
+    """Features and values of what is remembered of an objective."""
+    here = view.space.by_hash
+    known = [r for r in view.remembered if r.strategy.hash in here and (r.failed or name in r.over)]
+    if not known:
+        return None
+    values = [end if r.failed else min(math.log(r.over[name]), end) for r in known]
+    return rows_of(view.space, [r.strategy for r in known]), np.array(values)
 
 
 def shortlist(view: View, outlook: Outlook | None, count: int) -> list[Strategy]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from paredown.errors import ConfigError, did_you_mean
 from paredown.methods import registry
-from paredown.search.base import Policy
+from paredown.search.base import Policy, Remembered
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
 
@@ -31,6 +31,7 @@ def create(
     seed: int,
     objectives: tuple[Objective, ...],
     start: tuple[Strategy, ...] = (),
+    remembered: tuple[Remembered, ...] = (),
     arms: tuple[Arm, ...] = (),
 ) -> Policy:
     """The policy called `name`, as a run with this seed and these objectives asks for it.
@@ -40,6 +41,7 @@ def create(
         seed: of the run.
         objectives: what to trade off.
         start: strategies to try first.
+        remembered: what strategies did to other models.
         arms: share the budget with the policy, which is put into a portfolio if it is none.
 
     Raises:
@@ -56,8 +58,9 @@ def create(
 
         own = policy.arms if isinstance(policy, Portfolio) else (Arm(policy=policy),)
         policy = Portfolio(objectives=objectives, arms=(*own, *arms))
-    if not start:
+    if not start and not remembered:
         return policy
     from paredown.search.start import WarmStart
 
-    return WarmStart(strategies=tuple(map(registry.canonical, start)), then=policy)
+    first = tuple(map(registry.canonical, start))
+    return WarmStart(strategies=first, then=policy, remembered=remembered)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from paredown.analysis.pareto import FloatArray
 from paredown.search.index import index_of
@@ -22,6 +23,8 @@ REACH = (1.0, 2.0)
 """Distance over which strategies are similar; one value of one parameter is about 1.4 away."""
 NOISE = (0.003, 0.03)
 """Variance of a trial that no strategy explains, relative to the scale."""
+ALIKE = (0.8, 0.98, 0.0)
+"""Correlation of the effects on two models of a family; the first until trials tell."""
 SIZE = 4.0
 """Weight of how much is compressed, against that of one value of one parameter."""
 PRIOR_SCALE, PRIOR_TRIALS = 0.5, 2.0
@@ -90,7 +93,13 @@ def rows_of(space: Space, strategies: Sequence[Strategy]) -> FloatArray:
     return np.array([known[strategy.hash] for strategy in strategies])
 
 
-def forecast(seen: FloatArray, values: FloatArray, new: FloatArray) -> Forecast:
+def forecast(
+    seen: FloatArray,
+    values: FloatArray,
+    new: FloatArray,
+    *,
+    elsewhere: tuple[FloatArray, FloatArray] | None = None,
+) -> Forecast:
     """Gaussian process through what was seen, its kernel chosen by the marginal likelihood.
 
     The kernel is `w x.x' + (1 - w) exp(-|x - x'|^2 / (2 reach^2))`, with a scale that is estimated
@@ -101,37 +110,70 @@ def forecast(seen: FloatArray, values: FloatArray, new: FloatArray) -> Forecast:
         seen: (trials, features).
         values: (trials,) logarithms over the baseline's.
         new: (strategies, features).
+        elsewhere: features and values seen on other models. How alike the models are (a factor on
+            the kernel between them; 0: nothing is learned from there) is chosen as well.
 
     Source: Rasmussen, Williams 2006, "Gaussian processes for machine learning", algorithm 2.1;
     scale integrated out with an inverse-gamma prior, as in section 5.1 of Gramacy 2020,
-    "Surrogates".
+    "Surrogates"; several models as in Bonilla, Chai, Williams 2007, "Multi-task Gaussian process
+    prediction".
     """
-    points = np.vstack([np.zeros(seen.shape[1]), seen])
-    wanted = np.concatenate([[0.0], values])
+    rows, found = (new[:0], np.zeros(0)) if elsewhere is None else elsewhere
+    points = np.vstack([np.zeros(seen.shape[1]), seen, rows])
+    wanted = np.concatenate([[0.0], values, found])
+    here = np.arange(len(points)) <= len(seen)
     inner, apart = points @ points.T, _distances(points, points)
-    best: tuple[float, float, float, FloatArray, float] | None = None
-    for weight, reach, noise in product(LINEAR, REACH, NOISE):
-        kernel = weight * inner + (1 - weight) * np.exp(-apart / (2 * reach**2))
-        root: FloatArray = np.asarray(
-            np.linalg.cholesky(kernel + noise * np.eye(len(points))), dtype=np.float64
-        )
-        white = np.linalg.solve(root, wanted)
-        freedom = len(wanted) + PRIOR_TRIALS
-        scale = float(white @ white + PRIOR_TRIALS * PRIOR_SCALE**2) / freedom
-        likelihood = -freedom / 2 * np.log(scale) - np.log(np.diag(root)).sum()
-        if best is None or likelihood > best[0]:
-            best = (float(likelihood), weight, reach, root, scale)
-    if best is None:
-        raise AssertionError("there are kernels to choose from")
-    _, weight, reach, root, scale = best
-    cross = weight * points @ new.T + (1 - weight) * np.exp(
-        -_distances(points, new) / (2 * reach**2)
-    )  # (points, strategies)
-    half = np.linalg.solve(root, cross)
-    mean = np.asarray(half.T @ np.linalg.solve(root, wanted), dtype=np.float64)
-    own = weight * (new**2).sum(axis=1) + (1 - weight)
-    variance = scale * np.maximum(own - (half**2).sum(axis=0), 1e-9)
+    choices = product(LINEAR, REACH, NOISE, ALIKE if len(rows) else (1.0,))
+    best = max(
+        (_fit(_Kernel(*choice), inner, apart, here, wanted) for choice in choices),
+        key=lambda fit: fit.likelihood,
+    )
+    cross = best.kernel.between(points @ new.T, _distances(points, new))
+    cross *= np.where(here, 1.0, best.kernel.alike)[:, None]  # (points, strategies)
+    half = np.linalg.solve(best.root, cross)
+    mean = np.asarray(half.T @ np.linalg.solve(best.root, wanted), dtype=np.float64)
+    own = best.kernel.between((new**2).sum(axis=1), np.zeros(len(new)))
+    variance = best.scale * np.maximum(own - (half**2).sum(axis=0), 1e-9)
     return Forecast(mean=mean, error=np.sqrt(variance))
+
+
+class _Kernel(NamedTuple):
+    """One choice of what strategies have in common."""
+
+    weight: float
+    reach: float
+    noise: float
+    alike: float
+
+    def between(self, inner: FloatArray, apart: FloatArray) -> FloatArray:
+        """Of points on one model, by their inner products and squared distances."""
+        return self.weight * inner + (1 - self.weight) * np.exp(-apart / (2 * self.reach**2))
+
+
+class _Fit(NamedTuple):
+    """A kernel with the marginal likelihood of what was seen (its logarithm, but for constants)."""
+
+    kernel: _Kernel
+    likelihood: float
+    root: FloatArray
+    scale: float
+
+
+def _fit(
+    kernel: _Kernel,
+    inner: FloatArray,
+    apart: FloatArray,
+    here: NDArray[np.bool_],
+    wanted: FloatArray,
+) -> _Fit:
+    """`inner`, `apart`: (points, points); `here` (seen on this model), `wanted`: (points,)."""
+    joint = np.where(here[:, None] == here, 1.0, kernel.alike) * kernel.between(inner, apart)
+    root = np.asarray(np.linalg.cholesky(joint + kernel.noise * np.eye(len(joint))), np.float64)
+    white = np.linalg.solve(root, wanted)
+    freedom = len(wanted) + PRIOR_TRIALS
+    scale = float(white @ white + PRIOR_TRIALS * PRIOR_SCALE**2) / freedom
+    likelihood = float(-freedom / 2 * np.log(scale) - np.log(np.diag(root)).sum())
+    return _Fit(kernel, likelihood, root, scale)
 
 
 def _distances(one: FloatArray, other: FloatArray) -> FloatArray:

@@ -1,11 +1,11 @@
-"""Warm start: strategies that are known to be good elsewhere are tried first."""
+"""Warm start: what is known from elsewhere is tried first, and taken into account later."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
-from paredown.search.base import Decision, Policy, View
+from paredown.search.base import Decision, Policy, Remembered, View
 from paredown.spec.result import TrialResult
 from paredown.spec.strategy import Strategy
 
@@ -13,7 +13,8 @@ from paredown.spec.strategy import Strategy
 @final
 @dataclass(frozen=True, kw_only=True)
 class WarmStart(Policy):
-    """Proposes the given strategies in their order, then lets another policy go on.
+    """Proposes the given strategies in their order, then lets another policy go on, which is told
+    what is remembered.
 
     Those that the space does not have (they cannot run on this model, or miss a limit) are passed
     over, and the reason says so.
@@ -21,13 +22,16 @@ class WarmStart(Policy):
     Attributes:
         strategies: canonical.
         then: the policy that goes on, with these trials in its history.
+        remembered: effects on other models.
     """
 
     name: ClassVar[str] = "start"
     strategies: tuple[Strategy, ...]
     then: Policy
+    remembered: tuple[Remembered, ...] = ()
 
     def choose(self, view: View) -> Decision:
+        view = replace(view, remembered=self.remembered)
         left = {strategy.hash for strategy in view.left}
         first = next((s for s in self.strategies if s.hash in left), None)
         if first is None:
