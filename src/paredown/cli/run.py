@@ -118,9 +118,9 @@ def run(
     experiment_name: Annotated[
         str | None, typer.Option(help="Name of the experiment's folder.")
     ] = None,
-    output_dir: Annotated[Path, typer.Option(help="Folder that holds experiments.")] = Path(
-        "data/experiments"
-    ),
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", "-o", help="Folder that holds experiments.")
+    ] = Path("data/experiments"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an experiment that exists.")
     ] = False,
