@@ -38,7 +38,7 @@ from paredown.ops.affine import dequantize, quantize
 from paredown.ops.gptq import round_to_nearest
 from paredown.ops.hqq import fit_half_quadratic
 from paredown.pipeline import jobs
-from paredown.pipeline.trial import Base
+from paredown.pipeline.bench import Base
 from paredown.search.replay import Table
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec

@@ -26,9 +26,10 @@ from paredown.hardware.detect import detect
 from paredown.methods import registry
 from paredown.models.source import locate
 from paredown.pipeline import trial
+from paredown.pipeline.bench import Bench
+from paredown.pipeline.build import build
 from paredown.pipeline.executor import LocalExecutor
 from paredown.pipeline.jobs import ITEMS
-from paredown.pipeline.trial import Bench
 from paredown.report.findings import Findings, find
 from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request
@@ -237,7 +238,7 @@ def compress(
             trust_remote_code=trust_remote_code,
         )
         with tempfile.TemporaryDirectory(prefix=".paredown-", dir=output.parent) as scratch:
-            built = trial.build(
+            built = build(
                 bench, canonical, Path(scratch), output, timeout_s=_FOREVER_S, watch=watch
             )
     if built.failure is not None:

@@ -15,8 +15,8 @@ from paredown.coordinate.setup import Plan
 from paredown.coordinate.steering import ASKED, COMMANDS, STOPPED, Steering, outstanding, without
 from paredown.hardware.detect import detect
 from paredown.methods import registry
+from paredown.pipeline.bench import Base, Bench
 from paredown.pipeline.jobs import TextSpec
-from paredown.pipeline.trial import Base, Bench
 from paredown.report.cost import search_cost
 from paredown.search import policies
 from paredown.spec.run import RunConfig

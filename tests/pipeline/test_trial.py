@@ -17,8 +17,9 @@ import pytest
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.pipeline import trial
+from paredown.pipeline.bench import Bench
+from paredown.pipeline.build import Built, build
 from paredown.pipeline.executor import LocalExecutor
-from paredown.pipeline.trial import Bench
 from paredown.spec.result import FailureKind
 from tests.samples import EVALUATE, tiny_bench
 
@@ -37,7 +38,7 @@ def test_a_trial_builds_proves_and_measures(bench: Bench, tmp_path: Path) -> Non
     strategy = registry.canonical("rtn(bits=4, group_size=32)")
     folder = tmp_path / "episode_001"
     stages: list[str] = []
-    built = trial.build(
+    built = build(
         bench, strategy, folder, folder / "artifact", timeout_s=100,
         watch=lambda stage, share, message: stages.append(stage),
     )  # fmt: skip
@@ -78,14 +79,14 @@ def test_a_failing_library_becomes_a_record(
 ) -> None:
     strategy = registry.canonical(f'faulty(how="{how}")')
     out = tmp_path / "artifact"
-    built = trial.build(bench, strategy, tmp_path / "jobs", out, timeout_s=100)
+    built = build(bench, strategy, tmp_path / "jobs", out, timeout_s=100)
     assert built.failure is not None
     assert built.failure.kind is kind
     assert words in built.failure.message
     assert not out.exists()
     assert not list(tmp_path.glob(".artifact.partial-*"))
     after = registry.canonical("rtn(group_size=32)")  # the executor goes on
-    assert trial.build(bench, after, tmp_path / "next", out, timeout_s=100).failure is None
+    assert build(bench, after, tmp_path / "next", out, timeout_s=100).failure is None
 
 
 def test_a_candidate_is_screened_only_where_that_is_asked(bench: Bench, tmp_path: Path) -> None:
@@ -94,26 +95,24 @@ def test_a_candidate_is_screened_only_where_that_is_asked(bench: Bench, tmp_path
     strategy = registry.canonical('faulty(how="ruin")')
     trial.measure(bench, None, tmp_path / "episode_000", episode=0, timeout_s=100)
 
-    def build(name: str, bench: Bench, *, screened: bool) -> trial.Built:
+    def built(name: str, bench: Bench, *, screened: bool) -> Built:
         out = tmp_path / name
-        return trial.build(
-            bench, strategy, tmp_path / "jobs", out, timeout_s=100, screened=screened
-        )
+        return build(bench, strategy, tmp_path / "jobs", out, timeout_s=100, screened=screened)
 
-    stopped = build("stopped", bench, screened=True)
+    stopped = built("stopped", bench, screened=True)
     assert stopped.failure is not None
     assert stopped.failure.kind is FailureKind.SCREENED
     assert stopped.failure.stage == "verify"
     assert not stopped.config_error
     assert not (tmp_path / "stopped").exists()
-    assert build("asked", bench, screened=False).failure is None
+    assert built("asked", bench, screened=False).failure is None
     off = replace(bench, evaluate=config.model_copy(update={"screen": None}))
-    assert build("off", off, screened=True).failure is None
+    assert built("off", off, screened=True).failure is None
 
 
 def test_a_hanging_method_is_stopped(bench: Bench, tmp_path: Path) -> None:
     strategy = registry.canonical('faulty(how="hang")')
-    built = trial.build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=12)
+    built = build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=12)
     assert built.failure is not None
     assert built.failure.kind is FailureKind.TIMEOUT
     assert built.seconds < 60
@@ -122,7 +121,7 @@ def test_a_hanging_method_is_stopped(bench: Bench, tmp_path: Path) -> None:
 def test_a_greedy_method_is_stopped(bench: Bench, tmp_path: Path) -> None:
     bench.executor.memory_bytes = 1.5e9
     strategy = registry.canonical('faulty(how="memory")')
-    built = trial.build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=100)
+    built = build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=100)
     assert built.failure is not None
     assert built.failure.kind is FailureKind.OUT_OF_MEMORY
     assert "the limit is 1.5 GB" in built.failure.message

@@ -22,7 +22,8 @@ from paredown.coordinate.steering import (
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.pipeline import trial
-from paredown.pipeline.trial import Bench, Built
+from paredown.pipeline.bench import Bench, Watch, discard
+from paredown.pipeline.build import Built, build
 from paredown.report.front import find_front
 from paredown.report.recommend import recommend
 from paredown.report.write import write_progress_files
@@ -168,9 +169,9 @@ def compress(state: State, run: Run) -> State:
     strategy = _strategy(state)
     episode = state["episode"]
     folder = run.experiment.begin(episode, strategy)
-    trial.discard(folder / "artifact")
+    discard(folder / "artifact")
     by_user = (state.get("decision") or {}).get("policy") == USER
-    built = trial.build(
+    built = build(
         run.bench,
         strategy,
         folder,
@@ -288,7 +289,7 @@ def _strategy(state: State) -> Strategy:
     return Strategy.model_validate(decision["strategy"])
 
 
-def _watch(run: Run, episode: int) -> trial.Watch:
+def _watch(run: Run, episode: int) -> Watch:
     def watch(stage: str, share: float, message: str) -> None:
         run.listen(
             "progress", {"episode": episode, "stage": stage, "share": share, "message": message}

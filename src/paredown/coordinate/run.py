@@ -21,8 +21,8 @@ from paredown.coordinate.skills import Skill, lines, skills_of, transferable
 from paredown.coordinate.steering import Steering, outstanding
 from paredown.errors import ExperimentError
 from paredown.models.description import library_versions
+from paredown.pipeline.bench import Bench
 from paredown.pipeline.executor import LocalExecutor, memory_limit
-from paredown.pipeline.trial import Bench
 from paredown.report.write import write_report
 from paredown.search import policies
 from paredown.search.base import Policy

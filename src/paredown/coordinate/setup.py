@@ -15,8 +15,8 @@ from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.models.source import locate
 from paredown.models.texts import check_calibration, open_source
+from paredown.pipeline.bench import Base
 from paredown.pipeline.jobs import TextSpec
-from paredown.pipeline.trial import Base
 from paredown.search.space import Space
 from paredown.spec.benchmarks import check_text_name
 from paredown.spec.headers import scan_weights, weights_files

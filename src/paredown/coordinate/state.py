@@ -15,7 +15,7 @@ class State(TypedDict, total=False):
     Keys:
         episode: number of the episode being run.
         decision: action, strategy, reason, expected, policy of the coordinator.
-        built: outcome of the compression (`pipeline.trial.Built`).
+        built: outcome of the compression (`pipeline.build.Built`).
         result: the episode's `TrialResult`.
         stop_reason: why the loop ended; None while it goes on.
     """

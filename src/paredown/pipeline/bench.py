@@ -1,0 +1,102 @@
+"""What trials are run on, and how their jobs are run under one deadline."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paredown.pipeline.executor import LocalExecutor, Outcome
+from paredown.pipeline.jobs import EXPECTED, HeldOut, Job, TextSpec
+from paredown.spec.model import ModelSpec
+from paredown.spec.result import Failure, FailureKind
+from paredown.spec.run import CalibrationConfig, EvaluateConfig
+from paredown.spec.target import Device
+
+Watch = Callable[[str, float, str], None]
+"""Called with the stage, the share of it done, and a message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model that trials start from."""
+
+    name: str
+    folder: Path
+    hash: str
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Everything a trial needs besides its strategy."""
+
+    base: Base
+    text: TextSpec
+    calibration: CalibrationConfig
+    evaluate: EvaluateConfig
+    device: Device
+    seed: int
+    executor: LocalExecutor
+    trust_remote_code: bool = False
+
+    @property
+    def held_out(self) -> HeldOut:
+        """What artifacts are compared with, and on which text."""
+        return HeldOut(
+            base=self.base.folder, base_hash=self.base.hash, text=self.text, config=self.evaluate
+        )
+
+
+class TrialFailed(Exception):
+    """Ends a trial early; becomes its record, never leaves this package."""
+
+    def __init__(self, failure: Failure, *, config_error: bool) -> None:
+        super().__init__(failure.message)
+        self.failure, self.config_error = failure, config_error
+
+
+class Clock:
+    """Runs jobs of one trial under one common deadline."""
+
+    def __init__(self, bench: Bench, folder: Path, timeout_s: float, watch: Watch | None) -> None:
+        self.bench, self.folder, self.watch = bench, folder, watch
+        self.start = time.monotonic()
+        self.deadline = self.start + timeout_s
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+    def run(self, job: Job, stage: str) -> dict[str, Any]:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            failure = Failure(kind=FailureKind.TIMEOUT, message="no time left", stage=stage)
+            raise TrialFailed(failure, config_error=False)
+
+        def watch(share: float, message: str) -> None:
+            if self.watch is not None:
+                self.watch(stage, share, message)
+
+        outcome: Outcome = self.bench.executor.run(
+            job, self.folder, timeout_s=left, stage=stage, watch=watch
+        )
+        if outcome.failure is not None:
+            raise TrialFailed(outcome.failure, config_error=outcome.config_error)
+        return outcome.require()
+
+
+def tidy(folder: Path) -> None:
+    """Remove what only the jobs needed; the log stays."""
+    for name in ("job.json", "progress.json", "progress.tmp", "result.json", EXPECTED):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "steps", ignore_errors=True)
+
+
+def discard(artifact: Path) -> None:
+    """Delete an artifact and whatever a killed worker left of it."""
+    for left in (artifact, *artifact.parent.glob(f".{artifact.name}.partial-*")):
+        shutil.rmtree(left, ignore_errors=True)
