@@ -109,7 +109,7 @@ def test_summary_shows_recommendation_front_and_counts(finished: Path) -> None:
     assert "finished (2 of 10 episodes; all episodes done)" in text
     assert "Recommended: episode 1, gptq(bits=4)" in text
     assert "135.0 MB (2.00x smaller)" in text
-    assert "1 episodes finished, 1 failed, 1 refused at planning" in text
+    assert "episodes: 1 finished, 1 failed, 1 refused at planning" in text
     assert str(finished / "report.md") in text
     assert "protocol of" not in text
 

@@ -247,7 +247,7 @@ def _print_cost(console: Console, findings: Findings) -> None:
 
     cost = search_cost(findings.record)
     console.print(
-        f"{cost.episodes_ok} episodes finished, {cost.episodes_failed} failed, "
+        f"episodes: {cost.episodes_ok} finished, {cost.episodes_failed} failed, "
         f"{cost.refused} refused at planning; {human_seconds(cost.wall_s)} in all "
         f"({human_seconds(cost.compress_s)} compressing, "
         f"{human_seconds(cost.evaluate_s)} evaluating)"

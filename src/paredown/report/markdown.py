@@ -214,7 +214,7 @@ def _cost(findings: Findings) -> list[str]:
         f"- {human_seconds(cost.wall_s)} in all{share}",
         f"- {human_seconds(cost.compress_s)} compressing, "
         f"{human_seconds(cost.evaluate_s)} evaluating",
-        f"- {cost.episodes_ok} episodes finished, {cost.episodes_failed} failed, "
+        f"- episodes: {cost.episodes_ok} finished, {cost.episodes_failed} failed, "
         f"{cost.refused} refused at planning, before anything was loaded",
     ]
     lines += [f"- {_text(line)}" for line in energy_lines(findings)]
