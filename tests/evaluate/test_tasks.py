@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from paredown.evaluate import humaneval
 from paredown.evaluate.items import Responses, draw, model_hash
 from paredown.evaluate.scores import ScoreRequest, answer_items, measure_scores
 from paredown.evaluate.task_data import check_benchmarks, lm_eval_tasks, task_files
+from paredown.evaluate.tasks import _fetched
 from paredown.models.calibration import load_tokenizer
 from paredown.report.tables import SCORE_COLUMNS, score_rows
 from paredown.spec.benchmarks import BENCHMARKS, check_text_name, expand, split_request
@@ -386,3 +388,20 @@ def test_the_function_is_not_hidden_by_the_package_of_its_name() -> None:
     import paredown.evaluate.items
 
     assert paredown.evaluate is paredown.api.evaluate
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("arc_easy", "neither in a local folder"),
+        ("lm-eval:arc_easy", "`-d arc_easy` reads a local folder"),
+        ("lm-eval:piqa", "come from the hub alone"),
+    ],
+)
+def test_rows_that_cannot_be_had_are_told_with_what_can_be_done(name: str, words: str) -> None:
+    def offline() -> Mapping[str, Any]:
+        raise ConnectionError("no hub\nand more")
+
+    with pytest.raises(DataError, match=words) as found:
+        _fetched(name, offline)
+    assert "(no hub)" in str(found.value)

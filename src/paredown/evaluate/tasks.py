@@ -24,7 +24,7 @@ from paredown.evaluate.task_data import (
     task_files,
 )
 from paredown.evaluate.userdata import read_questions
-from paredown.spec.benchmarks import BENCHMARKS, LM_EVAL
+from paredown.spec.benchmarks import BENCHMARKS, LM_EVAL, NAMES
 
 _SEED = 1234
 """Of few-shot examples, lm-eval's own, and of the draw of items."""
@@ -179,10 +179,14 @@ def _fetched(name: str, load: Callable[[], Mapping[str, Any]]) -> Mapping[str, A
         return load()
     except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, FileNotFoundError) as error:
         first = str(error).splitlines()[0]
-        raise DataError(
-            f"{name}: its rows are neither in a local folder (--data-dir, PAREDOWN_DATA) nor to be "
-            f"had from the hub ({first})"
-        ) from None
+        plain = name.removeprefix(LM_EVAL)
+        if plain == name:
+            tried = "its rows are neither in a local folder (--data-dir, PAREDOWN_DATA) nor"
+        elif plain in NAMES:
+            tried = f"`-d {plain}` reads a local folder; under lm-eval's name its rows are not"
+        else:
+            tried = "its rows come from the hub alone, and are not"
+        raise DataError(f"{name}: {tried} to be had from the hub ({first})") from None
 
 
 def _item(
