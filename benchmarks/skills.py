@@ -105,7 +105,7 @@ def compare(first: Table, second: Table, *, seeds: range, episodes: int) -> str:
         started.append(len(start))
         from_skills = search(
             second, spaces[1], seed=seed, episodes=episodes, start=start,
-            effects=remembered(skills),
+            effects=remembered(skills, "cpu"),
         )  # fmt: skip
         from_nothing = search(second, spaces[1], seed=seed, episodes=episodes)
         warm.append(progress(from_skills, best))

@@ -113,7 +113,7 @@ def test_effects_good_and_bad_are_remembered_for_the_search() -> None:
                  failure="screened"),
         evidence("mend", worked=False, perplexity_ratio=None, speedup=None, failure="timeout"),
     ]  # fmt: skip
-    found = remembered(skills_of(rows))
+    found = remembered(skills_of(rows), "cpu")
     assert registry.label(found[0].strategy) == "cut"  # learned last
     told = {registry.label(r.strategy): (r.over, r.failed) for r in found}
     assert told == {
@@ -121,6 +121,8 @@ def test_effects_good_and_bad_are_remembered_for_the_search() -> None:
         "round": ({"quality": pytest.approx(1.2), "latency": pytest.approx(1 / 1.2)}, False),
         "cut(ratio=0.5)": ({}, True),
     }
+    elsewhere = {registry.label(r.strategy): r.over for r in remembered(skills_of(rows), "cuda")}
+    assert elsewhere["round"] == {"quality": pytest.approx(1.2)}  # speed is another matter there
 
 
 def test_a_warm_start_covers_the_remembered_front() -> None:

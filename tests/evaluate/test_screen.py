@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from paredown.errors import ScreenedError
 from paredown.evaluate.quality import BaseOutputs, measure_quality
-from paredown.evaluate.screen import LENGTH, WINDOWS, screen
+from paredown.evaluate.screen import FEWEST, LENGTH, WINDOWS, why_screened
 from paredown.models.hessians import tensor_hash
 from paredown.models.load import load_dense
 from paredown.store.cache import Cache
@@ -55,13 +54,16 @@ def test_what_is_surely_ruined_is_refused_and_what_is_not_is_let_through(tmp_pat
     tokens = _tokens(10, 2 * LENGTH)
     model, base = _opened(tiny_model(tmp_path / "model"), tokens, tmp_path / "cache")
     said: dict[str, Any] = {"protocol": "test", "device": "cpu"}
-    screen(model, tokens, base, worst=1.01, **said)  # the base itself
+    assert why_screened(model, tokens, base, worst=1.01, **said) is None  # the base itself
     with torch.no_grad():
         model.lm_head.weight.mul_(30.0)
     few = tokens[:WINDOWS, :LENGTH]
     (ratio,) = (m for m in measure_quality(model, few, base, **said) if m.name.endswith("_ratio"))
-    with pytest.raises(ScreenedError, match=f"first {WINDOWS * LENGTH} tokens, surely beyond 1.1 "):
-        screen(model, tokens, base, worst=1.1, **said)
+    why = why_screened(model, tokens, base, worst=1.1, **said)
+    assert why is not None
+    assert f"first {WINDOWS * LENGTH} tokens, surely beyond 1.1 times" in why
     assert ratio.stderr
-    screen(model, tokens, base, worst=ratio.value - ratio.stderr, **said)  # beyond, but not surely
-    screen(model, tokens[:1], base, worst=1.1, **said)  # one window has no standard error
+    doubtful = ratio.value - ratio.stderr  # beyond, but not surely
+    assert why_screened(model, tokens, base, worst=doubtful, **said) is None
+    assert why_screened(model, tokens[: FEWEST - 1], base, worst=1.1, **said) is None
+    assert why_screened(model, tokens[:FEWEST], base, worst=1.1, **said) is not None

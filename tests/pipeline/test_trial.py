@@ -14,14 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from paredown.coordinate.setup import check_text
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Bench
-from paredown.pipeline.build import Built, build
+from paredown.pipeline.build import build
 from paredown.pipeline.executor import LocalExecutor
 from paredown.spec.result import FailureKind
-from tests.samples import EVALUATE, tiny_bench
+from tests.samples import tiny_bench
 
 
 @pytest.fixture
@@ -90,24 +91,37 @@ def test_a_failing_library_becomes_a_record(
 
 
 def test_a_candidate_is_screened_only_where_that_is_asked(bench: Bench, tmp_path: Path) -> None:
-    config = EVALUATE.model_copy(update={"screen": 1.2})
-    bench = replace(bench, evaluate=config)
-    strategy = registry.canonical('faulty(how="ruin")')
-    trial.measure(bench, None, tmp_path / "episode_000", episode=0, timeout_s=100)
-
-    def built(name: str, bench: Bench, *, screened: bool) -> Built:
-        out = tmp_path / name
-        return build(bench, strategy, tmp_path / "jobs", out, timeout_s=100, screened=screened)
-
-    stopped = built("stopped", bench, screened=True)
+    ruined = registry.canonical('faulty(how="ruin")')
+    out = tmp_path / "artifact"
+    stopped = build(bench, ruined, tmp_path / "jobs", out, timeout_s=100, worst=1.2)
     assert stopped.failure is not None
     assert stopped.failure.kind is FailureKind.SCREENED
     assert stopped.failure.stage == "verify"
     assert not stopped.config_error
-    assert not (tmp_path / "stopped").exists()
-    assert built("asked", bench, screened=False).failure is None
-    off = replace(bench, evaluate=config.model_copy(update={"screen": None}))
-    assert built("off", off, screened=True).failure is None
+    assert not out.exists()
+    assert build(bench, ruined, tmp_path / "jobs", out, timeout_s=100).failure is None
+
+
+def test_an_artifact_that_is_not_what_was_meant_fails_for_that_however_bad_it_is(
+    bench: Bench, tmp_path: Path
+) -> None:
+    wrong = registry.canonical('faulty(how="lie")')
+    built = build(bench, wrong, tmp_path / "jobs", tmp_path / "a", timeout_s=100, worst=1e-6)
+    assert built.failure is not None
+    assert built.failure.kind is FailureKind.METHOD_ERROR
+    assert "not the one that was compressed" in built.failure.message
+
+
+def test_a_text_that_has_to_be_written_first_does_not_stop_the_screen(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """As in a resumed run whose cache was cleared: neither text nor base's outputs are there."""
+    own = replace(bench, text=check_text("self", None, None))
+    built = build(
+        own, registry.canonical("rtn(group_size=32)"), tmp_path / "jobs", tmp_path / "a",
+        timeout_s=90, worst=4.0,
+    )  # fmt: skip
+    assert built.failure is None
 
 
 def test_a_hanging_method_is_stopped(bench: Bench, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Limits
-from tests.search.search_fakes import build, result, use_fakes
+from tests.search.search_fakes import build, failure, result, use_fakes
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +116,28 @@ def test_what_is_remembered_counts_where_little_was_seen() -> None:
     assert quality() < 1.5
     assert quality(*told) == pytest.approx(3.0, rel=0.2)
     assert quality(*failed) > quality(*told)
+    absurd = Remembered(strategy=both, over={"quality": 1e-300})
+    assert 0.1 < quality(*(absurd if r.strategy == both else r for r in told)) < 3.0
     assert quality(Remembered(strategy=foreign, over={"quality": 3.0})) == quality()
     assert quality(Remembered(strategy=both, over={"latency": 3.0})) == quality()
+
+
+def test_a_failure_says_nothing_of_speed() -> None:
+    history = _history_but("cut > round(bits=8)")
+    fast = [r if r.strategy is None else _timed(r, 10.0) for r in history]
+    ruined = [
+        r if r.strategy is None or n % 3 else failure(r.strategy, episode=r.episode)
+        for n, r in enumerate(fast)
+    ]
+    latency, _ = _forecast(_outlook(ruined), "latency", "cut > round(bits=8)")
+    assert latency == pytest.approx(0.5, rel=0.1)
+    quality, _ = _forecast(_outlook(ruined), "quality", "cut > round(bits=8)")
+    assert quality > _forecast(_outlook(fast), "quality", "cut > round(bits=8)")[0]
+
+
+def _timed(found: TrialResult, ms: float) -> TrialResult:
+    return result(found.strategy, episode=found.episode, perplexity=found.value("perplexity") or 0,
+                  size=4e5, ms=ms)  # fmt: skip
 
 
 def test_the_shortlist_is_untried_and_spread_over_sizes() -> None:

@@ -69,6 +69,13 @@ def test_what_held_on_another_model_is_expected_here_as_far_as_the_models_are_al
     assert error((there[0], -there[1])) < 1.5 * alone  # where all is the other way round
 
 
+def test_before_any_trial_what_is_remembered_is_expected() -> None:
+    rng = np.random.default_rng(0)
+    new, truth = _effects(rng, 20)
+    found = forecast(np.zeros((0, 6)), np.zeros(0), new, elsewhere=_effects(rng, 40))
+    assert np.corrcoef(found.mean, truth)[0, 1] > 0.95
+
+
 def test_a_model_that_has_nothing_in_common_leaves_the_forecast_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

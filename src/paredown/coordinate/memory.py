@@ -40,7 +40,7 @@ def known_before(
             )
     config = plan.config
     start = warm_start(known, plan.space, config.limits, episodes=config.episodes)
-    effects = remembered(known)
+    effects = remembered(known, plan.target.device)
     if config.skills:
         told = {"start": plain(start), "remembered": plain(effects)}
         experiment.events.add(STARTED_FROM, known=len(known), **told)

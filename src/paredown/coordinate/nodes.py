@@ -30,6 +30,7 @@ from paredown.report.write import write_progress_files
 from paredown.search.base import Budget, Decision, Policy, end
 from paredown.search.convergence import converged
 from paredown.spec.result import TrialResult
+from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
 from paredown.store.events import read_events
@@ -177,13 +178,20 @@ def compress(state: State, run: Run) -> State:
         folder,
         folder / "artifact",
         timeout_s=time_limit(run),
-        screened=not by_user,  # who asks for a strategy wants its numbers, however bad
+        worst=None if by_user else screen_limit(run.plan.config),
         watch=_watch(run, episode),
     )
     if built.failure is not None and built.config_error and not by_user:
         # Not this strategy but the request (or the disk) is at fault: the next would fail alike.
         raise ConfigError(f"{registry.label(strategy)}: {built.failure.message}")
     return {"built": built.model_dump(mode="json")}
+
+
+def screen_limit(config: RunConfig) -> float | None:
+    """Multiple of the base's perplexity beyond which a candidate is measured no further: not what
+    the user still accepts. Who asks for a strategy wants its numbers, however bad."""
+    loss = config.limits.max_accuracy_loss or 0.0
+    return None if config.evaluate.screen is None else max(config.evaluate.screen, 1 + loss / 100)
 
 
 def search(state: State, run: Run) -> State:

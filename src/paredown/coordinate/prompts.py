@@ -256,7 +256,7 @@ def _untried(candidates: dict[str, Strategy], view: View, outlook: Outlook | Non
     """What might come next, with what is expected of it once there is something to learn from."""
     title = "UNTRIED CANDIDATES"
     ratio = {name: _number(view.space.ratio(s), 2) for name, s in candidates.items()}
-    forecasts = {} if outlook is None or not outlook.seen else outlook.forecasts
+    forecasts = {} if outlook is None or not outlook.informed else outlook.forecasts
     quality, latency = forecasts.get("quality"), forecasts.get("latency")
     if outlook is None or quality is None:
         lines = [f"{name} | {ratio[name]}" for name in candidates]

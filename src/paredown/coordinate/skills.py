@@ -172,18 +172,19 @@ def warm_start(
     return _greedy(list(rows.values()), max(1, math.floor(episodes * WARM_SHARE)))
 
 
-def remembered(skills: Sequence[Skill]) -> tuple[Remembered, ...]:
+def remembered(skills: Sequence[Skill], device: str) -> tuple[Remembered, ...]:
     """What the search is told of earlier experiments: the effects of all strategies, good or bad,
-    those learned last first."""
+    those learned last first. Speed counts where it was measured on such a device."""
     latest = sorted(skills, key=lambda skill: -max(row.time for row in skill.rows))
     found = []
     for skill in latest[:REMEMBERED]:
-        quality, speed = skill.effect("perplexity_ratio"), skill.effect("speedup")
+        quality = skill.effect("perplexity_ratio")
+        speeds = [row.speedup for row in skill.rows if row.speedup and row.device == device]
         over: dict[Objective, float] = {}
         if quality is not None:
             over["quality"] = quality
-        if speed is not None:
-            over["latency"] = 1 / speed
+        if speeds:
+            over["latency"] = 1 / float(np.median(speeds))
         failed = all(row.failure in HOPELESS for row in skill.rows)
         if over or failed:
             found.append(Remembered(strategy=skill.strategy, over=over, failed=failed))

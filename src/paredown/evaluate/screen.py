@@ -7,19 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
-from paredown.errors import ScreenedError
 from paredown.evaluate.quality import BaseOutputs, measure_quality
 
 WINDOWS, LENGTH = 8, 256
-"""The beginnings of the first windows: about 2000 tokens, spread over the text."""
+"""The beginnings of the first windows: about 2000 tokens."""
+FEWEST = 4
+"""Windows below which their spread says too little."""
 SURE = 4.0
 """Standard errors of the logarithm by which a loss has to be beyond the limit."""
 
 
-def screen(
+def why_screened(
     model: Any, tokens: Tensor, base: BaseOutputs, *, worst: float, protocol: str, device: str
-) -> None:
-    """Refuse a model whose perplexity is surely more than `worst` times the base's.
+) -> str | None:
+    """Why nothing else is to be measured: a perplexity surely more than `worst` times the base's.
+
+    None where it is not, or where there are too few windows to tell.
 
     Paired with the base token by token, so that few tokens tell: what is ruined shows at once, and
     what is in doubt is measured in full.
@@ -29,17 +32,19 @@ def screen(
         tokens: (count, length) evaluation windows that `base` was computed on.
 
     Raises:
-        ScreenedError: it is.
         DivergedError: logits that are not finite.
     """
     few = tokens[:WINDOWS, :LENGTH]
+    if len(few) < FEWEST:
+        return None
     found = measure_quality(model, few, base, protocol=protocol, device=device)
     ratio = next(m for m in found if m.name == "perplexity_ratio")
     if ratio.stderr is None:
-        return
+        raise AssertionError("several windows have a standard error")
     least = ratio.value * math.exp(-SURE * ratio.stderr / ratio.value)
-    if least > worst:
-        raise ScreenedError(
-            f"perplexity {ratio.value:.3g} times the base's on the first {few.numel()} tokens, "
-            f"surely beyond {worst:g} times (evaluate.screen): nothing else was measured"
-        )
+    if least <= worst:
+        return None
+    return (
+        f"perplexity {ratio.value:.3g} times the base's on the first {few.numel()} tokens, "
+        f"surely beyond {worst:g} times (evaluate.screen): nothing else was measured"
+    )

@@ -32,7 +32,7 @@ def build(
     out: Path,
     *,
     timeout_s: float,
-    screened: bool = False,
+    worst: float | None = None,
     watch: Watch | None = None,
 ) -> Built:
     """Compress into `out` and prove, in a fresh process, that it reloads to what was meant.
@@ -40,11 +40,12 @@ def build(
     Whatever happens inside the worker processes becomes part of the returned record.
 
     Args:
-        screened: an artifact that few tokens show to be ruined (`evaluate.screen`) is a failure.
+        worst: an artifact is a failure if few tokens show its perplexity to be surely more than
+            this multiple of the base's; None: it is kept, whatever it is worth.
     """
     clock = Clock(bench, folder, timeout_s, watch)
     try:
-        notes = _compress_and_verify(bench, strategy, out, clock, screened=screened)
+        notes = _compress_and_verify(bench, strategy, out, clock, worst=worst)
     except TrialFailed as error:
         discard(out)
         return Built(failure=error.failure, config_error=error.config_error, seconds=clock.elapsed)
@@ -54,7 +55,7 @@ def build(
 
 
 def _compress_and_verify(
-    bench: Bench, strategy: Strategy, out: Path, clock: Clock, *, screened: bool
+    bench: Bench, strategy: Strategy, out: Path, clock: Clock, *, worst: float | None
 ) -> tuple[str, ...]:
     built = clock.run(
         CompressJob(
@@ -83,7 +84,8 @@ def _compress_and_verify(
             artifact=out,
             expected=expected if expected.exists() else None,
             plain="transformers" in runtimes,
-            screen=bench.held_out if screened else None,
+            held_out=None if worst is None else bench.held_out,
+            worst=worst or 0.0,
         ),
         "verify",
     )

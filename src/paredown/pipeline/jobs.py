@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from paredown.errors import ScreenedError
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
@@ -92,8 +93,10 @@ class VerifyJob(_Job):
     expected: Path | None
     plain: bool
     """Whether plain transformers must load it too."""
-    screen: HeldOut | None = None
-    """What it is screened on before; None: it is measured whatever it is worth."""
+    held_out: HeldOut | None = None
+    """What it is screened on; None: it is measured whatever it is worth."""
+    worst: float = 0.0
+    """Multiple of the base's perplexity beyond which it is screened out."""
 
 
 class EvaluateJob(_Job):
@@ -249,7 +252,8 @@ def _calibration(job: CompressJob, progress: Progress) -> Tensor:
 def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
     """Reload as it will be served, then exactly, through every loader; compare with what was meant.
 
-    In between is a first look at what it is worth, as it is loaded already.
+    In between is a first look at what it is worth, as it is loaded already; but what is not the
+    model that was meant fails for that.
 
     The exact comparison computes in float32, where nothing but the weights can differ. Where there
     is no room for that, or bitsandbytes fixes the dtype, 16 bits and a wider tolerance have to do.
@@ -271,15 +275,15 @@ def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
     spec = Checkpoint(job.artifact).spec
     tokens = probe_tokens(spec.vocabulary or 2)
     options: dict[str, Any] = {"device": job.device, "trust_remote_code": job.trust_remote_code}
+    # Before anything is computed: a text that a model has to write is written in a forked process.
+    screen = None if job.held_out is None else _Screen(job, job.held_out, progress)
     served = load(job.artifact, **options)
     result: dict[str, Any] = {
         "notes": served.paredown.notes,
         "kernel_error": check_kernels(served),
     }
     found = probe(served, tokens)
-    if job.screen is not None and job.screen.config.screen is not None:
-        progress(0.2, "reloaded through paredown; a first look on few tokens")
-        _screen(served, job, job.screen, worst=job.screen.config.screen)
+    screened = None if screen is None else screen.look(served)
     del served
     progress(0.4, "reloaded through paredown")
     exact = spec.quantization != "bitsandbytes" and _fits_float32(spec.parameters, job.device)
@@ -295,6 +299,8 @@ def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
         result["kl_transformers"] = compare(
             expected, plain, "plain transformers", tolerance=tolerance
         )
+    if screened is not None:
+        raise ScreenedError(screened)
     return result
 
 
@@ -309,19 +315,27 @@ def _fits_float32(parameters: int, device: str) -> bool:
     return bool(psutil.virtual_memory().available > 6 * parameters)
 
 
-def _screen(model: Any, job: VerifyJob, held_out: HeldOut, *, worst: float) -> None:
-    from paredown.evaluate.quality import for_quality
-    from paredown.evaluate.screen import screen
+class _Screen:
+    """A first look at a model on few tokens, made ready before the model is loaded."""
 
-    tokens = _evaluation_tokens(held_out, job, lambda share, message: None)
-    screen(
-        for_quality(model, job.device),
-        tokens,
-        _base_outputs(held_out, tokens, job),
-        worst=worst,
-        protocol=_protocol(held_out),
-        device=job.device,
-    )
+    def __init__(self, job: VerifyJob, held_out: HeldOut, progress: Progress) -> None:
+        self.job, self.protocol = job, _protocol(held_out)
+        self.tokens = _evaluation_tokens(held_out, job, progress)
+        self.base = _base_outputs(held_out, self.tokens, job)
+
+    def look(self, model: Any) -> str | None:
+        """Why it is not worth measuring, if so; the model may come out in another dtype."""
+        from paredown.evaluate.quality import for_quality
+        from paredown.evaluate.screen import why_screened
+
+        return why_screened(
+            for_quality(model, self.job.device),
+            self.tokens,
+            self.base,
+            worst=self.job.worst,
+            protocol=self.protocol,
+            device=self.job.device,
+        )
 
 
 def _evaluate(job: EvaluateJob, progress: Progress) -> dict[str, Any]:

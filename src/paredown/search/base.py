@@ -60,7 +60,7 @@ class Decision:
 
 
 class Remembered(BaseModel):
-    """What a strategy did to other models of the family."""
+    """What a strategy did to models of the family in earlier experiments."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -28,18 +28,21 @@ class Outlook:
     Attributes:
         strategies: the view's, in its order.
         seen: the trials that it is drawn from.
+        informed: whether any trial or memory is behind it.
         forecasts: of each objective that every trial has measured; logarithms over the baseline's.
     """
 
     strategies: list[Strategy]
     seen: list[Score]
+    informed: bool
     forecasts: dict[Objective, Forecast]
 
     @classmethod
     def of(cls, view: View, objectives: tuple[Objective, ...]) -> Self | None:
         """None where nothing was measured, or nothing is left.
 
-        Sizes are known exactly; the rest is learned. What has failed counts as the worst.
+        Sizes are known exactly; the rest is learned. What has failed counts as the worst in
+        quality; of its speed and memory nothing is known.
         """
         names = measured(view.history, objectives)
         if not names or not view.left:
@@ -47,7 +50,6 @@ class Outlook:
         seen = scores(view.history, names, view.limits)
         known = [score for score in seen if score.strategy.hash in view.space.by_hash]
         new = rows_of(view.space, view.left)
-        rows = rows_of(view.space, [s.strategy for s in known]) if known else new[:0]
         found: dict[Objective, Forecast] = {}
         for column, name in enumerate(names):
             if name == "size":
@@ -55,31 +57,46 @@ class Outlook:
                 found[name] = Forecast(mean=exact, error=np.zeros(len(view.left)))
                 continue
             end = BEYOND * math.log(AXES[name].worst)
-            values = [end if "failed" in s.violations else min(s.costs[column], end) for s in known]
+            here = [
+                (s.strategy, end if "failed" in s.violations else min(s.costs[column], end))
+                for s in known
+                if name == "quality" or "failed" not in s.violations
+            ]
+            there = _elsewhere(view, name, end)
             found[name] = forecast(
-                rows, np.array(values, dtype=np.float64), new,
-                elsewhere=_elsewhere(view, name, end),
-            )  # fmt: skip
-        return cls(strategies=view.left, seen=seen, forecasts=found)
+                *_points(view, here), new, elsewhere=_points(view, there) if there else None
+            )
+        informed = bool(known) or bool(view.remembered)
+        return cls(strategies=view.left, seen=seen, informed=informed, forecasts=found)
 
 
-def _elsewhere(view: View, name: Objective, end: float) -> tuple[FloatArray, FloatArray] | None:
-    """Features and values of what is remembered of an objective."""
-    here = view.space.by_hash
-    known = [r for r in view.remembered if r.strategy.hash in here and (r.failed or name in r.over)]
-    if not known:
-        return None
-    values = [end if r.failed else min(math.log(r.over[name]), end) for r in known]
-    return rows_of(view.space, [r.strategy for r in known]), np.array(values)
+def _elsewhere(view: View, name: Objective, end: float) -> list[tuple[Strategy, float]]:
+    """What is remembered of an objective. It may come from other people: it is kept in bounds."""
+    found = []
+    for memory in view.remembered:
+        if memory.strategy.hash not in view.space.by_hash:
+            continue
+        if memory.failed and name == "quality":
+            found.append((memory.strategy, end))
+        elif name in memory.over:
+            found.append((memory.strategy, max(-end, min(math.log(memory.over[name]), end))))
+    return found
+
+
+def _points(view: View, known: list[tuple[Strategy, float]]) -> tuple[FloatArray, FloatArray]:
+    """(n, features) and (n,) values."""
+    strategies = [strategy for strategy, _ in known]
+    rows = rows_of(view.space, strategies or view.left[:1])[: len(known)]
+    return rows, np.array([value for _, value in known], dtype=np.float64)
 
 
 def shortlist(view: View, outlook: Outlook | None, count: int) -> list[Strategy]:
     """Up to `count` untried strategies worth a look: spread over the sizes of the expected front;
-    before any trial, first those of methods that were not seen."""
+    before anything is known, first those of methods that were not seen."""
     left = view.left
     if not left:
         return []
-    if outlook is None or not outlook.seen or "quality" not in outlook.forecasts:
+    if outlook is None or not outlook.informed or "quality" not in outlook.forecasts:
         seen = {step.method for strategy in view.started for step in strategy.steps}
         fresh = [s for s in left if any(step.method not in seen for step in s.steps)]
         return _first(fresh, left, count)

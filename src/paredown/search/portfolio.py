@@ -27,7 +27,7 @@ MINIMUM = 0.02
 CAP = 0.3
 """Largest share of the cost and of the trials of a capped arm."""
 DISCOUNT = 0.95
-"""Weight of an arm's trial relative to its next one."""
+"""Weight of a trial relative to the next one, whoever proposed them."""
 PRIOR_TRIALS = 2.0
 """How many trials every arm is credited with beforehand."""
 PROMISE = 10.0

@@ -123,7 +123,7 @@ def forecast(
     wanted = np.concatenate([[0.0], values, found])
     here = np.arange(len(points)) <= len(seen)
     inner, apart = points @ points.T, _distances(points, points)
-    choices = product(LINEAR, REACH, NOISE, ALIKE if len(rows) else (1.0,))
+    choices = product(LINEAR, REACH, NOISE, _likenesses(len(seen), len(rows)))
     best = max(
         (_fit(_Kernel(*choice), inner, apart, here, wanted) for choice in choices),
         key=lambda fit: fit.likelihood,
@@ -135,6 +135,13 @@ def forecast(
     own = best.kernel.between((new**2).sum(axis=1), np.zeros(len(new)))
     variance = best.scale * np.maximum(own - (half**2).sum(axis=0), 1e-9)
     return Forecast(mean=mean, error=np.sqrt(variance))
+
+
+def _likenesses(seen: int, elsewhere: int) -> tuple[float, ...]:
+    """What to choose from: without trials here, nothing tells how alike the models are."""
+    if not elsewhere:
+        return (1.0,)
+    return ALIKE if seen else ALIKE[:1]
 
 
 class _Kernel(NamedTuple):

@@ -34,9 +34,10 @@ class EvaluateConfig(BaseModel):
 
     tokens: int = Field(default=8192, ge=512)
     """Tokens of held-out text for perplexity, KL and top-1 agreement."""
-    screen: float | None = Field(default=4.0, gt=1)
+    screen: float | None = Field(default=4.0, ge=4)
     """In an experiment, a candidate is not measured any further once its perplexity on few tokens
-    is surely beyond this multiple of the base's; None: every candidate is measured in full."""
+    is surely beyond this multiple of the base's, and beyond the loss that is accepted; None: every
+    candidate is measured in full."""
     window: int = Field(default=512, ge=16)
     """Tokens per non-overlapping window; shortened to the model's context."""
     prompt_tokens: int = Field(default=128, ge=1)
