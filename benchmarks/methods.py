@@ -77,6 +77,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "l2_structured(ratio=0.2, repair=True) > lora(tokens=8192)",
         "structured_afr(ratio=0.2) > lora(tokens=8192)",
         "structured_afr(ratio=0.2) > distill(tokens=8192)",
+        "structured_afr(ratio=0.2) > distill(tokens=8192, teaching=1.0)",
         "random_structured(ratio=0.2, repair=True) > distill(tokens=8192)",
         "depth(ratio=0.1) > distill(tokens=8192)",
         "qlora(tokens=8192)",
@@ -88,6 +89,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }
 PEER = "llm-compressor GPTQ, 4 bit, groups of 64"
+RUINED = 1000.0
+"""Perplexity beyond which digits say nothing."""
 QUALITY = ("perplexity", "perplexity_ratio", "kl", "top1_agreement")
 
 
@@ -238,11 +241,10 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
     if "error" in row:
         return (row["strategy"], row["error"][:60], *[""] * 7)
     perplexity, share, kl, agree = (row.get(name, [float("nan"), None]) for name in QUALITY)
-    spread = f" ± {100 * share[1]:.1f}" if share[1] is not None else ""
     return (
         row["strategy"],
-        f"{perplexity[0]:.2f}",
-        f"{100 * (share[0] - 1):+.1f}{spread} %",
+        f"{perplexity[0]:.2f}" if perplexity[0] < RUINED else f"{perplexity[0]:.1e}",
+        _over_base(*share),
         f"{kl[0]:.4f}",
         f"{100 * agree[0]:.1f} %",
         f"{row['bytes'] / 1e6:.1f}",
@@ -250,6 +252,14 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "",
         "" if row["strategy"] == "base" else "yes" if "kl_transformers" in row else "no",
     )
+
+
+def _over_base(ratio: float, stderr: float | None) -> str:
+    """A change in percent, or a multiple where percents would hide the size of the loss."""
+    if ratio >= RUINED / 100:
+        return f"x {ratio:.3g}"
+    spread = "" if stderr is None else f" ± {100 * stderr:.1f}"
+    return f"{100 * (ratio - 1):+.1f}{spread} %"
 
 
 def main() -> None:
