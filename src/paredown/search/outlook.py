@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
 import numpy as np
 
 from paredown.analysis.pareto import FloatArray, pareto_mask
-from paredown.search.base import View
+from paredown.search.base import Remembered, View
 from paredown.search.regression import Forecast, forecast, rows_of
 from paredown.search.score import AXES, Score, measured, scores
 from paredown.spec.run import Objective
@@ -49,6 +50,7 @@ class Outlook:
             return None
         seen = scores(view.history, names, view.limits)
         known = [score for score in seen if score.strategy.hash in view.space.by_hash]
+        told = [r for r in view.remembered if r.strategy.hash in view.space.by_hash]
         new = rows_of(view.space, view.left)
         found: dict[Objective, Forecast] = {}
         for column, name in enumerate(names):
@@ -62,20 +64,20 @@ class Outlook:
                 for s in known
                 if name == "quality" or "failed" not in s.violations
             ]
-            there = _elsewhere(view, name, end)
+            there = _elsewhere(told, name, end)
             found[name] = forecast(
                 *_points(view, here), new, elsewhere=_points(view, there) if there else None
             )
-        informed = bool(known) or bool(view.remembered)
+        informed = bool(known or told)
         return cls(strategies=view.left, seen=seen, informed=informed, forecasts=found)
 
 
-def _elsewhere(view: View, name: Objective, end: float) -> list[tuple[Strategy, float]]:
+def _elsewhere(
+    told: Sequence[Remembered], name: Objective, end: float
+) -> list[tuple[Strategy, float]]:
     """What is remembered of an objective. It may come from other people: it is kept in bounds."""
     found = []
-    for memory in view.remembered:
-        if memory.strategy.hash not in view.space.by_hash:
-            continue
+    for memory in told:
         if memory.failed and name == "quality":
             found.append((memory.strategy, end))
         elif name in memory.over:
@@ -85,8 +87,7 @@ def _elsewhere(view: View, name: Objective, end: float) -> list[tuple[Strategy, 
 
 def _points(view: View, known: list[tuple[Strategy, float]]) -> tuple[FloatArray, FloatArray]:
     """(n, features) and (n,) values."""
-    strategies = [strategy for strategy, _ in known]
-    rows = rows_of(view.space, strategies or view.left[:1])[: len(known)]
+    rows = rows_of(view.space, [strategy for strategy, _ in known])
     return rows, np.array([value for _, value in known], dtype=np.float64)
 
 

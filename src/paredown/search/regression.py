@@ -89,6 +89,8 @@ def _all_rows(space: Space) -> dict[str, FloatArray]:
 
 def rows_of(space: Space, strategies: Sequence[Strategy]) -> FloatArray:
     """(n, columns) features of strategies of the space; remembered."""
+    if not strategies:
+        return features_of(space).rows(())
     known = _all_rows(space)
     return np.array([known[strategy.hash] for strategy in strategies])
 
