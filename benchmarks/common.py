@@ -148,7 +148,7 @@ def ratio(over: list[float], under: list[float]) -> Ratio:
 
 def fresh_home(folder: Path) -> dict[str, str]:
     """Environment with an empty cache of paredown in `folder`; the built-in model is linked."""
-    from paredown.models.source import locate
+    from paredown.artifact.source import locate
 
     demo = locate("demo")
     (folder / "models").mkdir(parents=True)

@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     from models import random_llama
 
     from paredown import api
-    from paredown.models.source import locate
+    from paredown.artifact.source import locate
 
     if options.model == "random-0.8b":
         base = random_llama(scratch / "base", layers=16, width=2048, mlp=5632, vocabulary=49152)

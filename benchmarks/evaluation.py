@@ -21,14 +21,14 @@ from common import ratio
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from paredown.artifact.source import locate
 from paredown.evaluate.adapter import Adapter
 from paredown.evaluate.items import Responses, draw
 from paredown.evaluate.scorer import CausalScorer
 from paredown.evaluate.task_data import task_files
-from paredown.models.calibration import load_tokenizer
-from paredown.models.load import load
-from paredown.models.source import locate
+from paredown.runtimes.torch.load import load
 from paredown.spec.benchmarks import BENCHMARKS
+from paredown.text.windows import load_tokenizer
 
 _CHUNK = 5
 """Items per turn."""

@@ -39,10 +39,10 @@ OURS = """
 import json, sys, time
 from pathlib import Path
 from safetensors.torch import load_file
-import paredown.models.hessians, paredown.models.rewrite  # else imported while the clock runs
+import paredown.blocks.hessians, paredown.blocks.rewrite  # else imported while the clock runs
 from paredown.methods.base import Context
 from paredown.methods.gptq import Gptq, GptqParams
-from paredown.models.checkpoint import Checkpoint
+from paredown.artifact.checkpoint import Checkpoint
 from paredown.store.cache import Cache
 model, tokens, out, scratch = sys.argv[1:5]
 windows = load_file(tokens)["calibration"]
@@ -114,9 +114,9 @@ def write_tokens(
     """Calibration and held-out windows of a text, disjoint by document."""
     from safetensors.torch import save_file
 
-    from paredown.models.calibration import TextRequest, windows
-    from paredown.models.texts import Part
     from paredown.store.cache import Cache
+    from paredown.text.texts import Part
+    from paredown.text.windows import TextRequest, windows
 
     counts: dict[Part, int] = {"calibration": samples, "evaluation": held_out}
     names = {"calibration": "calibration", "evaluation": "held_out"}
@@ -154,7 +154,7 @@ def peer_python(venv: Path, torch: str) -> Path:
 
 def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Run both, in turns, and judge both."""
-    from paredown.models.source import locate
+    from paredown.artifact.source import locate
 
     model = locate(options.model)
     pythons = {"ours": sys.executable, "peer": str(peer_python(options.peer_venv, options.torch))}

@@ -32,9 +32,9 @@ def compress(
     import torch
     import transformers  # noqa: F401
 
+    from paredown.artifact.checkpoint import Checkpoint
     from paredown.evaluate.footprint import peak_rss
     from paredown.methods import registry
-    from paredown.models.checkpoint import Checkpoint
     from paredown.pipeline.jobs import CompressJob, TextSpec, run
 
     imports = peak_rss()

@@ -125,12 +125,12 @@ def verify(strategy: str, scratch: Path) -> dict[str, Any]:
 
 def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Child: quality against the base on held-out tokens."""
+    from paredown.blocks.hessians import tensor_hash
     from paredown.evaluate.quality import BaseOutputs, for_quality, measure_quality
-    from paredown.models.calibration import windows
-    from paredown.models.hessians import tensor_hash
-    from paredown.models.load import load
+    from paredown.runtimes.torch.load import load
     from paredown.store.atomic import folder_bytes
     from paredown.store.cache import Cache
+    from paredown.text.windows import windows
 
     cache = Cache.default()
     tokens = windows(
@@ -306,7 +306,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _measure_missing(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    from paredown.models.source import locate
+    from paredown.artifact.source import locate
 
     shared = {
         name: getattr(options, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from paredown.models.source import locate
+from paredown.artifact.source import locate
 
 
 def random_llama(folder: Path, *, layers: int, width: int, mlp: int, vocabulary: int) -> Path:

@@ -30,14 +30,11 @@ from common import table
 from torch import Tensor
 
 from paredown.analysis.statistics import Interval, paired_bootstrap_ci
-from paredown.models.calibration import TextRequest, windows
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.hessians import tensor_hash
-from paredown.models.load import load_dense
-from paredown.models.neuron_scores import NeuronScores
-from paredown.models.neurons import weight_scores
-from paredown.models.source import locate
-from paredown.models.texts import Part
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.artifact.source import locate
+from paredown.blocks.hessians import tensor_hash
+from paredown.blocks.neuron_scores import NeuronScores
+from paredown.blocks.neurons import weight_scores
 from paredown.ops.divergence import kl_rows
 from paredown.ops.saliency import (
     afr_scores,
@@ -46,7 +43,10 @@ from paredown.ops.saliency import (
     random_scores,
     wanda_sp_scores,
 )
+from paredown.runtimes.torch.load import load_dense
 from paredown.store.cache import Cache
+from paredown.text.texts import Part
+from paredown.text.windows import TextRequest, windows
 
 Scores = dict[str, list[Tensor]]
 

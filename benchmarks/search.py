@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from paredown.analysis.statistics import paired_bootstrap_ci
-from paredown.models.source import locate
+from paredown.artifact.source import locate
 from paredown.search import policies
 from paredown.search.base import Policy
 from paredown.search.cost import spent
-from paredown.search.portfolio import ADVISOR_PROMISE, Arm
+from paredown.search.policies.portfolio import ADVISOR_PROMISE, Arm
 from paredown.search.replay import Curve, Table, curve, replay, whole
 from paredown.search.score import covered
 from paredown.spec.infer import infer_spec

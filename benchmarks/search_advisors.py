@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paredown.coordinate.advisor import Endpoint, Message, Reply, estimate_tokens
-from paredown.coordinate.llm import LlmPolicy
-from paredown.coordinate.prompts import Background
+from paredown.advise.client import Endpoint, Message, Reply, estimate_tokens
+from paredown.advise.policy import LlmPolicy
+from paredown.advise.prompts import Background
 from paredown.search.replay import Table
 from paredown.search.score import AXES
 from paredown.spec.model import ModelSpec

@@ -23,22 +23,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paredown.artifact.description import library_versions
+from paredown.artifact.source import locate
+from paredown.blocks.hessians import tensor_hash
+from paredown.blocks.skeleton import module_name
 from paredown.coordinate.setup import open_base
 from paredown.errors import ConfigError, MethodError
 from paredown.evaluate.quality import BaseOutputs, measure_quality
 from paredown.methods import registry
-from paredown.methods._quantization import schemes_of
-from paredown.models.calibration import windows
-from paredown.models.description import library_versions
-from paredown.models.hessians import tensor_hash
-from paredown.models.load import load_dense
-from paredown.models.skeleton import module_name
-from paredown.models.source import locate
+from paredown.methods.shared.groups import schemes_of
 from paredown.ops.affine import dequantize, quantize
 from paredown.ops.gptq import round_to_nearest
 from paredown.ops.hqq import fit_half_quadratic
 from paredown.pipeline import jobs
 from paredown.pipeline.bench import Base
+from paredown.runtimes.torch.load import load_dense
 from paredown.search.replay import Table
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
@@ -48,6 +47,7 @@ from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Target
 from paredown.spec.units import Unit
 from paredown.store.cache import Cache
+from paredown.text.windows import windows
 
 WINDOWS, LENGTH = 4, 128
 """Held-out text that every strategy is judged on."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from paredown.artifact.source import locate
 from paredown.coordinate.run import DEFAULT_FOLDER, run_experiment
 from paredown.coordinate.setup import check_text, choose_device, open_base
 from paredown.coordinate.steering import Steering as Steering  # public
@@ -24,7 +25,6 @@ from paredown.errors import ConfigError, MethodError, did_you_mean
 from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import detect
 from paredown.methods import registry
-from paredown.models.source import locate
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Bench
 from paredown.pipeline.build import build
@@ -171,9 +171,9 @@ def infer_spec(model: str) -> ModelSpec:
 def load(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
     """Load an artifact, packed weights staying packed, or any other model folder.
 
-    Returns a transformers model. See `paredown.models.load.load`.
+    Returns a transformers model. See `paredown.runtimes.torch.load.load`.
     """
-    from paredown.models.load import load as load_folder
+    from paredown.runtimes.torch.load import load as load_folder
 
     return load_folder(path, device=device, trust_remote_code=trust_remote_code)
 
@@ -273,7 +273,7 @@ def evaluate(
     Raises:
         ConfigError: the request is wrong, or the model cannot be measured.
     """
-    from paredown.models.description import read_description
+    from paredown.artifact.description import read_description
 
     name, named = split_request([data] if isinstance(data, str) else data)
     config = config or EvaluateConfig()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from paredown.search.base import Budget
-from paredown.search.portfolio import ADVISOR_PROMISE, CAP, STRIKES, Arm, Portfolio
-from paredown.search.random import Uniform
+from paredown.search.policies.portfolio import ADVISOR_PROMISE, CAP, STRIKES, Arm, Portfolio
+from paredown.search.policies.random import Uniform
 from paredown.search.replay import Table
 from paredown.search.space import Space
 from paredown.spec.result import TrialResult

@@ -18,7 +18,7 @@ from paredown.methods import registry
 from paredown.pipeline.bench import Base, Bench
 from paredown.pipeline.jobs import TextSpec
 from paredown.report.cost import search_cost
-from paredown.search import policies
+from paredown.search.policies import registry as policies
 from paredown.spec.run import RunConfig
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits, Target

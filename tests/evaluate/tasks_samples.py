@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from paredown.evaluate.scorer import CausalScorer
-from paredown.models.calibration import load_tokenizer
-from paredown.models.load import load
+from paredown.runtimes.torch.load import load
 from paredown.testing.tiny import tiny_model
+from paredown.text.windows import load_tokenizer
 
 DATA = Path(os.environ.get("PAREDOWN_DATA") or Path(__file__).parents[3] / "shared" / "data")
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark rows at {DATA}")

@@ -15,7 +15,7 @@ from paredown.errors import ConfigError, MissingExtraError
 from paredown.evaluate import carbon, energy
 from paredown.evaluate.carbon import WORLD, Estimate, Meter, NoEstimateError, check_country
 from paredown.evaluate.energy import Counted, joules_per_token, measure_energy
-from paredown.models.load import load
+from paredown.runtimes.torch.load import load
 from paredown.testing.tiny import tiny_model
 from tests.samples import EVALUATE
 

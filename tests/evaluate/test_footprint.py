@@ -8,7 +8,7 @@ import pytest
 
 import paredown
 from paredown.evaluate.footprint import bytes_by_kind, measure_cache, measure_size
-from paredown.models.load import load
+from paredown.runtimes.torch.load import load
 from paredown.spec.headers import tensor_location
 from paredown.spec.result import Measurement
 from paredown.testing.tiny import tiny_model

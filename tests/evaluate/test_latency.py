@@ -12,7 +12,7 @@ from paredown.errors import ConfigError
 from paredown.evaluate.grid import measure_grid, timing
 from paredown.evaluate.latency import measure_latency, measure_speedup
 from paredown.evaluate.timing import Times, is_tight, repeat
-from paredown.models.load import load
+from paredown.runtimes.torch.load import load
 from paredown.spec.speed import Grid
 from paredown.testing.tiny import tiny_model
 from tests.samples import EVALUATE

@@ -15,7 +15,7 @@ from paredown.evaluate.memory import (
     peak_measurements,
     serve_once,
 )
-from paredown.models.load import load
+from paredown.runtimes.torch.load import load
 from paredown.testing.tiny import tiny_model
 from tests.samples import EVALUATE, write_text_file
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from paredown.blocks.hessians import tensor_hash
 from paredown.evaluate.quality import BaseOutputs, measure_quality
 from paredown.evaluate.screen import FEWEST, LENGTH, WINDOWS, why_screened
-from paredown.models.hessians import tensor_hash
-from paredown.models.load import load_dense
+from paredown.runtimes.torch.load import load_dense
 from paredown.store.cache import Cache
 from paredown.testing.tiny import tiny_model
 

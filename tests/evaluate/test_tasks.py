@@ -18,12 +18,12 @@ from paredown.evaluate.items import Responses, draw, model_hash
 from paredown.evaluate.scores import ScoreRequest, answer_items, measure_scores
 from paredown.evaluate.task_data import check_benchmarks, lm_eval_tasks, task_files
 from paredown.evaluate.tasks import _fetched
-from paredown.models.calibration import load_tokenizer
 from paredown.report.tables import SCORE_COLUMNS, score_rows
 from paredown.spec.benchmarks import BENCHMARKS, check_text_name, expand, split_request
 from paredown.spec.result import TrialResult
 from paredown.spec.run import EvaluateConfig, RunConfig
 from paredown.store.cache import Cache
+from paredown.text.windows import load_tokenizer
 from tests.evaluate.tasks_samples import DATA, needs_data, scorer_of, tiny_chatter
 from tests.samples import EVALUATE
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import ConfigError, MethodError, MissingExtraError
 from paredown.methods import registry
-from paredown.models.autoround import take_layer, tune
-from paredown.models.checkpoint import Checkpoint
 from paredown.ops.affine import dequantize
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
@@ -21,6 +20,7 @@ from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Target
 from paredown.testing.conformance import MethodConformance
 from paredown.testing.tiny import VOCABULARY, tiny_model
+from paredown.train.autoround import take_layer, tune
 
 FEW: dict[str, Any] = {"group_size": 32, "iters": 2, "nsamples": 4, "batch_size": 2}
 

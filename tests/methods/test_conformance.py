@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import ConfigError, GroupSizeError, StrategyError
 from paredown.methods import registry
 from paredown.methods.base import Context
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.load import load_dense
+from paredown.runtimes.torch.load import load_dense
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import parse_strategy
@@ -182,7 +182,7 @@ class TestGptqGemma2(MethodConformance):
             return Checkpoint(out)
 
         first, uncached = run("four", 4, context), run("three-uncached", 3, fresh)
-        monkeypatch.setattr("paredown.models.hessians.HessianBank._measure", None)
+        monkeypatch.setattr("paredown.blocks.hessians.HessianBank._measure", None)
         three = run("three", 3, context)
         assert all(torch.equal(three.read(n), uncached.read(n)) for n in uncached.names)
         monkeypatch.setattr("paredown.ops.gptq.solve", None)

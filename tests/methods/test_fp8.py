@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import ConfigError
 from paredown.hardware.detect import Gpu, Machine
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Params
-from paredown.models.checkpoint import Checkpoint
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import parse_strategy

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.probe import probe_tokens
 from paredown.errors import ConfigError
 from paredown.methods import registry
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.load import load
-from paredown.models.probe import compare, probe, probe_tokens
+from paredown.runtimes.torch.load import load
+from paredown.runtimes.torch.proof import compare, probe
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import parse_strategy

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from paredown.artifact.checkpoint import Checkpoint, CheckpointWriter
+from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.errors import ConfigError, MethodError, StrategyError
 from paredown.methods import registry
 from paredown.methods.base import Context
-from paredown.models.checkpoint import Checkpoint, CheckpointWriter
-from paredown.models.compressed_tensors import read_packed, read_schemes
-from paredown.models.load import load, load_dense
 from paredown.ops.affine import dequantize
+from paredown.runtimes.torch.load import load, load_dense
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.strategy import parse_strategy

@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.gradients import neuron_products
+from paredown.blocks.probe import probe_tokens
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Params
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.gradients import neuron_products
-from paredown.models.load import load, load_dense
-from paredown.models.probe import compare, probe, probe_tokens
+from paredown.runtimes.torch.load import load, load_dense
+from paredown.runtimes.torch.proof import compare, probe
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import parse_strategy
@@ -338,7 +339,7 @@ def test_scores_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         asked.append(tuple(losses))
         return neuron_products(source, tokens, losses, **options)
 
-    monkeypatch.setattr("paredown.models.neuron_scores.neuron_products", watched)
+    monkeypatch.setattr("paredown.blocks.neuron_scores.neuron_products", watched)
     run("second", "structured_snip(ratio=0.5)")
     run("third", "structured_afr(ratio=0.3)")
     run("fourth", "structured_afr(ratio=0.5, beta=0.5, robust=true)")

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import ConfigError
 from paredown.methods import registry
-from paredown.methods._bitsandbytes import STATE_BYTES
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.load import load_dense
+from paredown.methods.shared.bitsandbytes import STATE_BYTES
+from paredown.runtimes.torch.load import load_dense
 from paredown.spec.infer import infer_spec
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Target

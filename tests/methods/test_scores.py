@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.skeleton import read_matrix
 from paredown.methods import registry
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.load import load_dense
-from paredown.models.skeleton import read_matrix
+from paredown.runtimes.torch.load import load_dense
 from paredown.spec.structure import Mlp
 from paredown.testing.conformance import MethodConformance
 from paredown.testing.tiny import VOCABULARY, tiny_model

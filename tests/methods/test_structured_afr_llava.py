@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.tower import Tower
 from paredown.errors import ConfigError, DataError
 from paredown.methods import registry
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.load import load, load_dense
-from paredown.models.probe import compare
-from paredown.models.tower import Tower
+from paredown.runtimes.torch.load import load, load_dense
+from paredown.runtimes.torch.proof import compare
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import parse_strategy
@@ -151,7 +151,7 @@ def test_repair_of_the_tower_brings_its_features_closer(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "model", "llava", dtype=torch.float32)
     user = photographs(tmp_path / "photos", 12)
     whole = Tower(Checkpoint(folder), device="cpu")
-    from paredown.models.pictures import Preparation
+    from paredown.text.pictures import Preparation
 
     pixels = [Preparation.of(whole_source, 16).read(user / f"{i}.png")
               for whole_source in [Checkpoint(folder)] for i in range(12)]  # fmt: skip

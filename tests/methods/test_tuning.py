@@ -12,14 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.probe import probe_tokens
 from paredown.errors import ConfigError, DataError, DivergedError, MissingExtraError, StrategyError
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Context, Training
-from paredown.models import training
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.load import load, load_dense
-from paredown.models.probe import compare, probe, probe_tokens
-from paredown.models.recovery import RECORD
+from paredown.runtimes.torch.load import load, load_dense
+from paredown.runtimes.torch.proof import compare, probe
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.packed import ADAPTER, ADAPTER_WEIGHTS, weights_bytes
@@ -28,6 +27,8 @@ from paredown.spec.target import Target
 from paredown.store.atomic import new_folder
 from paredown.testing.conformance import MethodConformance
 from paredown.testing.tiny import VOCABULARY, tiny_model
+from paredown.train import training
+from paredown.train.recovery import RECORD
 
 _SHORT: dict[str, Any] = {"tokens": 512, "window": 32, "batch_tokens": 64, "learning_rate": 3e-3}
 SHORT = ", ".join(f"{k}={v}" for k, v in _SHORT.items())
@@ -354,13 +355,14 @@ def test_a_missing_library_is_named_with_its_extra(
 
 
 def test_too_short_a_text_is_refused(dense: Path, tmp_path: Path) -> None:
-    from paredown.models.calibration import TextRequest, windows
+    from paredown.runtimes.torch.writer import write_texts
     from paredown.store.cache import Cache
+    from paredown.text.windows import TextRequest, windows
 
     def read(count: int, length: int, text: str | None) -> Tensor:
         return windows(
             TextRequest("pydoc", text, None), "calibration", dense, count=count, length=length,
-            seed=0, cache=Cache(tmp_path), model_hash="",
+            seed=0, cache=Cache(tmp_path), model_hash="", write=write_texts,
         )  # fmt: skip
 
     with pytest.raises(DataError, match=r"has \d+ windows of 32 tokens, 312\d+ are asked for"):

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.weight_scores import WeightScores
 from paredown.errors import NumericsError
 from paredown.methods import registry
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.load import load
-from paredown.models.weight_scores import WeightScores
+from paredown.runtimes.torch.load import load
 from paredown.testing.conformance import MethodConformance
 from paredown.testing.tiny import tiny_model
 

@@ -60,7 +60,7 @@ class Faulty(Method[FaultyParams]):
 
 def _write_ruined(source: Any, out: Path) -> None:
     """Store a model that is very sure of nonsense: it reloads, and is worth nothing."""
-    from paredown.models.checkpoint import CheckpointWriter
+    from paredown.artifact.checkpoint import CheckpointWriter
 
     with CheckpointWriter(out, source) as writer:
         for name in source.names:
@@ -69,9 +69,10 @@ def _write_ruined(source: Any, out: Path) -> None:
 
 def _write_wrong(source: Any, out: Path, how: str) -> Any:
     """Store other weights than those whose logits are claimed."""
-    from paredown.models.checkpoint import CheckpointWriter
-    from paredown.models.load import load
-    from paredown.models.probe import probe, probe_tokens
+    from paredown.artifact.checkpoint import CheckpointWriter
+    from paredown.blocks.probe import probe_tokens
+    from paredown.runtimes.torch.load import load
+    from paredown.runtimes.torch.proof import probe
 
     with CheckpointWriter(out, source) as writer:
         for name in source.names:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from paredown.evaluate import artifact
-from paredown.models import calibration
 from paredown.pipeline import jobs
 from paredown.testing.tiny import tiny_model
+from paredown.text import windows as calibration
 from tests.samples import EVALUATE
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import MethodError
 from paredown.methods import registry
-from paredown.models.checkpoint import Checkpoint
 from paredown.pipeline.jobs import CompressJob, TextSpec, run
 from paredown.pipeline.prefix import PrefixCache
 from paredown.store.cache import Cache

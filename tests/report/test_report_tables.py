@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from paredown.report.front import find_front
-from paredown.report.recommend import recommend
+from paredown.judge.front import find_front
+from paredown.judge.recommend import recommend
 from paredown.report.tables import (
     EPISODE_COLUMNS,
     FRONT_COLUMNS,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from paredown.search.base import Budget
-from paredown.search.expected import Expected, allowed
-from paredown.search.random import Uniform
+from paredown.search.policies.random import Uniform
+from paredown.search.policies.surrogate import Expected, allowed
 from paredown.search.score import covered
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective

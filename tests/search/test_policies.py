@@ -15,11 +15,12 @@ from paredown.analysis.pareto import FloatArray
 from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.errors import ConfigError
 from paredown.methods import registry
-from paredown.search import bayesian, policies
 from paredown.search.base import Budget, Policy, View
-from paredown.search.bayesian import Bayesian
-from paredown.search.grid import Grid
-from paredown.search.random import Uniform
+from paredown.search.policies import bayesian
+from paredown.search.policies import registry as policies
+from paredown.search.policies.bayesian import Bayesian
+from paredown.search.policies.grid import Grid
+from paredown.search.policies.random import Uniform
 from paredown.search.space import Space
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES, RunConfig
@@ -210,7 +211,7 @@ def test_every_policy_can_be_asked_for_and_tpe_is_the_old_name_of_bayesian() -> 
 
 def test_optuna_and_torch_are_not_imported_before_they_are_needed() -> None:
     code = (
-        "import sys; from paredown.search import policies; "
+        "import sys; from paredown.search.policies import registry as policies; "
         "[policies.create(n, seed=0, objectives=('size',)) for n in policies.BUILTIN]; "
         "assert not {'optuna', 'torch'} & set(sys.modules)"
     )

@@ -10,8 +10,8 @@ import pytest
 
 from paredown.errors import MethodError
 from paredown.search.base import Budget, Decision, Policy, View, end
-from paredown.search.evolutionary import Evolutionary
-from paredown.search.portfolio import (
+from paredown.search.policies.evolutionary import Evolutionary
+from paredown.search.policies.portfolio import (
     CAP,
     MINIMUM,
     PRIOR_TRIALS,
@@ -21,7 +21,7 @@ from paredown.search.portfolio import (
     Portfolio,
     _rates,
 )
-from paredown.search.random import Uniform
+from paredown.search.policies.random import Uniform
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy

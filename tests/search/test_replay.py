@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from paredown.methods import registry
-from paredown.search import policies
-from paredown.search.grid import Grid
+from paredown.search.policies import registry as policies
+from paredown.search.policies.grid import Grid
 from paredown.search.replay import Curve, Table, curve, replay, whole
 from paredown.search.score import covered
 from paredown.spec.run import Objective

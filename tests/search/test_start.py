@@ -6,8 +6,8 @@ import pytest
 
 from paredown.errors import StrategyError
 from paredown.methods import registry
-from paredown.search import policies
-from paredown.search.grid import Grid
+from paredown.search.policies import registry as policies
+from paredown.search.policies.grid import Grid
 from paredown.search.start import WarmStart
 from paredown.spec.run import OBJECTIVES
 from paredown.spec.strategy import Step, Strategy

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from paredown.models.skeleton import read_matrix
+from paredown.blocks.skeleton import read_matrix
 from paredown.spec.infer import infer_spec, spec_from
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.scheme import Scheme, needs_own_format
@@ -168,8 +168,8 @@ def test_a_fused_mlp_whose_rows_do_not_divide_is_none() -> None:
 
 def test_neuron_i_of_a_fused_mlp_is_row_i_of_each_part(tmp_path: Path) -> None:
     """What `Mlp.parts` says is what the model computes."""
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.load import load_dense
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.runtimes.torch.load import load_dense
 
     folder = tiny_model(tmp_path / "phi3", "phi3", dtype=torch.float32, tokenizer=False)
     assert json.loads((folder / "config.json").read_text())["hidden_act"] == "silu"

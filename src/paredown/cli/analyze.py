@@ -202,7 +202,7 @@ def resume_command(record: ExperimentRecord) -> str:
 
 
 def _print_recommendation(console: Console, findings: Findings) -> None:
-    from paredown.report.words import name_of
+    from paredown.judge.words import name_of
 
     chosen = findings.recommendation
     best, second = findings.result(chosen.episode), findings.result(chosen.runner_up)

@@ -165,7 +165,7 @@ class RunProgress(StepProgress):
             self.console.print(self._front_table())
 
     def _front_table(self) -> TextTable:
-        from paredown.report.front import find_front
+        from paredown.judge.front import find_front
         from paredown.report.terminal import front_table
 
         results = [*self.earlier, *self.results]

@@ -86,7 +86,7 @@ def resolve_spec(model: str) -> ModelSpec:
     Raises:
         ModelError: nothing is there, or it cannot be read.
     """
-    from paredown.models.source import DEMO, cached, locate
+    from paredown.artifact.source import DEMO, cached, locate
     from paredown.spec.infer import infer_remote, infer_spec
 
     is_path = model.startswith((".", "~", "/")) or Path(model).exists()

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
-from paredown.coordinate.advisor import (
+from paredown.advise.client import (
     KEY,
     LOCAL,
     Advisor,
@@ -16,11 +16,11 @@ from paredown.coordinate.advisor import (
     find_endpoint,
     require_client,
 )
-from paredown.coordinate.llm import LlmPolicy
-from paredown.coordinate.prompts import Background
+from paredown.advise.policy import LlmPolicy
+from paredown.advise.prompts import Background
 from paredown.errors import ConfigError, MissingExtraError
 from paredown.search.base import OPENING_SHARE
-from paredown.search.portfolio import ADVISOR_PROMISE, CAP, Arm
+from paredown.search.policies.portfolio import ADVISOR_PROMISE, CAP, Arm
 from paredown.spec.run import RunConfig
 from paredown.store.events import EventLog
 
@@ -67,7 +67,7 @@ def choose_coordinator(config: RunConfig) -> Choice:
     if config.coordinator == "search":
         return Choice(uses_llm=False, reason="--coordinator search")
     if config.llm.model == LOCAL:
-        from paredown.coordinate.local import require_server
+        from paredown.advise.local import require_server
 
         require_client()
         require_server()
@@ -113,7 +113,7 @@ def opened_advisor(choice: Choice, config: RunConfig) -> Iterator[Advisor | None
     with ExitStack() as stack:
         endpoint, llm = choice.endpoint, config.llm
         if choice.uses_llm and endpoint is None:
-            from paredown.coordinate.local import local_server
+            from paredown.advise.local import local_server
 
             endpoint = stack.enter_context(local_server())
             # Where the trials run, too, an answer takes its time, and should be short.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paredown.coordinate.nodes import Run, time_limit
+from paredown.judge.front import find_front
 from paredown.pipeline import trial
-from paredown.report.front import find_front
 from paredown.report.write import write_progress_files
 from paredown.spec.result import TrialResult
 from paredown.spec.run import RunConfig

@@ -20,12 +20,12 @@ from paredown.coordinate.steering import (
     without,
 )
 from paredown.errors import ConfigError
+from paredown.judge.front import find_front
+from paredown.judge.recommend import recommend
 from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Bench, Watch, discard
 from paredown.pipeline.build import Built, build
-from paredown.report.front import find_front
-from paredown.report.recommend import recommend
 from paredown.report.write import write_progress_files
 from paredown.search.base import Budget, Decision, Policy, end
 from paredown.search.convergence import converged

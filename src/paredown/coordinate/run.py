@@ -7,7 +7,9 @@ import platform
 from contextlib import ExitStack
 from pathlib import Path
 
-from paredown.coordinate.advisor import Advisor
+from paredown.advise.client import Advisor
+from paredown.advise.prompts import SKILL_ROWS, Background
+from paredown.artifact.description import library_versions
 from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_advisor
 from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
@@ -15,17 +17,15 @@ from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import known_before, remember, skill_store
 from paredown.coordinate.nodes import Listener, Run, measure_baseline
-from paredown.coordinate.prompts import SKILL_ROWS, Background
 from paredown.coordinate.setup import Plan, check_same, default_name, prepare
 from paredown.coordinate.skills import Skill, lines, skills_of, transferable
 from paredown.coordinate.steering import Steering, outstanding
 from paredown.errors import ExperimentError
-from paredown.models.description import library_versions
 from paredown.pipeline.bench import Bench
 from paredown.pipeline.executor import LocalExecutor, memory_limit
 from paredown.report.write import write_report
-from paredown.search import policies
 from paredown.search.base import Policy
+from paredown.search.policies import registry as policies
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.store.atomic import require_writable

@@ -8,13 +8,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from paredown.artifact.source import locate
 from paredown.errors import ConfigError, ExperimentError, ModelError
 from paredown.evaluate.carbon import check_country
 from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
-from paredown.models.source import locate
-from paredown.models.texts import check_calibration, open_source
 from paredown.pipeline.bench import Base
 from paredown.pipeline.jobs import TextSpec
 from paredown.search.space import Space
@@ -27,6 +26,7 @@ from paredown.spec.serial import content_hash, plain
 from paredown.spec.target import Device, Target
 from paredown.store.atomic import write_json
 from paredown.store.home import home
+from paredown.text.texts import check_calibration, open_source
 
 EXTENDABLE = (
     "episodes",

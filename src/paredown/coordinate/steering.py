@@ -14,9 +14,9 @@ from typing import Any, cast, final
 
 from paredown.coordinate.setup import Plan
 from paredown.errors import ConfigError, did_you_mean
+from paredown.judge.words import in_words, name_of
 from paredown.methods import registry
 from paredown.report.findings import find
-from paredown.report.words import in_words, name_of
 from paredown.search.base import Action, Decision
 from paredown.search.cost import CostModel
 from paredown.search.space import Space, broken_limit

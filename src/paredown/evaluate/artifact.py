@@ -20,7 +20,7 @@ from paredown.evaluate.memory import (
     serve_once,
 )
 from paredown.evaluate.quality import BaseOutputs, for_quality, measure_quality
-from paredown.models.load import load
+from paredown.runtimes.torch.load import load
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.speed import SpeedPoint

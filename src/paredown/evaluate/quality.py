@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from paredown.analysis.statistics import clustered_ratio_stderr
 from paredown.errors import DivergedError, MethodError
-from paredown.models.load import is_packed, load_dense
-from paredown.models.packed import dense_dtype
 from paredown.ops.divergence import score_tokens
+from paredown.runtimes.torch.load import is_packed, load_dense
+from paredown.runtimes.torch.packed import dense_dtype
 from paredown.spec.result import Measurement
 from paredown.spec.units import Unit
 from paredown.store.cache import Cache

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from paredown.blocks.memory import release
 from paredown.evaluate.comparison import compare, score, surely_lost
 from paredown.evaluate.items import Responses, TaskItems, model_hash
 from paredown.evaluate.quality import for_quality
 from paredown.evaluate.scorer import CausalScorer
 from paredown.evaluate.task_data import describe_rows
-from paredown.models.calibration import load_tokenizer
-from paredown.models.load import load
-from paredown.models.memory import release
+from paredown.runtimes.torch.load import load
 from paredown.spec.benchmarks import HUMANEVAL, expand
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
 from paredown.store.atomic import write_text
 from paredown.store.cache import Cache
+from paredown.text.windows import load_tokenizer
 
 Progress = Callable[[float, str], None]
 _VERSION = 1

@@ -15,9 +15,9 @@ from paredown.evaluate.code import load_problems
 from paredown.evaluate.sandbox.detect import open_sandbox
 from paredown.evaluate.task_names import check_task
 from paredown.evaluate.userdata import Questions, read_questions
-from paredown.models.texts import data_folder
 from paredown.spec.benchmarks import BENCHMARKS, HUMANEVAL, LM_EVAL, Benchmark, expand, is_item_file
 from paredown.spec.run import EvaluateConfig
+from paredown.text.texts import data_folder
 
 _PREFIX = {"bbh": "bbh_cot_fewshot_", "mmlu": ""}
 """What lm-eval puts before the stem of a task file where the two differ."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from paredown.methods._weight_scores import FirstOrderMethod
+from paredown.methods.shared.weight_scores import FirstOrderMethod
 
 
 @final

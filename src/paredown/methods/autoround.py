@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, final
 from pydantic import Field
 
 from paredown.errors import ConfigError
-from paredown.methods._quantization import GroupMethod, GroupParams, round_each, schemes_of
 from paredown.methods.base import Context
+from paredown.methods.shared.groups import GroupMethod, GroupParams, round_each, schemes_of
 from paredown.spec.domain import Choice
 from paredown.spec.embeddings import packable_embeddings
 from paredown.spec.model import ModelSpec
@@ -19,7 +19,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class AutoroundParams(GroupParams):
@@ -64,7 +64,7 @@ class Autoround(GroupMethod[AutoroundParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: AutoroundParams, context: Context
     ) -> Tensor:
-        from paredown.models.autoround import tune
+        from paredown.train.autoround import tune
 
         schemes = schemes_of(source.spec, params)
         outside = packable_embeddings(source.spec)

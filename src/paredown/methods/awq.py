@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, final
 
 from pydantic import Field
 
-from paredown.methods._quantization import (
+from paredown.methods.base import Context
+from paredown.methods.shared.groups import (
     GroupMethod,
     GroupParams,
     hessians_on,
     schemes_of,
 )
-from paredown.methods._smoothing import check_folds
-from paredown.methods.base import Context
+from paredown.methods.shared.smoothing import check_folds
 from paredown.spec.domain import Choice
 from paredown.spec.folds import find_folds
 from paredown.spec.model import ModelSpec
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.smoothing import Folding
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.smoothing import Folding
     from paredown.ops.affine import Grid
     from paredown.spec.structure import Block
 
@@ -65,8 +65,8 @@ class Awq(GroupMethod[AwqParams]):
         check_folds(self.name, spec, schemes_of(spec, params), "gptq")
 
     def apply(self, source: Checkpoint, out: Path, params: AwqParams, context: Context) -> Tensor:
-        from paredown.models.rewrite import quantize_blocks, stored_dtype
-        from paredown.models.smoothing import smooth_block
+        from paredown.blocks.rewrite import quantize_blocks, stored_dtype
+        from paredown.blocks.smoothing import smooth_block
 
         schemes = schemes_of(source.spec, params)
         hessians = hessians_on(source, context)

@@ -22,7 +22,7 @@ from paredown.spec.target import Device, Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
     from paredown.store.cache import Cache
 
 
@@ -130,7 +130,7 @@ class Method(ABC, Generic[P]):
 
         Returns:
             Logits (tokens, vocabulary) of the compressed model, computed in memory on
-            `models.probe.probe_tokens`: the artifact must reload to them. None where the
+            `blocks.probe.probe_tokens`: the artifact must reload to them. None where the
             method never holds the model; then its loaders are compared with each other.
 
         Raises:

@@ -13,7 +13,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -37,8 +37,8 @@ def _predict(spec: ModelSpec, dtype: str) -> ModelSpec:
 def _apply(source: Checkpoint, out: Path, dtype_name: str, context: Context) -> None:
     import torch
 
+    from paredown.artifact.checkpoint import TORCH_DTYPES, CheckpointWriter
     from paredown.errors import NumericsError
-    from paredown.models.checkpoint import TORCH_DTYPES, CheckpointWriter
 
     dtype = TORCH_DTYPES[dtype_name]
     with CheckpointWriter(out, source) as writer:

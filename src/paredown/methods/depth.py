@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, final
 from pydantic import Field
 
 from paredown.errors import ConfigError
-from paredown.methods._samples import SampledParams, first_windows
 from paredown.methods.base import Context, Kind, Method
+from paredown.methods.shared.samples import SampledParams, first_windows
 from paredown.spec.depth import without_blocks
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, tensor_info
@@ -20,7 +20,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class DepthParams(SampledParams):
@@ -82,8 +82,8 @@ class Depth(Method[DepthParams]):
         )
 
     def apply(self, source: Checkpoint, out: Path, params: DepthParams, context: Context) -> Tensor:
-        from paredown.models.depth import drop_blocks
-        from paredown.models.rewrite import probe_walk
+        from paredown.blocks.depth import drop_blocks
+        from paredown.blocks.rewrite import probe_walk
 
         found = _influences(source, params, context)
         weakest = sorted(found, key=found.__getitem__)[: _dropped(source.spec, params)]
@@ -105,9 +105,9 @@ def _dropped(spec: ModelSpec, params: DepthParams) -> int:
 
 def _influences(source: Checkpoint, params: DepthParams, context: Context) -> dict[int, float]:
     """Block influence by block index; measured once for a model and a calibration text."""
-    from paredown.models.depth import influences
-    from paredown.models.hessians import tensor_hash
-    from paredown.models.rewrite import probe_walk
+    from paredown.blocks.depth import influences
+    from paredown.blocks.hessians import tensor_hash
+    from paredown.blocks.rewrite import probe_walk
 
     tokens = first_windows(context.calibration(), params.nsamples)
     key = {"version": 1, "model": context.source_hash, "tokens": tensor_hash(tokens)}

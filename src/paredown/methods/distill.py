@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, final
 from pydantic import Field
 
 from paredown.errors import ConfigError
-from paredown.methods._tuning import (
+from paredown.methods.base import Context, Kind, Method
+from paredown.methods.shared.tuning import (
     AdapterParams,
     adapter_of,
     check_adapter,
@@ -17,14 +18,13 @@ from paredown.methods._tuning import (
     train,
     training_of,
 )
-from paredown.methods.base import Context, Kind, Method
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class DistillParams(AdapterParams):
@@ -74,7 +74,7 @@ class Distill(Method[DistillParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: DistillParams, context: Context
     ) -> Tensor:
-        from paredown.models.recovery import Teacher
+        from paredown.train.recovery import Teacher
 
         teacher = Teacher(
             folder=training_of(context).base,

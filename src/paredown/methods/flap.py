@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, final
 
 from paredown.errors import ConfigError
-from paredown.methods._neurons import (
+from paredown.methods.base import Context
+from paredown.methods.shared.neurons import (
     NeuronMethod,
     SampledNeuronParams,
     calibration_windows,
@@ -15,7 +16,6 @@ from paredown.methods._neurons import (
     remove_neurons,
     scores_on,
 )
-from paredown.methods.base import Context
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Target
@@ -23,7 +23,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class FlapParams(SampledNeuronParams):
@@ -56,7 +56,7 @@ class Flap(NeuronMethod[FlapParams]):
         return predict_neurons(spec, params, bias=_with_bias(spec, params))
 
     def apply(self, source: Checkpoint, out: Path, params: FlapParams, context: Context) -> Tensor:
-        from paredown.models.neurons import weight_scores
+        from paredown.blocks.neurons import weight_scores
         from paredown.ops.saliency import flap_scores
 
         tokens = calibration_windows(params, context)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, final
 
 from paredown.errors import ConfigError
-from paredown.methods._eight_bit import check_eight_bit, predict_eight_bit
 from paredown.methods.base import Context, Kind, Method, Params
+from paredown.methods.shared.eight_bit import check_eight_bit, predict_eight_bit
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
 from paredown.spec.structure import select_linears
@@ -16,7 +16,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 _NEEDED = (8, 9)
 """CUDA compute capability of the first GPUs that multiply FP8 numbers (Ada; Hopper is 9.0)."""
@@ -55,8 +55,9 @@ class Fp8(Method[Fp8Params]):
         return predict_eight_bit(spec, params.skip, "F8_E4M3")
 
     def apply(self, source: Checkpoint, out: Path, params: Fp8Params, context: Context) -> Tensor:
-        from paredown.models.eight_bit import EightBit, write_eight_bit
-        from paredown.models.rewrite import probe_walk
+        from paredown.artifact.eight_bit import EightBit
+        from paredown.blocks.eight_bit import write_eight_bit
+        from paredown.blocks.rewrite import probe_walk
         from paredown.ops.eight_bit import FP8
 
         return write_eight_bit(

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 
 from pydantic import Field
 
-from paredown.methods._quantization import (
+from paredown.methods.base import Context
+from paredown.methods.shared.groups import (
     GroupMethod,
     GroupParams,
     hessians_on,
     schemes_of,
 )
-from paredown.methods.base import Context
 from paredown.spec.domain import Choice
 from paredown.spec.scheme import Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
     from paredown.ops.affine import Grid
     from paredown.spec.structure import Block
 
@@ -55,9 +55,9 @@ class Gptq(GroupMethod[GptqParams]):
     needs_data = True
 
     def apply(self, source: Checkpoint, out: Path, params: GptqParams, context: Context) -> Tensor:
-        from paredown.models.experts import rare_experts
-        from paredown.models.layer_bank import LayerBank
-        from paredown.models.rewrite import quantize_blocks, stored_dtype
+        from paredown.blocks.bank import LayerBank
+        from paredown.blocks.experts import rare_experts
+        from paredown.blocks.rewrite import quantize_blocks, stored_dtype
 
         schemes = schemes_of(source.spec, params)
         hessians = hessians_on(source, context)

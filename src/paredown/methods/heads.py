@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, final
 from pydantic import Field
 
 from paredown.errors import ConfigError
-from paredown.methods._samples import SampledParams, hessian_bank
 from paredown.methods.base import Context, Kind, Method
+from paredown.methods.shared.samples import SampledParams, hessian_bank
 from paredown.spec.domain import Choice
 from paredown.spec.heads import EVEN, FAMILIES, Groups, find_attentions, find_groups, with_groups
 from paredown.spec.model import ModelSpec
@@ -18,7 +18,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class HeadsParams(SampledParams):
@@ -79,7 +79,7 @@ class Heads(Method[HeadsParams]):
         return with_groups(spec, groups, _left(groups, params))
 
     def apply(self, source: Checkpoint, out: Path, params: HeadsParams, context: Context) -> Tensor:
-        from paredown.models.heads import drop_groups
+        from paredown.blocks.heads import drop_groups
 
         groups = _groups(source.spec)
         return drop_groups(

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._quantization import GroupMethod, GroupParams, round_each
 from paredown.methods.base import Context
+from paredown.methods.shared.groups import GroupMethod, GroupParams, round_each
 from paredown.spec.domain import Choice
 from paredown.spec.scheme import Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
     from paredown.ops.affine import Grid
 
 
@@ -44,7 +44,7 @@ class Hqq(GroupMethod[HqqParams]):
     params_type = HqqParams
 
     def apply(self, source: Checkpoint, out: Path, params: HqqParams, context: Context) -> Tensor:
-        from paredown.models.rewrite import stored_dtype
+        from paredown.blocks.rewrite import stored_dtype
         from paredown.ops.affine import quantize
         from paredown.ops.hqq import fit_half_quadratic
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._bitsandbytes import check_bitsandbytes, predict_int8, quantize
 from paredown.methods.base import Context, Kind, Method, Params
+from paredown.methods.shared.bitsandbytes import check_bitsandbytes, predict_int8, quantize
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class Int8Params(Params):

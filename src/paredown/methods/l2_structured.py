@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
-from paredown.methods._neurons import NeuronMethod, NeuronParams, remove_neurons
 from paredown.methods.base import Context
+from paredown.methods.shared.neurons import NeuronMethod, NeuronParams, remove_neurons
 from paredown.spec.domain import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class L2StructuredParams(NeuronParams):
@@ -37,7 +37,7 @@ class L2Structured(NeuronMethod[L2StructuredParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: L2StructuredParams, context: Context
     ) -> Tensor:
-        from paredown.models.neurons import weight_scores
+        from paredown.blocks.neurons import weight_scores
         from paredown.ops.saliency import l2_scores
 
         return remove_neurons(

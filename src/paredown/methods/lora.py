@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from paredown.methods._tuning import (
+from paredown.methods.base import Context, Kind, Method
+from paredown.methods.shared.tuning import (
     AdapterParams,
     adapter_of,
     check_adapter,
     predict_adapter,
     train,
 )
-from paredown.methods.base import Context, Kind, Method
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class LoraParams(AdapterParams):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from paredown.methods._masks import MaskMethod, ScopedMaskParams, remover, write_masked
 from paredown.methods.base import Context
+from paredown.methods.shared.masks import MaskMethod, ScopedMaskParams, remover, write_masked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.masks import Masked
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.masks import Masked
     from paredown.spec.structure import Block
 
 
@@ -31,7 +31,7 @@ class Magnitude(MaskMethod[MagnitudeParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: MagnitudeParams, context: Context
     ) -> Tensor:
-        from paredown.models.skeleton import read_matrix
+        from paredown.blocks.skeleton import read_matrix
 
         remove = remover(source, params, lambda name: read_matrix(source, name).float().abs())
 

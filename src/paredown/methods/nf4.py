@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
-from paredown.methods._bitsandbytes import (
+from paredown.methods.base import Context, Kind, Method, Params
+from paredown.methods.shared.bitsandbytes import (
     check_bitsandbytes,
     nf4_options,
     predict_nf4,
     quantize,
 )
-from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Target
@@ -19,7 +19,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class Nf4Params(Params):

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
 from paredown.errors import ConfigError, MissingExtraError
-from paredown.methods._bitsandbytes import (
+from paredown.methods.base import Context, Kind, Method
+from paredown.methods.shared.bitsandbytes import (
     check_bitsandbytes,
     nf4_options,
     predict_nf4,
     quantize,
 )
-from paredown.methods._tuning import (
+from paredown.methods.shared.tuning import (
     AdapterParams,
     adapter_of,
     check_adapter,
     predict_adapter,
     train,
 )
-from paredown.methods.base import Context, Kind, Method
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Target
@@ -28,7 +28,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class QloraParams(AdapterParams):
@@ -76,7 +76,7 @@ class Qlora(Method[QloraParams]):
         return predict_nf4(spec, params.skip, double_quant=params.double_quant)
 
     def apply(self, source: Checkpoint, out: Path, params: QloraParams, context: Context) -> Tensor:
-        from paredown.models.checkpoint import Checkpoint
+        from paredown.artifact.checkpoint import Checkpoint
 
         if source.spec.quantization is None:
             folder = context.scratch / "nf4"

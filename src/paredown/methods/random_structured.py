@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, final
 
-from paredown.methods._neurons import NeuronMethod, NeuronParams, remove_neurons
 from paredown.methods.base import Context
+from paredown.methods.shared.neurons import NeuronMethod, NeuronParams, remove_neurons
 from paredown.spec.domain import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class RandomStructuredParams(NeuronParams):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._quantization import GroupMethod, GroupParams, round_each
 from paredown.methods.base import Context
+from paredown.methods.shared.groups import GroupMethod, GroupParams, round_each
 from paredown.spec.scheme import Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
     from paredown.ops.affine import Grid
 
 
@@ -34,7 +34,7 @@ class Rtn(GroupMethod[RtnParams]):
     params_type = RtnParams
 
     def apply(self, source: Checkpoint, out: Path, params: RtnParams, context: Context) -> Tensor:
-        from paredown.models.rewrite import stored_dtype
+        from paredown.blocks.rewrite import stored_dtype
         from paredown.ops.gptq import round_to_nearest
 
         def nearest(name: str, weight: Tensor, scheme: Scheme) -> tuple[Tensor, Grid]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._eight_bit import check_eight_bit, predict_eight_bit
-from paredown.methods._smoothing import check_folds
 from paredown.methods.base import Context, Kind, Method, Params
+from paredown.methods.shared.eight_bit import check_eight_bit, predict_eight_bit
+from paredown.methods.shared.smoothing import check_folds
 from paredown.spec.domain import Choice
 from paredown.spec.folds import find_folds
 from paredown.spec.model import ModelSpec
@@ -19,8 +19,8 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.smoothing import Folding
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.smoothing import Folding
     from paredown.spec.structure import Block
 
 
@@ -60,10 +60,11 @@ class Smoothquant(Method[SmoothquantParams]):
     ) -> Tensor:
         import torch
 
-        from paredown.models.eight_bit import EightBit, write_eight_bit
-        from paredown.models.ranges import input_ranges
-        from paredown.models.rewrite import probe_walk
-        from paredown.models.smoothing import smooth_block
+        from paredown.artifact.eight_bit import EightBit
+        from paredown.blocks.eight_bit import write_eight_bit
+        from paredown.blocks.ranges import input_ranges
+        from paredown.blocks.rewrite import probe_walk
+        from paredown.blocks.smoothing import smooth_block
         from paredown.ops.eight_bit import INT8
         from paredown.ops.smoothing import smoothing_factors
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._masks import MaskMethod, MaskParams, write_masked
-from paredown.methods._samples import SampledParams, hessian_bank
 from paredown.methods.base import Context
+from paredown.methods.shared.masks import MaskMethod, MaskParams, write_masked
+from paredown.methods.shared.samples import SampledParams, hessian_bank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.masks import Masked
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.masks import Masked
     from paredown.spec.structure import Block
 
 

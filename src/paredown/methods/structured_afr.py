@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
-from paredown.methods._neurons import (
+from paredown.methods.base import Context
+from paredown.methods.shared.neurons import (
     GradientNeuronParams,
     NeuronMethod,
     calibration_windows,
     remove_neurons,
     scores_on,
 )
-from paredown.methods.base import Context
 from paredown.spec.domain import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class StructuredAfrParams(GradientNeuronParams):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, final
 from pydantic import Field
 
 from paredown.errors import ConfigError
-from paredown.methods._neurons import (
+from paredown.methods.base import Context
+from paredown.methods.shared.neurons import (
     NeuronMethod,
     SampledNeuronParams,
     calibration_windows,
@@ -19,7 +20,6 @@ from paredown.methods._neurons import (
     resize_mlps,
     scores_on,
 )
-from paredown.methods.base import Context
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
 from paredown.spec.structure import kept_width
@@ -28,12 +28,12 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.gradients import Loss
-    from paredown.models.neurons import Cut
-    from paredown.models.pictures import Sample
-    from paredown.models.tower import Tower
-    from paredown.models.walk import BlockWalk
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.gradients import Loss
+    from paredown.blocks.neurons import Cut
+    from paredown.blocks.tower import Tower
+    from paredown.blocks.walk import BlockWalk
+    from paredown.text.pictures import Sample
 
 NOISE_IMAGES = 32
 """Noise images that the tower is scored on where there are no others; more would add nothing."""
@@ -88,7 +88,7 @@ class StructuredAfrLlava(NeuronMethod[StructuredAfrLlavaParams]):
             names = {"name": "vision_ratio", "what": "the vision tower's MLPs"}
             check_width(spec, widest, params.vision_ratio, **names)
         if params.images is not None:
-            from paredown.models.texts import check_images
+            from paredown.text.texts import check_images
 
             check_images(params.images)
         super().check(spec, params, target)
@@ -111,8 +111,8 @@ class StructuredAfrLlava(NeuronMethod[StructuredAfrLlavaParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: StructuredAfrLlavaParams, context: Context
     ) -> Tensor:
-        from paredown.models.neurons import keep_neurons, smaller_mlps
-        from paredown.models.tower import Tower
+        from paredown.blocks.neurons import keep_neurons, smaller_mlps
+        from paredown.blocks.tower import Tower
         from paredown.ops.saliency import afr_scores
 
         tower = Tower(source, device=context.device, trust_remote_code=context.trust_remote_code)
@@ -146,7 +146,7 @@ def _samples(
     """The user's images with their texts, if there are any."""
     import torch
 
-    from paredown.models.pictures import Preparation, read_samples
+    from paredown.text.pictures import Preparation, read_samples
 
     if params.images is None:
         return []
@@ -169,7 +169,7 @@ def _images(
     """(images, 3, side, side) for the tower's scores: the user's, or noise."""
     import torch
 
-    from paredown.models.pictures import Preparation, noise_images
+    from paredown.text.pictures import Preparation, noise_images
 
     if samples:
         return torch.stack([sample.pixels for sample in samples])
@@ -182,8 +182,8 @@ def _tower_cut(
     tower: Tower, images: Tensor, params: StructuredAfrLlavaParams, context: Context
 ) -> Cut:
     """The neurons of the tower with the largest FO; none chosen where nothing is removed."""
-    from paredown.models.neurons import Cut
-    from paredown.models.tower import tower_importance
+    from paredown.blocks.neurons import Cut
+    from paredown.blocks.tower import tower_importance
     from paredown.ops.saliency import strongest
 
     if not params.vision_ratio:
@@ -210,8 +210,8 @@ def _with_images(
     context: Context,
 ) -> tuple[dict[Loss, list[Tensor]], BlockWalk]:
     """Importance for each loss, (width,) per language MLP, and a walk for the rewriting."""
-    from paredown.models.rewrite import probe_walk
-    from paredown.models.tower import pictured_importance
+    from paredown.blocks.rewrite import probe_walk
+    from paredown.blocks.tower import pictured_importance
 
     features = [tower.features(sample.pixels) for sample in samples]
     found = pictured_importance(
@@ -236,7 +236,7 @@ def _with_text_alone(
     source: Checkpoint, params: StructuredAfrLlavaParams, context: Context
 ) -> tuple[dict[Loss, list[Tensor]], BlockWalk]:
     """The same on calibration text without an image."""
-    from paredown.models.rewrite import probe_walk
+    from paredown.blocks.rewrite import probe_walk
 
     tokens = calibration_windows(params, context)
     found = scores_on(source, tokens, context).gradients(("ce", "frobenius"), "own")

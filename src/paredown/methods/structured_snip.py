@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from paredown.methods._neurons import (
+from paredown.methods.base import Context
+from paredown.methods.shared.neurons import (
     GradientNeuronParams,
     NeuronMethod,
     calibration_windows,
     remove_neurons,
     scores_on,
 )
-from paredown.methods.base import Context
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class StructuredSnipParams(GradientNeuronParams):

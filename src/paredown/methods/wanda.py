@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from paredown.methods._masks import MaskMethod, MaskParams, remove, write_masked
-from paredown.methods._samples import SampledParams, hessian_bank
 from paredown.methods.base import Context
+from paredown.methods.shared.masks import MaskMethod, MaskParams, remove, write_masked
+from paredown.methods.shared.samples import SampledParams, hessian_bank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.masks import Masked
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.masks import Masked
     from paredown.spec.structure import Block
 
 

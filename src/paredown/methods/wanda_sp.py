@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from paredown.methods._neurons import (
+from paredown.methods.base import Context
+from paredown.methods.shared.neurons import (
     NeuronMethod,
     SampledNeuronParams,
     calibration_windows,
     remove_neurons,
     scores_on,
 )
-from paredown.methods.base import Context
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class WandaSpParams(SampledNeuronParams):
@@ -35,7 +35,7 @@ class WandaSp(NeuronMethod[WandaSpParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: WandaSpParams, context: Context
     ) -> Tensor:
-        from paredown.models.neurons import weight_scores
+        from paredown.blocks.neurons import weight_scores
         from paredown.ops.saliency import wanda_sp_scores
 
         tokens = calibration_windows(params, context)

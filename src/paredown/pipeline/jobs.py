@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from paredown.evaluate.quality import BaseOutputs
-    from paredown.models.calibration import TextRequest
+    from paredown.text.windows import TextRequest
 
 Progress = Callable[[float, str], None]
 EXPECTED = "expected.safetensors"
@@ -54,7 +54,7 @@ class TextSpec(BaseModel):
     data_dir: Path | None
 
     def request(self) -> TextRequest:
-        from paredown.models.calibration import TextRequest
+        from paredown.text.windows import TextRequest
 
         return TextRequest(self.evaluation, self.calibration, self.data_dir)
 
@@ -161,10 +161,10 @@ def _compress(job: CompressJob, folder: Path, progress: Progress) -> dict[str, A
 
     from safetensors.torch import save_file
 
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.artifact.description import describe
     from paredown.methods import registry
     from paredown.methods.base import Context, Training
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.description import describe
     from paredown.pipeline.prefix import PrefixCache
     from paredown.spec.serial import content_hash
     from paredown.store.atomic import new_folder
@@ -228,7 +228,8 @@ def _windows(
     job: CompressJob, progress: Progress, count: int, length: int, source: str | None
 ) -> Tensor:
     """Windows of training text: of `source`, or of the text on which the run calibrates."""
-    from paredown.models.calibration import windows
+    from paredown.runtimes.torch.writer import write_texts
+    from paredown.text.windows import windows
 
     text = job.text if source is None else job.text.model_copy(update={"calibration": source})
     return windows(
@@ -240,6 +241,7 @@ def _windows(
         seed=job.seed,
         cache=Cache.default(),
         model_hash=job.model_hash,
+        write=write_texts,
         trust_remote_code=job.trust_remote_code,
         progress=lambda _, message: progress(0.0, message),
     )
@@ -261,16 +263,10 @@ def _verify(job: VerifyJob, progress: Progress) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    from paredown.models.checkpoint import Checkpoint
-    from paredown.models.load import load, load_dense
-    from paredown.models.probe import (
-        EXACT,
-        ROUNDED,
-        check_kernels,
-        compare,
-        probe,
-        probe_tokens,
-    )
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.probe import probe_tokens
+    from paredown.runtimes.torch.load import load, load_dense
+    from paredown.runtimes.torch.proof import EXACT, ROUNDED, check_kernels, compare, probe
 
     spec = Checkpoint(job.artifact).spec
     tokens = probe_tokens(spec.vocabulary or 2)
@@ -367,8 +363,9 @@ def _protocol(held_out: HeldOut) -> str:
 
 def _evaluation_tokens(held_out: HeldOut, job: _Job, progress: Progress) -> Tensor:
     """(count, length) windows of the held-out text, no longer than the base's context."""
-    from paredown.models.calibration import windows
-    from paredown.models.skeleton import read_config
+    from paredown.blocks.skeleton import read_config
+    from paredown.runtimes.torch.writer import write_texts
+    from paredown.text.windows import windows
 
     config = read_config(held_out.base, trust_remote_code=job.trust_remote_code).get_text_config()
     context = getattr(config, "max_position_embeddings", None) or held_out.config.window
@@ -383,6 +380,7 @@ def _evaluation_tokens(held_out: HeldOut, job: _Job, progress: Progress) -> Tens
         seed=0,
         cache=Cache.default(),
         model_hash=held_out.base_hash,
+        write=write_texts,
         trust_remote_code=job.trust_remote_code,
         progress=lambda _, message: progress(0.0, message),
     )
@@ -392,8 +390,8 @@ def _evaluation_tokens(held_out: HeldOut, job: _Job, progress: Progress) -> Tens
 
 
 def _base_outputs(held_out: HeldOut, tokens: Tensor, job: _Job) -> BaseOutputs:
+    from paredown.blocks.hessians import tensor_hash
     from paredown.evaluate.quality import BaseOutputs
-    from paredown.models.hessians import tensor_hash
 
     return BaseOutputs(
         held_out.base,

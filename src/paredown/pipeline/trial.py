@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from paredown.artifact.description import add_measurements
 from paredown.errors import ConfigError
 from paredown.evaluate.footprint import measure_size
 from paredown.methods import registry
-from paredown.models.description import add_measurements
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, Watch, discard, tidy
 from paredown.pipeline.build import Built
 from paredown.pipeline.jobs import (

@@ -27,7 +27,7 @@ _WARM = (
     "torch",
     "transformers.models.auto.modeling_auto",
     "paredown.evaluate.artifact",
-    "paredown.models.rewrite",
+    "paredown.blocks.rewrite",
 )
 """Imported once, before any job; what they do at import must survive a fork."""
 
@@ -81,7 +81,7 @@ def serve() -> None:
     import torch  # noqa: F401
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    import paredown.models.rewrite  # noqa: F401
+    import paredown.blocks.rewrite  # noqa: F401
 
     _say({"ready": True})
     while True:

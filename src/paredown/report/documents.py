@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from paredown.judge.front import COLUMNS, objective_measurement
+from paredown.judge.limits import broken, in_limits
+from paredown.judge.words import loss
 from paredown.report.cost import as_json, llm_cost, search_cost
 from paredown.report.energy import energy_document
 from paredown.report.findings import Findings
-from paredown.report.front import COLUMNS, objective_measurement
-from paredown.report.limits import broken, in_limits
-from paredown.report.words import loss
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.serial import SCHEMA_VERSION, plain

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from paredown.judge.words import loss, one_line, ratio
 from paredown.report.findings import Findings
 from paredown.report.style import (
     BASELINE,
@@ -17,7 +18,6 @@ from paredown.report.style import (
     is_pipeline,
     method_of,
 )
-from paredown.report.words import loss, one_line, ratio
 from paredown.spec.result import TrialResult
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paredown.report.front import Front, find_front
-from paredown.report.recommend import Recommendation, recommend
+from paredown.judge.front import Front, find_front
+from paredown.judge.recommend import Recommendation, recommend
 from paredown.spec.result import TrialResult
 from paredown.store.experiment import ExperimentRecord
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from paredown.judge.words import name_of, one_line, with_unit
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Findings
 from paredown.report.story import Section, result_lines, story
 from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
 from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, front_rows
-from paredown.report.words import name_of, one_line, with_unit
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.units import GB
 

@@ -6,10 +6,11 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from paredown.judge.limits import in_limits
+from paredown.judge.words import NONE, name_of, one_line
 from paredown.report.cost import search_cost
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Findings
-from paredown.report.limits import in_limits
 from paredown.report.story import llm_line, story
 from paredown.report.tables import (
     EPISODE_COLUMNS,
@@ -22,7 +23,6 @@ from paredown.report.tables import (
     score_notes,
     score_rows,
 )
-from paredown.report.words import NONE, name_of, one_line
 from paredown.spec.result import CHECKED_PLAIN, TrialResult
 from paredown.spec.units import human_bytes, human_count, human_seconds
 

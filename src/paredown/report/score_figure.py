@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from paredown.judge.words import one_line
 from paredown.report.findings import Findings
 from paredown.report.style import BASELINE, INK, MUTED, colours, method_of
-from paredown.report.words import one_line
 from paredown.spec.result import TrialResult
 from paredown.spec.scores import TaskScore
 from paredown.spec.units import GB

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from paredown.judge.words import NONE, loss, number, ratio, signed_percent, times
 from paredown.report.cost import llm_cost, refusals
 from paredown.report.findings import Findings
 from paredown.report.tables import Rows
-from paredown.report.words import NONE, loss, number, ratio, signed_percent, times
 from paredown.spec.result import TrialResult
 from paredown.spec.units import human_seconds
 

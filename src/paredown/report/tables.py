@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paredown.report.findings import finished_baseline
-from paredown.report.front import Front
-from paredown.report.recommend import Recommendation
-from paredown.report.words import (
+from paredown.judge.front import Front
+from paredown.judge.recommend import Recommendation
+from paredown.judge.words import (
     NONE,
     loss,
     number,
@@ -19,6 +18,7 @@ from paredown.report.words import (
     with_error,
     with_unit,
 )
+from paredown.report.findings import finished_baseline
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.scores import Comparison, TaskScore
 from paredown.spec.speed import Timing

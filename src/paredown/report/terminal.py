@@ -11,8 +11,8 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-from paredown.report.front import Front
-from paredown.report.recommend import Recommendation
+from paredown.judge.front import Front
+from paredown.judge.recommend import Recommendation
 from paredown.report.tables import FRONT_COLUMNS, LEGEND, front_rows
 from paredown.spec.result import TrialResult
 

@@ -16,12 +16,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.probe import probe_tokens
 from paredown.errors import MethodError, ParedownError
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Context, Params, Training
-from paredown.models.checkpoint import Checkpoint
-from paredown.models.load import load, load_dense
-from paredown.models.probe import check_kernels, compare, probe, probe_tokens
+from paredown.runtimes.torch.load import load, load_dense
+from paredown.runtimes.torch.proof import check_kernels, compare, probe
 from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Target
 from paredown.store.atomic import new_folder

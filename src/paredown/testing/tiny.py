@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from paredown.models.skeleton import auto_class
+from paredown.blocks.skeleton import auto_class
 
 VOCABULARY = 128
 WIDTH = 64

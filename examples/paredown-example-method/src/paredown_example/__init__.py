@@ -23,7 +23,7 @@ from paredown.spec.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paredown.models.checkpoint import Checkpoint
+    from paredown.artifact.checkpoint import Checkpoint
 
 
 class MagnitudeColumnsParams(Params):
@@ -69,8 +69,8 @@ class MagnitudeColumns(Method[MagnitudeColumnsParams]):
         self, source: Checkpoint, out: Path, params: MagnitudeColumnsParams, context: Context
     ) -> Tensor:
         """Write the smaller model; torch is imported here and not above."""
-        from paredown.models.neurons import Cut, keep_neurons, weight_scores
-        from paredown.models.rewrite import probe_walk
+        from paredown.blocks.neurons import Cut, keep_neurons, weight_scores
+        from paredown.blocks.rewrite import probe_walk
         from paredown.ops.saliency import strongest
 
         mlps = source.spec.structure.mlps

@@ -1,0 +1,119 @@
+"""Quantized weights in the `pack-quantized` format of compressed-tensors: names, shapes, config.
+
+Plain transformers and vLLM read it. Per quantized layer it stores `weight_packed` (int32 words),
+`weight_scale`, for asymmetric grids `weight_zero_point` (packed along the rows), and
+`weight_shape`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.errors import ModelError
+from paredown.ops.affine import Grid
+from paredown.ops.packing import pack, unpack
+from paredown.spec.scheme import Scheme
+
+STANDARD = "compressed-tensors"
+OWN = "paredown"
+"""The format of what only `paredown.load` reads, such as packed embeddings: the same tensors, but
+without `quant_method`, which makes other loaders refuse instead of leaving those parts random."""
+
+
+def packed_tensors(name: str, codes: Tensor, grid: Grid) -> dict[str, Tensor]:
+    """The stored tensors of one quantized layer, by full name."""
+    tensors = {
+        f"{name}.weight_packed": pack(codes, grid.bits),
+        f"{name}.weight_scale": grid.scale.contiguous(),
+        f"{name}.weight_shape": torch.tensor(codes.shape, dtype=torch.int64),
+    }
+    if grid.zero is not None:
+        words = pack(grid.zero.T.contiguous(), grid.bits).T.contiguous()
+        tensors[f"{name}.weight_zero_point"] = words
+    return tensors
+
+
+def read_packed(checkpoint: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, Grid]:
+    """Codes and grid of one quantized layer: the reverse of `packed_tensors`."""
+    rows, width = (int(n) for n in checkpoint.read(f"{name}.weight_shape"))
+    codes = unpack(checkpoint.read(f"{name}.weight_packed"), scheme.bits, width)
+    scale = checkpoint.read(f"{name}.weight_scale")
+    zero = None
+    if not scheme.symmetric:
+        words = checkpoint.read(f"{name}.weight_zero_point")
+        zero = unpack(words.T.contiguous(), scheme.bits, rows).T.contiguous()
+    return codes, Grid(scheme.bits, scheme.group_width(width), scale, zero)
+
+
+def quantization_config(
+    schemes: dict[str, Scheme], ignored: list[str], *, own: bool = False
+) -> dict[str, Any]:
+    """The `quantization_config` of a model whose layers (by name) have these schemes.
+
+    `own` marks it as one that only `paredown.load` reads.
+    """
+    groups: dict[str, Any] = {}
+    distinct = sorted(set(schemes.values()))
+    for i, scheme in enumerate(distinct):
+        names = [name for name, other in schemes.items() if other == scheme]
+        groups[f"group_{i}"] = {
+            "targets": ["Linear"] if len(distinct) == 1 else names,
+            "weights": {
+                "num_bits": scheme.bits,
+                "type": "int",
+                "symmetric": scheme.symmetric,
+                "strategy": "channel" if scheme.group_size < 0 else "group",
+                "group_size": None if scheme.group_size < 0 else scheme.group_size,
+                "dynamic": False,
+                "observer": "minmax",
+            },
+            "input_activations": None,
+            "output_activations": None,
+            "format": "pack-quantized",
+        }
+    return {
+        **({"format": OWN} if own else {"quant_method": STANDARD, "format": "pack-quantized"}),
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": ignored,
+        "kv_cache_scheme": None,
+    }
+
+
+def read_schemes(checkpoint: Checkpoint) -> dict[str, Scheme]:
+    """Scheme of every packed layer of a checkpoint, by layer name.
+
+    Raises:
+        ModelError: a part of the format that is not understood here.
+    """
+    config = checkpoint.config.get("quantization_config") or {}
+    groups = list((config.get("config_groups") or {}).values())
+    schemes = {}
+    for tensor in checkpoint.names:
+        if tensor.endswith(".weight_g_idx"):
+            raise ModelError("compressed-tensors with a stored activation order is not read here")
+        if not tensor.endswith(".weight_packed"):
+            continue
+        name = tensor.removesuffix(".weight_packed")
+        found = [g for g in groups if _targeted(name, g["targets"])]
+        if len(found) != 1:
+            raise ModelError(f"{name}: {len(found)} quantization groups apply, there must be one")
+        weights = found[0]["weights"]
+        if weights["type"] != "int" or weights["strategy"] not in {"group", "channel"}:
+            raise ModelError(f"{name}: {weights['type']}/{weights['strategy']} is not read here")
+        size = weights["group_size"] if weights["strategy"] == "group" else -1
+        schemes[name] = Scheme(weights["num_bits"], size, weights["symmetric"])
+    return schemes
+
+
+def _targeted(name: str, targets: list[str]) -> bool:
+    return any(
+        target in {"Linear", name}
+        or (target.startswith("re:") and re.match(target[3:], name) is not None)
+        for target in targets
+    )

@@ -1,0 +1,1 @@
+"""A model block by block: walked, measured, changed, and written again."""

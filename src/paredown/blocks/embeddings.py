@@ -1,0 +1,127 @@
+"""Token embedding and output head rounded to a grid while a model is rewritten."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
+from paredown.artifact.compressed_tensors import packed_tensors
+from paredown.blocks.skeleton import module_name
+from paredown.blocks.walk import BlockWalk
+from paredown.errors import MethodError
+from paredown.ops.affine import Grid, dequantize
+from paredown.ops.gptq import round_to_nearest
+from paredown.spec.embeddings import find_embedding, packable_embeddings
+from paredown.spec.scheme import Scheme
+
+_ROWS = 4096
+"""Rows in float32 at a time: a whole vocabulary would be the largest thing in memory."""
+_STEPS = 20
+
+
+class _CodedRows(nn.Module):
+    """An embedding, and the head tied to it, as codes on a grid; a row is decoded when needed.
+
+    Written down apart from what serves such artifacts, so that comparing the two proves something.
+    """
+
+    def __init__(self, codes: Tensor, grid: Grid, dtype: torch.dtype, factor: float = 1.0) -> None:
+        super().__init__()
+        self.codes, self.grid, self.dtype, self.factor = codes, grid, dtype, factor
+
+    def _rows(self, rows: Tensor | slice) -> Tensor:
+        zero = None if self.grid.zero is None else self.grid.zero[rows]
+        grid = Grid(self.grid.bits, self.grid.group_size, self.grid.scale[rows], zero)
+        return dequantize(self.codes[rows], grid)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found = self._rows(ids.reshape(-1)).view(*ids.shape, -1).to(self.dtype)
+        return found if self.factor == 1.0 else found * self.factor
+
+    def project(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`hidden W^T + b` in float32."""
+        starts = range(0, len(self.codes), _ROWS)
+        parts = [hidden.float() @ self._rows(slice(s, s + _ROWS)).T for s in starts]
+        logits = torch.cat(parts, dim=-1)
+        return logits if bias is None else logits + bias.float()
+
+
+def quantize_embeddings(
+    source: Checkpoint, writer: CheckpointWriter, walk: BlockWalk, schemes: dict[str, Scheme]
+) -> bool:
+    """Write the embedding and an untied head packed, where `schemes` names them.
+
+    From then on the walk's probe sees what was written; its calibration states do not.
+
+    Returns:
+        Whether anything was packed.
+    """
+    parts: dict[str, tuple[Tensor, Grid]] = {}
+    for name in packable_embeddings(source.spec):
+        if name in schemes:
+            parts[name] = _round(source.read(f"{name}.weight"), schemes[name], source)
+            for key, value in packed_tensors(name, *parts[name]).items():
+                writer.add(key, value)
+    if parts:
+        _attach(walk, parts, source)
+        walk.embed_probe()
+    return bool(parts)
+
+
+def _round(weight: Tensor, scheme: Scheme, source: Checkpoint) -> tuple[Tensor, Grid]:
+    made = [
+        round_to_nearest(
+            part,
+            bits=scheme.bits,
+            group_size=scheme.group_width(weight.shape[1]),
+            symmetric=scheme.symmetric,
+            scale_dtype=TORCH_DTYPES[source.spec.dtype],
+            steps=_STEPS,
+        )
+        for part in weight.split(_ROWS)
+    ]
+    first = made[0][1]
+    zeros = [grid.zero for _, grid in made if grid.zero is not None]
+    scale = torch.cat([grid.scale for _, grid in made])
+    grid = Grid(first.bits, first.group_size, scale, torch.cat(zeros) if zeros else None)
+    return torch.cat([codes for codes, _ in made]), grid
+
+
+def _attach(walk: BlockWalk, parts: dict[str, tuple[Tensor, Grid]], source: Checkpoint) -> None:
+    """Let the walk's embedding and head compute with what was written; a tied head stays tied."""
+    for name, (codes, grid) in parts.items():
+        codes, zero = codes.to(walk.device), grid.zero
+        grid = Grid(
+            grid.bits,
+            grid.group_size,
+            grid.scale.to(walk.device),
+            None if zero is None else zero.to(walk.device),
+        )
+        head = walk.model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        if name != find_embedding(source.spec):
+            head.forward = partial(_CodedRows(codes, grid, walk.dtype).project, bias=bias)
+            continue
+        place = module_name(walk.model, name)
+        factor = embedding_factor(walk.model.get_submodule(place), walk.dtype)
+        rows = _CodedRows(codes, grid, walk.dtype, factor)
+        walk.model.set_submodule(place, rows)
+        if source.spec.tied_embeddings:
+            head.forward = partial(rows.project, bias=bias)
+            head.weight = None
+
+
+def embedding_factor(embedding: nn.Module, dtype: torch.dtype) -> float:
+    """By what the family's embedding multiplies its rows."""
+    scale = getattr(embedding, "embed_scale", None)
+    if scale is not None:
+        return float(torch.as_tensor(scale).to(dtype))
+    if type(embedding) is not nn.Embedding:
+        raise MethodError(
+            f"embedding_bits: a {type(embedding).__name__} does more than to look up rows; "
+            "leave embedding_bits out"
+        )
+    return 1.0

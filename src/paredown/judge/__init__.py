@@ -1,0 +1,1 @@
+"""What is good, once: quantities, limits, the front, and what is recommended. No torch."""

@@ -1,0 +1,1 @@
+"""What several methods have in common. Not methods themselves."""

@@ -1,0 +1,172 @@
+"""What the methods have in common that bitsandbytes does: checks, quantizing, and writing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paredown.errors import ConfigError
+from paredown.methods.base import Context
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
+from paredown.spec.structure import select_linears, uses_conv1d
+from paredown.spec.widths import unequal_widths
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paredown.artifact.checkpoint import Checkpoint
+
+BLOCK = 64
+"""Weights that share one scale in NF4."""
+NESTED_BLOCK = 256
+"""NF4 scales that share one second scale."""
+STATE_BYTES = 192
+"""Length to which the text that describes an NF4 matrix is filled up with blanks. As bitsandbytes
+writes it, its length depends on the digits of a number."""
+_STATE = "weight.quant_state.bitsandbytes__nf4"
+
+
+def check_bitsandbytes(spec: ModelSpec, skip: tuple[str, ...], name: str) -> None:
+    """Refuse what bitsandbytes cannot quantize.
+
+    Raises:
+        ConfigError: experts, MLPs of unequal width, or no layer is left.
+    """
+    if widths := unequal_widths(spec):
+        raise ConfigError(
+            f"{name} quantizes by plain transformers, which cannot load MLPs of unequal width "
+            f'({widths[0]} to {widths[-1]}); prune with scope = "layer", or use rtn or gptq'
+        )
+    if spec.experts:
+        raise ConfigError(f"{spec.architecture}: {name} does not handle experts yet")
+    if not select_linears(spec, skip):
+        raise ConfigError("there is no layer to quantize: `skip` leaves out all of them")
+
+
+def predict_int8(spec: ModelSpec, skip: tuple[str, ...]) -> ModelSpec:
+    """The exact tensors of an LLM.int8 checkpoint."""
+    return _replace(spec, skip, _int8_tensors)
+
+
+def predict_nf4(spec: ModelSpec, skip: tuple[str, ...], *, double_quant: bool) -> ModelSpec:
+    """The exact tensors of an NF4 checkpoint."""
+    return _replace(spec, skip, _nested_tensors if double_quant else _nf4_tensors)
+
+
+def _replace(spec: ModelSpec, skip: tuple[str, ...], replacement: Any) -> ModelSpec:
+    chosen = set(select_linears(spec, skip))
+    tensors: list[TensorInfo] = []
+    for tensor in spec.tensors:
+        name, _, leaf = tensor.name.rpartition(".")
+        if leaf != "weight" or name not in chosen:
+            tensors.append(tensor)
+            continue
+        shape = tensor.shape[::-1] if uses_conv1d(spec) else tensor.shape
+        tensors += [
+            tensor_info(f"{name}.{key}", dtype, size) for key, dtype, size in replacement(shape)
+        ]
+    return spec.with_tensors(tensors, quantization="bitsandbytes")
+
+
+_Parts = list[tuple[str, str, tuple[int, ...]]]
+
+
+def _int8_tensors(shape: tuple[int, ...]) -> _Parts:
+    return [("weight", "I8", shape), ("SCB", "F32", (shape[0],)), ("weight_format", "U8", ())]
+
+
+def _nf4_tensors(shape: tuple[int, ...]) -> _Parts:
+    numel = shape[0] * shape[1]
+    return [
+        ("weight", "U8", (-(-numel // 2), 1)),
+        ("weight.absmax", "F32", (-(-numel // BLOCK),)),
+        ("weight.quant_map", "F32", (16,)),
+        (_STATE, "U8", (STATE_BYTES,)),
+    ]
+
+
+def _nested_tensors(shape: tuple[int, ...]) -> _Parts:
+    scales = -(-shape[0] * shape[1] // BLOCK)
+    return [
+        *(part for part in _nf4_tensors(shape) if part[0] != "weight.absmax"),
+        ("weight.absmax", "U8", (scales,)),
+        ("weight.nested_absmax", "F32", (-(-scales // NESTED_BLOCK),)),
+        ("weight.nested_quant_map", "F32", (256,)),
+    ]
+
+
+def nf4_options(source: Checkpoint, *, double_quant: bool) -> dict[str, Any]:
+    """Options of transformers' BitsAndBytesConfig for NF4 that computes in the stored dtype."""
+    from paredown.artifact.checkpoint import TORCH_DTYPES
+
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_compute_dtype": TORCH_DTYPES[source.spec.dtype],
+        "bnb_4bit_use_double_quant": double_quant,
+    }
+
+
+def quantize(
+    source: Checkpoint, out: Path, options: dict[str, Any], skip: tuple[str, ...], context: Context
+) -> Tensor:
+    """Write `source` to `out`, its block linears quantized by bitsandbytes.
+
+    Args:
+        options: of transformers' BitsAndBytesConfig, without the layers left out.
+
+    Returns:
+        Logits of the quantized model on the probe.
+
+    Raises:
+        NumericsError: a layer holds a NaN or an infinity.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    from paredown.blocks.foreign import other_linears, quantize_on_load
+    from paredown.blocks.probe import probe_tokens
+    from paredown.runtimes.torch.proof import probe
+
+    chosen = select_linears(source.spec, skip)
+    kept = other_linears(source, chosen, trust_remote_code=context.trust_remote_code)
+    context.progress(0.1, "loading with bitsandbytes")
+    model = quantize_on_load(
+        source,
+        BitsAndBytesConfig(**options, llm_int8_skip_modules=kept),
+        device=context.device,
+        trust_remote_code=context.trust_remote_code,
+    )
+    context.progress(0.6, "saving")
+    _write(model, source, out, chosen)
+    with torch.no_grad():
+        return probe(model, probe_tokens(source.spec.vocabulary or 2))
+
+
+def _write(model: Any, source: Checkpoint, out: Path, chosen: tuple[str, ...]) -> None:
+    """The quantized layers as the model holds them, the rest as the source stores it."""
+    from paredown.artifact.checkpoint import CheckpointWriter
+    from paredown.blocks.skeleton import module_name
+    from paredown.ops.affine import require_finite
+
+    with CheckpointWriter(out, source) as writer:
+        for name in chosen:
+            layer = model.get_submodule(module_name(model, name))
+            for key, value in layer.state_dict().items():
+                if key == "bias":
+                    continue
+                if value.is_floating_point():
+                    require_finite(value, name)
+                writer.add(f"{name}.{key}", _filled_up(value) if key == _STATE else value)
+        writer.copy_rest(without={f"{name}.weight" for name in chosen})
+        settings = model.config.to_dict()["quantization_config"]
+        writer.config["quantization_config"] = settings
+
+
+def _filled_up(state: Tensor) -> Tensor:
+    import torch
+
+    text = bytes(state.cpu().tolist())
+    if len(text) > STATE_BYTES:
+        raise AssertionError(f"{len(text)} bytes of quant_state, {STATE_BYTES} are reserved")
+    return torch.tensor(list(text.ljust(STATE_BYTES)), dtype=torch.uint8)

@@ -1,0 +1,239 @@
+"""What the methods that round weights to integer grids have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from pydantic import Field, field_validator
+
+from paredown.errors import ConfigError, GroupSizeError
+from paredown.methods.base import Context, Kind, Method, Params
+from paredown.spec.domain import Choice
+from paredown.spec.embeddings import copy_of_tied, packable_embeddings
+from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
+from paredown.spec.scheme import Scheme, needs_own_format
+from paredown.spec.structure import fused_experts, matches, matrix_shape, select_linears
+from paredown.spec.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.hessians import HessianBank
+    from paredown.ops.affine import Grid
+    from paredown.spec.structure import Block
+
+KEPT = 16
+"""`plan` says 16 bits of a layer that is left as it is."""
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that vLLM joins into one, which therefore need one scheme."""
+
+
+class GroupParams(Params):
+    """Parameters of an integer grid."""
+
+    bits: Annotated[int, Field(ge=2, le=8), Choice(4, 8, 3)] = 4
+    """Width of one code, in bits."""
+    group_size: Annotated[int, Field(ge=-1), Choice(64, 32, -1)] = 64
+    """Input features sharing one scale; must divide every layer's width. -1: one group a row."""
+    symmetric: Annotated[bool, Choice(True, False)] = True
+    """Zero-point fixed at 0. Asymmetric grids store a zero-point per group as well."""
+    plan: dict[str, int] = Field(default_factory=dict)
+    """Other bits for some layers, by name or wildcard, as in `{"*.down_proj": 8}`; 16 leaves a
+    layer as it is. The last pattern that matches decides."""
+    embedding_bits: Annotated[int | None, Field(ge=4, le=8), Choice(None, 8)] = None
+    """Bits of embedding and output head too: 8 per row, fewer in groups. Only `paredown.load`
+    reads such a model."""
+    skip: tuple[str, ...] = ()
+    """Layers left as they are: names or wildcards, as in `["*.down_proj"]`."""
+
+    @field_validator("group_size")
+    @classmethod
+    def _wide_enough(cls, value: int) -> int:
+        if value == 0 or -1 < value < 16:
+            raise ValueError("use 16 or more, or -1 for whole rows")
+        return value
+
+    @field_validator("plan")
+    @classmethod
+    def _known_bits(cls, value: dict[str, int]) -> dict[str, int]:
+        for pattern, bits in value.items():
+            if bits != KEPT and not 2 <= bits <= 8:
+                raise ValueError(f"{pattern!r}: use 2 to 8 bits, or {KEPT} to leave it as it is")
+        return value
+
+
+G = TypeVar("G", bound=GroupParams)
+
+
+class GroupMethod(Method[G]):
+    """A method whose result is codes on integer grids, stored as packed groups."""
+
+    kind = Kind.QUANTIZATION
+    runtimes = ("paredown", "transformers", "vllm")
+
+    def runtimes_of(self, params: G) -> tuple[str, ...]:
+        return runtimes_of_groups(params)
+
+    def check(self, spec: ModelSpec, params: G, target: Target) -> None:
+        check_groups(spec, params)
+
+    def predict(self, spec: ModelSpec, params: G) -> ModelSpec:
+        return predict_groups(spec, params)
+
+
+def schemes_of(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
+    """The scheme of every layer that is quantized, by module name; embedding and head last.
+
+    Raises:
+        ConfigError: a pattern of `skip` or `plan` matches no layer.
+    """
+    key = (
+        *("schemes", params.bits, params.group_size, params.symmetric, params.embedding_bits),
+        *(params.skip, tuple(params.plan.items())),
+    )
+    if key not in spec.derived:
+        spec.derived[key] = _schemes(spec, params)
+    found: dict[str, Scheme] = spec.derived[key]
+    return dict(found)
+
+
+def _schemes(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
+    linears = select_linears(spec, params.skip)
+    bits = dict.fromkeys(linears, params.bits)
+    for pattern, chosen in params.plan.items():
+        if not any(matches(name, pattern) for name in spec.structure.linears):
+            example = "".join(f"; names look like {n!r}" for n in spec.structure.linears[:1])
+            raise ConfigError(f"plan: {pattern!r} matches no layer{example}")
+        bits |= {name: chosen for name in linears if matches(name, pattern)}
+    grids = {width: Scheme(width, params.group_size, params.symmetric) for width in bits.values()}
+    schemes = {name: grids[width] for name, width in bits.items() if width != KEPT}
+    if params.embedding_bits is not None:
+        group = -1 if params.embedding_bits == 8 else params.group_size
+        scheme = Scheme(params.embedding_bits, group, symmetric=True)
+        schemes |= dict.fromkeys(packable_embeddings(spec), scheme)
+    return schemes
+
+
+def check_groups(spec: ModelSpec, params: GroupParams) -> None:
+    """Refuse models and group sizes that cannot be stored as packed groups.
+
+    Raises:
+        ConfigError: no linears to quantize, experts in one tensor, or a bad group size.
+    """
+    if fused := fused_experts(spec):
+        raise ConfigError(
+            f"{spec.architecture}: {fused[0]} holds all experts of a block in one tensor, which is "
+            "not packed yet; only experts stored one by one are"
+        )
+    schemes = schemes_of(spec, params)
+    if not schemes:
+        raise ConfigError("there is no layer to quantize: `skip` or `plan` leaves out all of them")
+    if params.embedding_bits is not None and not packable_embeddings(spec):
+        raise ConfigError(f"{spec.architecture}: no token embedding was found to quantize")
+    for name, scheme in schemes.items():
+        _, width = matrix_shape(spec, name)
+        if width % scheme.group_width(width):
+            raise GroupSizeError(name, width, scheme.group_size)
+
+
+def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
+    """The exact tensors of the packed checkpoint."""
+    schemes = schemes_of(spec, params)
+    dropped = copy_of_tied(spec) if params.embedding_bits is not None else None
+    tensors: list[TensorInfo] = []
+    for tensor in spec.tensors:
+        name, _, leaf = tensor.name.rpartition(".")
+        if leaf != "weight" or name not in schemes:
+            if name != dropped:
+                tensors.append(tensor)
+            continue
+        tensors += _packed(name, matrix_shape(spec, name), schemes[name], spec.dtype)
+    method = "paredown" if needs_own_format(spec, schemes) else "compressed-tensors"
+    return spec.with_tensors(tensors, quantization=method)
+
+
+@lru_cache(maxsize=20_000)
+def _packed(
+    name: str, shape: tuple[int, int], scheme: Scheme, dtype: str
+) -> tuple[TensorInfo, ...]:
+    """What is stored of one packed matrix; planning asks for the same ones hundreds of times."""
+    rows, width = shape
+    groups = width // scheme.group_width(width)
+    words = math.ceil(width * scheme.bits / 32)
+    tensors = [
+        tensor_info(f"{name}.weight_packed", "I32", (rows, words)),
+        tensor_info(f"{name}.weight_scale", dtype, (rows, groups)),
+        tensor_info(f"{name}.weight_shape", "I64", (2,)),
+    ]
+    if not scheme.symmetric:
+        words = math.ceil(rows * scheme.bits / 32)
+        zero = tensor_info(f"{name}.weight_zero_point", "I32", (words, groups))
+        tensors.append(zero)
+    return tuple(tensors)
+
+
+def runtimes_of_groups(params: GroupParams) -> tuple[str, ...]:
+    """What loads the packed checkpoint."""
+    if params.embedding_bits is not None:
+        return ("paredown",)
+    if any(_splits_fused(pattern) for pattern in params.plan):
+        return ("paredown", "transformers")
+    return ("paredown", "transformers", "vllm")
+
+
+def _splits_fused(pattern: str) -> bool:
+    """Whether a pattern names one of the layers that vLLM joins, but not its siblings."""
+    last = pattern.rpartition(".")[2]
+    named = [sum(fnmatch(leaf, last) for leaf in leaves) for leaves in _FUSED]
+    return any(0 < n < len(leaves) for n, leaves in zip(named, _FUSED, strict=True))
+
+
+def round_each(
+    source: Checkpoint,
+    out: Path,
+    params: GroupParams,
+    context: Context,
+    *,
+    round_one: Callable[[str, Tensor, Scheme], tuple[Tensor, Grid]],
+) -> Tensor:
+    """Rewrite `source` into `out` with each layer rounded by itself.
+
+    Args:
+        round_one: (name, weight (out, inp), scheme) -> codes (out, inp) int8 and their grid.
+
+    Returns:
+        Logits on the probe, as `Method.apply`.
+    """
+    from paredown.blocks.rewrite import probe_walk, quantize_blocks
+
+    schemes = schemes_of(source.spec, params)
+
+    def quantize(
+        block: Block, module: nn.Module, weights: dict[str, Tensor]
+    ) -> dict[str, tuple[Tensor, Grid]]:
+        return {name: round_one(name, w, schemes[name]) for name, w in weights.items()}
+
+    walk = probe_walk(source, device=context.device, trust_remote_code=context.trust_remote_code)
+    return quantize_blocks(
+        source, out, walk=walk, schemes=schemes, quantize=quantize, progress=context.progress
+    )
+
+
+def hessians_on(source: Checkpoint, context: Context) -> HessianBank:
+    """Second moments of every layer's inputs on the calibration text of `context`."""
+    from paredown.blocks.hessians import HessianBank
+
+    return HessianBank(
+        source,
+        source_hash=context.source_hash,
+        tokens=context.calibration(),
+        cache=context.cache,
+        device=context.device,
+        trust_remote_code=context.trust_remote_code,
+    )

@@ -1,0 +1,52 @@
+"""What the methods that read calibration windows have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from paredown.methods.base import Context, Params
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.hessians import HessianBank
+
+
+class SampledParams(Params):
+    """Parameters of methods that read calibration text."""
+
+    nsamples: Annotated[int, Field(ge=1)] | None = None
+    """Calibration windows used, from the first; all of them if not given."""
+
+
+def hessian_bank(source: Checkpoint, context: Context, nsamples: int | None) -> HessianBank:
+    """Hessians of the uncompressed model on the first `nsamples` calibration windows."""
+    from paredown.blocks.hessians import HessianBank
+
+    return HessianBank(
+        source,
+        source_hash=context.source_hash,
+        tokens=first_windows(context.calibration(), nsamples),
+        cache=context.cache,
+        device=context.device,
+        trust_remote_code=context.trust_remote_code,
+    )
+
+
+def first_windows(tokens: Tensor, nsamples: int | None) -> Tensor:
+    """The first `nsamples` calibration windows.
+
+    Raises:
+        MethodError: there are not as many.
+    """
+    from paredown.errors import MethodError
+
+    if nsamples is not None and nsamples > len(tokens):
+        raise MethodError(
+            f"nsamples = {nsamples}, but there are {len(tokens)} calibration windows; lower it, or "
+            "ask for more samples"
+        )
+    return tokens[:nsamples]

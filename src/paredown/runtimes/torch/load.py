@@ -1,0 +1,260 @@
+"""Load any artifact of this project, or any other model folder, ready to use.
+
+Packed weights stay packed (see `runtimes.torch.packed`); everything else is loaded by plain
+transformers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint
+from paredown.artifact.compressed_tensors import OWN, STANDARD, read_packed, read_schemes
+from paredown.artifact.eight_bit import eight_bit_parts, read_eight_bit
+from paredown.artifact.sparse import is_sparse, mask_notes
+from paredown.blocks.experts import rare_notes
+from paredown.blocks.memory import release
+from paredown.blocks.skeleton import (
+    auto_class,
+    empty_model,
+    fill,
+    module_name,
+    read_config,
+    require_filled,
+)
+from paredown.errors import MissingExtraError, ModelError
+from paredown.runtimes.torch.adapters import attach_adapter, attach_with_peft, has_adapter
+from paredown.runtimes.torch.attention import use_float32_attention
+from paredown.runtimes.torch.eight_bit import eight_bit_linears, eight_bit_notes
+from paredown.runtimes.torch.embeddings import attach_embeddings
+from paredown.runtimes.torch.norms import use_fused_norms
+from paredown.runtimes.torch.packed import PackedLinear, dense_dtype, pack_linears
+from paredown.runtimes.torch.sparse import load_sparse
+from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.widths import FIELD
+
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+
+
+@dataclass(frozen=True)
+class LoadInfo:
+    """How a model was loaded; `load` leaves it on the model as `model.paredown`."""
+
+    packed: dict[str, int]
+    """Number of layers by what computes them: `int4`, `int8` (torch kernels) or `unpack`."""
+    notes: tuple[str, ...]
+    """What a user should know, e.g. that a format brings no speed-up here."""
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """Load a model folder as a transformers model in evaluation mode.
+
+    Args:
+        path: an artifact of paredown or an ordinary model folder.
+        device: `cpu` or `cuda`.
+        dtype: of activations and unquantized weights; None keeps the stored one.
+        trust_remote_code: allow code that comes with the model to run.
+
+    Returns:
+        A `PreTrainedModel` (`generate` works) with a `LoadInfo` as attribute `paredown`.
+
+    Raises:
+        ModelError: missing or damaged files, or a format that is not understood.
+    """
+    checkpoint = Checkpoint(Path(path))
+    model = _load(checkpoint, device, dtype, trust_remote_code)
+    if has_adapter(checkpoint.folder):
+        layers = attach_adapter(model, checkpoint.folder, dtype=model.dtype, device=device)
+        note = f"a LoRA adapter beside the packed weights of {layers} layers; peft reads it too"
+        model.paredown = replace(model.paredown, notes=(*model.paredown.notes, note))
+    return model
+
+
+def _load(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
+) -> Any:
+    if is_sparse(checkpoint):
+        sparse = load_sparse(checkpoint, device, dtype, trust_remote_code)
+        sparse.paredown = LoadInfo({}, (*mask_notes(checkpoint), *rare_notes(checkpoint.config)))
+        return sparse
+    if checkpoint.spec.quantization in {STANDARD, OWN}:
+        return _load_packed(checkpoint, device, dtype, trust_remote_code)
+    if FIELD in checkpoint.config:
+        return _load_unequal(checkpoint, device, dtype, trust_remote_code)
+    return _load_dense(checkpoint, device, dtype, trust_remote_code)
+
+
+def _load_unequal(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
+) -> Any:
+    """A model whose MLPs differ in width, which plain transformers cannot build."""
+    config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
+    dtype = dtype or _float_dtype(checkpoint)
+    model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
+    fill(model, checkpoint, checkpoint.names, dtype=dtype)
+    model.tie_weights()
+    require_filled(model, checkpoint.folder)
+    model.to(device)
+    model.paredown = LoadInfo({}, ("MLPs of unequal width: only paredown loads them",))
+    return model
+
+
+def load_dense(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The same folder through plain transformers, and peft if it keeps an adapter."""
+    checkpoint = Checkpoint(Path(path))
+    if not has_adapter(checkpoint.folder):
+        return _load_dense(checkpoint, device, dtype, trust_remote_code)
+    options = {}
+    if checkpoint.spec.quantization == STANDARD:  # peft looks for the weights, so unpack them now
+        from transformers import CompressedTensorsConfig
+
+        options["quantization_config"] = CompressedTensorsConfig(run_compressed=False)
+    model = _load_dense(checkpoint, device, dtype, trust_remote_code, **options)
+    attach_with_peft(model, checkpoint.folder)
+    return model
+
+
+def _load_dense(
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: torch.dtype | None,
+    trust_remote_code: bool,
+    **options: Any,
+) -> Any:
+    config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
+    method = checkpoint.spec.quantization
+    try:
+        model: Any = auto_class(config).from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=dtype or "auto",
+            device_map=device if method == "bitsandbytes" else None,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    except ImportError as error:
+        if method == "bitsandbytes":
+            raise MissingExtraError("this artifact", "bitsandbytes", "int8") from error
+        raise
+    model = model.eval() if method == "bitsandbytes" else model.to(device).eval()
+    notes: tuple[str, ...] = ()
+    if method == "bitsandbytes" and device == "cpu":
+        notes = ("bitsandbytes has no fast kernel on CPUs: smaller, but not faster",)
+    notes = (*notes, *mask_notes(checkpoint), *rare_notes(checkpoint.config))
+    model.paredown = LoadInfo({}, notes)
+    return model
+
+
+@torch.no_grad()
+def _load_packed(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
+) -> Any:
+    schemes, eight_bit = read_schemes(checkpoint), read_eight_bit(checkpoint)
+    packable = [n for n in packable_embeddings(checkpoint.spec) if n in schemes]
+    embeddings = {n: read_packed(checkpoint, n, schemes[n]) for n in packable}
+    layers = [n for n in schemes if n not in embeddings]
+    config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
+    dtype = dtype or _float_dtype(checkpoint)
+    model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
+    kernels: Counter[str] = Counter()
+    attach_embeddings(model, embeddings, checkpoint, dtype=dtype, device=device)
+    for names in _groups(layers):
+        parts = []
+        for name in names:
+            linear = model.get_submodule(module_name(model, name))
+            if not isinstance(linear, nn.Linear):
+                raise ModelError(f"{name} is a {type(linear).__name__}, not a Linear")
+            bias = f"{name}.bias"
+            has_bias = bias in checkpoint.spec.by_name
+            parts.append(
+                (
+                    *read_packed(checkpoint, name, schemes[name]),
+                    checkpoint.read(bias).to(device) if has_bias else None,
+                )
+            )
+        for name, packed in zip(
+            names, pack_linears(parts, dtype=dtype, device=device), strict=True
+        ):
+            model.set_submodule(module_name(model, name), packed)
+            kernels[packed.kernel] += 1
+        del parts
+        release()
+    for names in _groups(list(eight_bit)):
+        found = eight_bit_linears(
+            eight_bit_parts(checkpoint, names), eight_bit[names[0]], dtype=dtype, device=device
+        )
+        for name, linear in zip(names, found, strict=True):
+            model.set_submodule(module_name(model, name), linear)
+            kernels[linear.kernel] += 1
+    inside = tuple(f"{name}." for name in (*schemes, *eight_bit))
+    fill(model, checkpoint, (n for n in checkpoint.names if not n.startswith(inside)), dtype=dtype)
+    if not embeddings:
+        model.tie_weights()
+    require_filled(model, checkpoint.folder)
+    model.to(device)
+    if device == "cpu" and dtype == torch.bfloat16 and dense_dtype(device) == torch.float32:
+        use_float32_attention(model)
+    use_fused_norms(model)
+    notes = (*rare_notes(checkpoint.config), *(_notes(kernels, schemes, device) if schemes else ()))
+    model.paredown = LoadInfo(dict(kernels), (*notes, *eight_bit_notes(kernels, eight_bit, device)))
+    return model
+
+
+def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The floating-point dtype that most bytes of the checkpoint are stored in."""
+    sizes: Counter[str] = Counter()
+    for tensor in checkpoint.spec.tensors:
+        if TORCH_DTYPES[tensor.dtype].is_floating_point and not tensor.dtype.startswith("F8"):
+            sizes[tensor.dtype] += tensor.nbytes
+    return TORCH_DTYPES[sizes.most_common(1)[0][0]]
+
+
+def _groups(names: list[str]) -> list[list[str]]:
+    """Layers that read the same input together, the rest alone."""
+    left, groups = dict.fromkeys(names), []
+    for name in names:
+        if name not in left:
+            continue
+        parent, _, leaf = name.rpartition(".")
+        siblings = next((s for s in _SIBLINGS if leaf in s), (leaf,))
+        group = [f"{parent}.{s}" if parent else s for s in siblings]
+        group = [n for n in group if n in left]
+        for member in group:
+            del left[member]
+        groups.append(group)
+    return groups
+
+
+def _notes(kernels: Counter[str], schemes: dict[str, Any], device: str) -> tuple[str, ...]:
+    if not kernels["unpack"]:
+        return ()
+    bits = sorted({scheme.bits for scheme in schemes.values()})
+    return (
+        f"{kernels['unpack']} of {sum(kernels.values())} layers ({', '.join(map(str, bits))} bit) "
+        f"have no packed kernel on {device} and are unpacked layer by layer: "
+        "smaller in memory, but not faster",
+    )
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether the model has packed layers."""
+    return any(isinstance(m, PackedLinear) for m in module.modules())

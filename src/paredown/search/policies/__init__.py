@@ -1,0 +1,1 @@
+"""What proposes strategies, one policy a file."""

@@ -1,0 +1,66 @@
+"""Names of policies, without importing them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from paredown.errors import ConfigError, did_you_mean
+from paredown.methods import registry
+from paredown.search.base import Policy, Remembered
+from paredown.spec.run import Objective
+from paredown.spec.strategy import Strategy
+
+if TYPE_CHECKING:
+    from paredown.search.policies.portfolio import Arm
+
+BUILTIN: dict[str, str] = {
+    "portfolio": "paredown.search.policies.portfolio:Portfolio",
+    "surrogate": "paredown.search.policies.surrogate:Expected",
+    "bayesian": "paredown.search.policies.bayesian:Bayesian",
+    "evolutionary": "paredown.search.policies.evolutionary:Evolutionary",
+    "bandit": "paredown.search.policies.bandit:Bandit",
+    "grid": "paredown.search.policies.grid:Grid",
+    "random": "paredown.search.policies.random:Uniform",
+}
+
+
+def create(
+    name: str,
+    *,
+    seed: int,
+    objectives: tuple[Objective, ...],
+    start: tuple[Strategy, ...] = (),
+    remembered: tuple[Remembered, ...] = (),
+    arms: tuple[Arm, ...] = (),
+) -> Policy:
+    """The policy called `name`, as a run with this seed and these objectives asks for it.
+
+    Args:
+        name: a key of `BUILTIN`.
+        seed: of the run.
+        objectives: what to trade off.
+        start: strategies to try first.
+        remembered: what strategies did to other models.
+        arms: share the budget with the policy, which is put into a portfolio if it is none.
+
+    Raises:
+        ConfigError: no such policy; the message names the nearest.
+        StrategyError: a strategy of `start` names an unknown method or parameter.
+    """
+    if name not in BUILTIN:
+        raise ConfigError(f"no search policy is called {name!r}; {did_you_mean(name, BUILTIN)}")
+    module, _, attribute = BUILTIN[name].partition(":")
+    policy_type = getattr(import_module(module), attribute)
+    policy: Policy = policy_type.create(seed=seed, objectives=objectives)
+    if arms:
+        from paredown.search.policies.portfolio import Arm, Portfolio
+
+        own = policy.arms if isinstance(policy, Portfolio) else (Arm(policy=policy),)
+        policy = Portfolio(objectives=objectives, arms=(*own, *arms))
+    if not start and not remembered:
+        return policy
+    from paredown.search.start import WarmStart
+
+    first = tuple(map(registry.canonical, start))
+    return WarmStart(strategies=first, then=policy, remembered=remembered)

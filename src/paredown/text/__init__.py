@@ -1,0 +1,1 @@
+"""Texts and pictures, their parts that never overlap, and windows of token ids."""

@@ -1,0 +1,148 @@
+"""Windows of token ids for calibration and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from paredown.errors import DataError
+from paredown.store.cache import Cache
+from paredown.text.texts import Part, TextSource, open_source, parts
+
+Progress = Callable[[float, str], None]
+Writer = Callable[[Path, int, int, bool, Progress | None], Tensor]
+"""(model folder, tokens, seed, trust remote code, progress) -> at least so many token ids that the
+model has written. What runs a model lies above this package, so it is handed in."""
+
+_SELF_SEEDS: dict[Part, int] = {"calibration": 1, "evaluation": 2}
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """What text, how much of it, and cut how. Part of cache keys.
+
+    Attributes:
+        evaluation: source of held-out text.
+        calibration: source of calibration text; None takes the training part of `evaluation`.
+    """
+
+    evaluation: str
+    calibration: str | None
+    data_dir: Path | None
+
+    def sources(self) -> tuple[TextSource, TextSource | None]:
+        """Both sources, opened."""
+        evaluation = open_source(self.evaluation, data_dir=self.data_dir)
+        if self.calibration is None:
+            return evaluation, None
+        return evaluation, open_source(self.calibration, data_dir=self.data_dir)
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        DataError: the folder has none that transformers can read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{folder}: the tokenizer cannot be read: {first}") from None
+
+
+def windows(
+    request: TextRequest,
+    part: Part,
+    folder: Path,
+    *,
+    count: int,
+    length: int,
+    seed: int,
+    cache: Cache,
+    model_hash: str,
+    write: Writer,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> Tensor:
+    """`count` windows of `length` token ids, (count, length) int64.
+
+    Documents are joined by a blank line and cut without overlap. Evaluation takes the first
+    windows; calibration takes windows drawn with `seed`. Where the tokenizer puts a BOS token in
+    front of a text, every window begins with one.
+
+    Args:
+        write: lets the model write text, for sources that are `generated`.
+
+    Raises:
+        DataError: the text is too short, or both parts overlap.
+    """
+    evaluation, calibration = request.sources()
+    source = evaluation if part == "evaluation" else calibration or evaluation
+    if source.generated:
+        return _self_written(
+            folder, part, count, length, seed, cache, model_hash, write, trust_remote_code, progress
+        )
+    if evaluation.generated:
+        documents = source.documents(part)
+    else:
+        other = None if calibration is None or calibration.generated else calibration
+        training, held_out = parts(evaluation, other)
+        documents = held_out if part == "evaluation" else training
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    found = _cut(documents, tokenizer, length)
+    if len(found) < count:
+        raise DataError(
+            f"{source.name}: its {part} part has {len(found)} windows of {length} tokens, "
+            f"{count} are asked for; ask for fewer, or give more text"
+        )
+    if part == "evaluation":
+        return found[:count]
+    generator = torch.Generator().manual_seed(seed)
+    return found[torch.randperm(len(found), generator=generator)[:count]]
+
+
+def _cut(documents: list[str], tokenizer: Any, length: int) -> Tensor:
+    ids: list[int] = tokenizer("\n\n".join(documents), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
+    begins: list[int] = tokenizer("")["input_ids"][:1]
+    bos = begins if begins == [tokenizer.bos_token_id] else []
+    step = length - len(bos)
+    pieces = [bos + ids[i : i + step] for i in range(0, len(ids) - step + 1, step)]
+    return torch.tensor(pieces, dtype=torch.int64).reshape(-1, length)
+
+
+def _self_written(
+    folder: Path,
+    part: Part,
+    count: int,
+    length: int,
+    seed: int,
+    cache: Cache,
+    model_hash: str,
+    write: Writer,
+    trust_remote_code: bool,
+    progress: Progress | None,
+) -> Tensor:
+    """Windows of text that the model itself writes (arXiv:2410.17170), cached."""
+    key = {
+        "version": 2, "model": model_hash, "part": part, "tokens": count * length, "seed": seed,
+    }  # fmt: skip
+
+    def put(path: Path) -> None:
+        ids = write(
+            folder, count * length, seed * 2 + _SELF_SEEDS[part], trust_remote_code, progress
+        )
+        save_file({"ids": ids}, path)
+
+    ids = load_file(cache.get_or_put("self-text", key, ".safetensors", put))["ids"]
+    return ids[: count * length].reshape(count, length)

@@ -1,0 +1,1 @@
+"""Training: loops, what can be trained, and recovery after compression."""

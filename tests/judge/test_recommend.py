@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from paredown.judge.front import find_front
+from paredown.judge.recommend import Recommendation, recommend
+from paredown.spec.result import TrialResult
+from paredown.spec.run import OBJECTIVES, Objective
+from paredown.spec.target import Limits
+from tests.report.report_samples import BASE, baseline, failed, ok, point, several
+
+
+def choose(
+    results: tuple[TrialResult, ...],
+    objectives: tuple[Objective, ...] = OBJECTIVES,
+    **limits: Any,
+) -> Recommendation:
+    base = next((r for r in results if r.episode == 0), None)
+    return recommend(results, base, Limits(**limits), find_front(results, objectives))
+
+
+def test_without_limits_the_smallest_that_loses_at_most_five_percent() -> None:
+    found = choose(several())
+    assert (found.episode, found.runner_up, found.meets_limits) == (2, 1, None)
+    assert "smallest artifact of the front that loses at most 5 %" in found.reason
+    assert "94.5 MB (2.86x smaller), perplexity +4.0 %" in found.reason
+    assert found.runner_up_reason == (
+        "perplexity +0.5 % instead of +4.0 %; but 57 % larger, 50 % slower per token, "
+        "27 % more memory"
+    )
+
+
+def test_without_limits_and_all_losing_much_the_knee() -> None:
+    results = (
+        baseline(),
+        point(1, "rtn(bits=4)", 1.30, 0.55, 0.9, 0.7),
+        point(2, "rtn(bits=3)", 1.40, 0.35, 0.6, 0.55),
+        point(3, "rtn(bits=2)", 9.00, 0.28, 0.58, 0.54),
+    )
+    assert find_front(results, OBJECTIVES).knee == 2
+    found = choose(results)
+    assert found.episode == 2
+    assert "no artifact of the front is known to lose at most 5 %" in found.reason
+    assert "knee" in found.reason
+
+
+def test_a_knee_at_the_baseline_gives_the_one_that_loses_least() -> None:
+    results = (baseline(), point(1, "rtn(bits=2)", 3.0, 0.3, 0.6, 0.5))
+    assert choose(results).episode == 1
+
+
+def test_a_limit_on_quality_gives_the_smallest_that_meets_it() -> None:
+    assert choose(several(), max_accuracy_loss=1).episode == 1
+    assert choose(several(), max_accuracy_loss=100).episode == 3
+
+
+def test_other_limits_give_the_one_that_loses_least() -> None:
+    found = choose(several(), target_ratio=2.5)
+    assert (found.episode, found.runner_up, found.meets_limits) == (2, 3, True)
+    assert "least loss of quality that meets every limit (ratio >= 2.5x)" in found.reason
+    assert choose(several(), max_memory_gb=0.7).episode == 1
+
+
+def test_only_one_meets_the_limits() -> None:
+    found = choose(several(), min_speedup=1.9)
+    assert (found.episode, found.runner_up) == (3, None)
+    assert found.runner_up_reason == "no other result of the front meets the limits"
+
+
+def test_limits_that_nobody_meets_name_the_nearest() -> None:
+    found = choose(several(), max_accuracy_loss=3, target_ratio=2.5)
+    assert (found.episode, found.meets_limits, found.nearest) == (None, False, 2)
+    assert "Nearest is episode 2, gptq(bits=4)" in found.reason
+    assert "quality loss <= 3 % (it has: +4.0 %)" in found.reason
+    assert "--max-accuracy-loss 4" in found.reason
+    assert "Even taken alone" not in found.reason
+
+
+def test_a_limit_out_of_reach_is_named_with_the_best_seen() -> None:
+    found = choose(several(), min_speedup=10)
+    assert found.nearest == 3
+    assert "nothing meets speed-up >= 10x (best: 2.00x" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked"),
+    [("max_memory_gb", 0.1), ("max_accuracy_loss", 0.1), ("min_speedup", 9), ("target_ratio", 9)],
+)
+def test_the_mend_would_really_accept_the_nearest(limit: str, asked: Any) -> None:
+    results = (baseline(), point(1, "gptq(bits=4)", 1.0333, 0.3517, 0.6123, 0.5123))
+    bound: dict[str, Any] = {limit: asked}
+    found = choose(results, **bound)
+    option = "--" + limit.replace("_", "-")
+    mend = re.search(rf"{option} ([\d.]+) would accept it", found.reason)
+    assert mend is not None
+    assert choose(results, **(bound | {limit: float(mend[1])})).episode == 1
+
+
+def test_when_only_the_baseline_meets_the_limits_the_nearest_is_named() -> None:
+    found = choose(several(), max_accuracy_loss=0.1)
+    assert (found.episode, found.meets_limits, found.nearest) == (0, True, 1)
+    assert found.reason.startswith("only the uncompressed model meets the limits")
+    assert "Nearest is episode 1, int8: it misses quality loss <= 0.1 %" in found.reason
+
+
+def test_nearest_is_judged_by_the_worst_miss() -> None:
+    """Episode 1 all but meets one limit and is far off the other; 2 misses both by a little."""
+    results = (
+        baseline(),
+        point(1, "rtn(bits=2)", 3.0, 0.251, 0.6, 0.5),
+        point(2, "gptq(bits=4)", 1.1, 0.28, 0.6, 0.5),
+    )
+    assert choose(results, max_accuracy_loss=5, target_ratio=4).nearest == 2
+
+
+def test_what_was_not_measured_does_not_meet_a_limit() -> None:
+    values = {k: v / 2 for k, v in BASE.items() if k != "peak_memory"}
+    results = (baseline(), ok(1, "int8", values))
+    found = choose(results, ("quality", "size"), max_memory_gb=0.5)
+    assert (found.episode, found.meets_limits) == (None, False)
+    found = choose((results[1],), ("quality", "size"), max_memory_gb=0.5)
+    assert "memory <= 0.5 GB (it has: not measured)" in found.reason
+    assert "would accept" not in found.reason
+
+
+def test_a_limit_on_no_objective_may_choose_what_the_front_left_out() -> None:
+    """Episode 2 is dominated in quality and size, but only it is small enough in memory."""
+    results = (
+        baseline(),
+        point(1, "gptq(bits=4)", 1.02, 0.30, 0.6, 0.9),
+        point(2, "rtn(bits=4)", 1.04, 0.35, 0.6, 0.4),
+    )
+    found = choose(results, ("quality", "size"), max_memory_gb=0.5)
+    assert (found.episode, found.meets_limits) == (2, True)
+
+
+def test_the_baseline_only_where_nothing_is_better() -> None:
+    found = choose((baseline(), point(1, "rtn(bits=2)", 2.0, 1.0, 1.0, 1.0)))
+    assert (found.episode, found.runner_up) == (0, None)
+    assert "no result is better than it" in found.reason
+    twin = ok(1, "bf16", BASE)
+    assert choose((baseline(), twin)).episode == 0
+    found = choose((baseline(), twin), max_memory_gb=8)
+    assert (found.episode, found.meets_limits) == (0, True)
+
+
+@pytest.mark.parametrize("results", [(), (failed(1),)])
+def test_nothing_measured(results: tuple[TrialResult, ...]) -> None:
+    found = choose(results, max_memory_gb=1)
+    assert found.episode is None
+    assert "no episode finished" in found.reason
+
+
+def test_without_a_baseline_the_knee() -> None:
+    found = choose(several()[1:])
+    assert found.episode == find_front(several()[1:], OBJECTIVES).knee
+
+
+def test_speeds_are_compared_by_their_ratios_to_the_base() -> None:
+    """The latencies of two trials may be of a busy hour and an idle one."""
+    best, other = (
+        point(1, "gptq(bits=4)", 1.01, 0.35, 0.60, 0.55),
+        point(2, "rtn(bits=4)", 1.03, 0.35, 0.60, 0.50),
+    )
+    busy = tuple(
+        m.model_copy(update={"value": 3 * m.value}) if m.name == "decode_latency" else m
+        for m in other.measurements
+    )
+    late = other.model_copy(update={"measurements": busy})
+    found = choose((baseline(), best, late))
+    assert found.runner_up is not None
+    assert "per token" not in (found.runner_up_reason or "")
+    untimed = tuple(m for m in busy if m.name != "speedup")
+    alone = choose((baseline(), best, late.model_copy(update={"measurements": untimed})))
+    assert "per token" in (alone.runner_up_reason or "")
