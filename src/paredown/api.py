@@ -34,6 +34,7 @@ from paredown.report.findings import Findings, find
 from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request
 from paredown.spec.model import ModelSpec
+from paredown.spec.progress import StageProgress
 from paredown.spec.result import TrialResult
 from paredown.spec.run import CalibrationConfig, EvaluateConfig, RunConfig
 from paredown.spec.strategy import Strategy
@@ -42,7 +43,6 @@ from paredown.store.atomic import require_writable
 from paredown.store.experiment import ExperimentRecord, read_experiment
 
 Listener = Callable[[str, dict[str, Any]], None]
-Watch = Callable[[str, float, str], None]
 _FOREVER_S = 365 * 86400.0
 
 
@@ -199,7 +199,7 @@ def compress(
     device: str = "auto",
     seed: int = 0,
     trust_remote_code: bool = False,
-    watch: Watch | None = None,
+    watch: StageProgress | None = None,
 ) -> Compressed:
     """Run one strategy, write the artifact, and prove in a fresh process that it reloads.
 
@@ -258,7 +258,7 @@ def evaluate(
     items: str | Path | None = None,
     only_benchmarks: bool = False,
     trust_remote_code: bool = False,
-    watch: Watch | None = None,
+    watch: StageProgress | None = None,
 ) -> TrialResult:
     """Measure a model folder: quality on held-out text, benchmarks, latency, memory, size.
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint, CheckpointWriter
 from paredown.artifact.configs import language_part
-from paredown.blocks.rewrite import Progress
 from paredown.blocks.skeleton import read_config
 from paredown.blocks.walk import BlockWalk
 from paredown.errors import NumericsError
 from paredown.ops.influence import block_influence
 from paredown.spec.depth import without_blocks
 from paredown.spec.families import KEYS
+from paredown.spec.progress import Progress
 
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "mlp_widths")
 """Config lists with one entry per block."""

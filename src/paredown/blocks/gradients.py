@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.memory import release
-from paredown.blocks.rewrite import Progress, compute_dtype
+from paredown.blocks.rewrite import compute_dtype
 from paredown.blocks.skeleton import fill
 from paredown.blocks.walk import BATCH_TOKENS, BlockWalk, submodule
 from paredown.errors import NumericsError
 from paredown.ops.losses import frobenius_loss, next_token_loss, nuclear_loss
 from paredown.ops.saliency import trimmed_means
+from paredown.spec.progress import Progress
 from paredown.spec.structure import Block, Mlp
 
 Loss = Literal["ce", "frobenius", "nuclear"]

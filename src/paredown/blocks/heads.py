@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from paredown.artifact.checkpoint import Checkpoint, CheckpointWriter
 from paredown.artifact.configs import language_part
 from paredown.blocks.hessians import HessianBank
-from paredown.blocks.rewrite import Progress
 from paredown.blocks.walk import submodule
 from paredown.ops.affine import require_finite
 from paredown.ops.heads import weakest_groups
 from paredown.ops.repair import least_squares
 from paredown.spec.families import KEYS
 from paredown.spec.heads import Attention, Groups, find_attentions
+from paredown.spec.progress import Progress
 from paredown.spec.structure import Block
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint, CheckpointWriter
 from paredown.artifact.sparse import sparse_tensors, state
-from paredown.blocks.rewrite import Progress
 from paredown.blocks.skeleton import as_stored, read_matrix
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.ops.affine import require_finite
+from paredown.spec.progress import Progress
 from paredown.spec.structure import Block
 
 Masked = dict[str, tuple[Tensor, Tensor]]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.gradients import Loss, neuron_products, trimmed_products
 from paredown.blocks.hessians import tensor_hash
-from paredown.blocks.rewrite import Progress, probe_walk
+from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import submodule
+from paredown.spec.progress import Progress
 from paredown.store.cache import Cache
 
 Variant = Literal["own", "reference"]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint, CheckpointWriter
 from paredown.artifact.widths import set_vision_width, set_widths
-from paredown.blocks.rewrite import Progress
 from paredown.blocks.skeleton import as_stored, read_matrix
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.ops.affine import require_finite
 from paredown.ops.repair import bias_for_mean, least_squares
+from paredown.spec.progress import Progress
 from paredown.spec.structure import Block, Mlp
 
 

@@ -21,10 +21,9 @@ from paredown.blocks.skeleton import module_name
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.ops.affine import Grid, dequantize
 from paredown.spec.embeddings import copy_of_tied
+from paredown.spec.progress import Progress
 from paredown.spec.scheme import Scheme, needs_own_format
 from paredown.spec.structure import Block, routers
-
-Progress = Callable[[float, str], None]
 
 
 def compute_dtype(device: str) -> torch.dtype:

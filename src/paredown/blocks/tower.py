@@ -19,10 +19,10 @@ from paredown.blocks.gradients import GradientWalk, Loss, walk_products
 from paredown.blocks.hessians import tensor_hash
 from paredown.blocks.neuron_scores import importance
 from paredown.blocks.neurons import Activity
-from paredown.blocks.rewrite import Progress
 from paredown.blocks.skeleton import empty_model, fill, module_name, read_config
 from paredown.errors import NumericsError
 from paredown.ops.losses import frobenius_loss
+from paredown.spec.progress import Progress
 from paredown.spec.structure import Mlp, is_vision
 from paredown.store.cache import Cache
 from paredown.text.pictures import Sample

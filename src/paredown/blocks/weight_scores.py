@@ -12,9 +12,9 @@ from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.gradients import Loss, weight_products
-from paredown.blocks.rewrite import Progress
 from paredown.errors import NumericsError
 from paredown.ops.affine import require_finite
+from paredown.spec.progress import Progress
 
 
 class WeightScores:

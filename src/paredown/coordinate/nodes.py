@@ -24,11 +24,12 @@ from paredown.judge.front import find_front
 from paredown.judge.recommend import recommend
 from paredown.methods import registry
 from paredown.pipeline import trial
-from paredown.pipeline.bench import Bench, Watch, discard
+from paredown.pipeline.bench import Bench, discard
 from paredown.pipeline.build import Built, build
 from paredown.report.write import write_progress_files
 from paredown.search.base import Budget, Decision, Policy, end
 from paredown.search.convergence import converged
+from paredown.spec.progress import StageProgress
 from paredown.spec.result import TrialResult
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
@@ -297,7 +298,7 @@ def _strategy(state: State) -> Strategy:
     return Strategy.model_validate(decision["strategy"])
 
 
-def _watch(run: Run, episode: int) -> Watch:
+def _watch(run: Run, episode: int) -> StageProgress:
     def watch(stage: str, share: float, message: str) -> None:
         run.listen(
             "progress", {"episode": episode, "stage": stage, "share": share, "message": message}

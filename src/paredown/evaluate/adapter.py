@@ -17,9 +17,9 @@ from paredown.errors import ConfigError
 from paredown.evaluate.items import Responses
 from paredown.evaluate.rows import Pair
 from paredown.evaluate.scorer import CausalScorer
+from paredown.spec.progress import Progress
 from paredown.spec.units import human_seconds
 
-Progress = Callable[[float, str], None]
 _Found = TypeVar("_Found")
 _MAX_TOKENS = 256
 """Of an answer, where the task does not say; lm-eval's own."""

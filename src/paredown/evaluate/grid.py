@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,13 @@ import torch
 
 from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.evaluate.timing import Times, machine_words, prompts, repeat, timed
+from paredown.spec.progress import Progress
 from paredown.spec.speed import Grid, SpeedPoint, Timing
 from paredown.spec.units import human_bytes
 
 _AT_LEAST = 3
 _LOGIT_BYTES = 8
 """Of one logit of a prompt, and of a copy of it."""
-
-Progress = Callable[[float, str], None]
 
 
 @torch.inference_mode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from paredown.evaluate.scorer import CausalScorer
 from paredown.evaluate.task_data import describe_rows
 from paredown.runtimes.torch.load import load
 from paredown.spec.benchmarks import HUMANEVAL, expand
+from paredown.spec.progress import Progress
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
 from paredown.store.atomic import write_text
 from paredown.store.cache import Cache
 from paredown.text.windows import load_tokenizer
 
-Progress = Callable[[float, str], None]
 _VERSION = 1
 """Goes up when the same request may be answered differently."""
 _STAGES = (4, 2)

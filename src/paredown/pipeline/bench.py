@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 from paredown.pipeline.executor import LocalExecutor, Outcome
 from paredown.pipeline.jobs import EXPECTED, HeldOut, Job, TextSpec
 from paredown.spec.model import ModelSpec
+from paredown.spec.progress import StageProgress
 from paredown.spec.result import Failure, FailureKind
 from paredown.spec.run import CalibrationConfig, EvaluateConfig
 from paredown.spec.target import Device
-
-Watch = Callable[[str, float, str], None]
-"""Called with the stage, the share of it done, and a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,9 @@ class TrialFailed(Exception):
 class Clock:
     """Runs jobs of one trial under one common deadline."""
 
-    def __init__(self, bench: Bench, folder: Path, timeout_s: float, watch: Watch | None) -> None:
+    def __init__(
+        self, bench: Bench, folder: Path, timeout_s: float, watch: StageProgress | None
+    ) -> None:
         self.bench, self.folder, self.watch = bench, folder, watch
         self.start = time.monotonic()
         self.deadline = self.start + timeout_s

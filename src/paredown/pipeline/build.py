@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from paredown.methods import registry
-from paredown.pipeline.bench import Bench, Clock, TrialFailed, Watch, discard, tidy
+from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.jobs import EXPECTED, CompressJob, VerifyJob
 from paredown.spec.infer import infer_spec
+from paredown.spec.progress import StageProgress
 from paredown.spec.result import CHECKED_PLAIN, Failure
 from paredown.spec.strategy import Strategy
 
@@ -33,7 +34,7 @@ def build(
     *,
     timeout_s: float,
     worst: float | None = None,
-    watch: Watch | None = None,
+    watch: StageProgress | None = None,
 ) -> Built:
     """Compress into `out` and prove, in a fresh process, that it reloads to what was meant.
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ import psutil
 
 from paredown.errors import ConfigError
 from paredown.pipeline.jobs import Job
+from paredown.spec.progress import Progress
 from paredown.spec.result import Failure, FailureKind
 from paredown.spec.units import GB, human_bytes, human_seconds
 from paredown.store.atomic import write_json
 
 _POLL_S = 0.1
-Watch = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class LocalExecutor:
             self._server = None
 
     def run(
-        self, job: Job, folder: Path, *, timeout_s: float, stage: str, watch: Watch | None = None
+        self, job: Job, folder: Path, *, timeout_s: float, stage: str, watch: Progress | None = None
     ) -> Outcome:
         """Run one job in `folder`; whatever happens to the process becomes an outcome.
 
@@ -143,7 +142,7 @@ class LocalExecutor:
         return int(json.loads(stdout.readline())["pid"])
 
     def _wait(
-        self, pid: int, folder: Path, deadline: float, watch: Watch | None
+        self, pid: int, folder: Path, deadline: float, watch: Progress | None
     ) -> tuple[Failure | None, int]:
         """Poll until the worker ends; kill it at a limit. Returns the reason, and the exit code."""
         import select
@@ -207,7 +206,7 @@ def _kill(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _report(folder: Path, watch: Watch) -> None:
+def _report(folder: Path, watch: Progress) -> None:
     try:
         found = json.loads((folder / "progress.json").read_text())
     except (FileNotFoundError, ValueError):

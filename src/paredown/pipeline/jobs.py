@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from paredown.errors import ScreenedError
+from paredown.spec.progress import Progress
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from paredown.evaluate.quality import BaseOutputs
     from paredown.text.windows import TextRequest
 
-Progress = Callable[[float, str], None]
 EXPECTED = "expected.safetensors"
 ITEMS = "items"
 """Folder of single answers to benchmarks, beside the results."""

@@ -10,7 +10,7 @@ from paredown.artifact.description import add_measurements
 from paredown.errors import ConfigError
 from paredown.evaluate.footprint import measure_size
 from paredown.methods import registry
-from paredown.pipeline.bench import Bench, Clock, TrialFailed, Watch, discard, tidy
+from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.build import Built
 from paredown.pipeline.jobs import (
     EvaluateJob,
@@ -20,6 +20,7 @@ from paredown.pipeline.jobs import (
     speed_of,
 )
 from paredown.pipeline.screening import why_not_scored
+from paredown.spec.progress import StageProgress
 from paredown.spec.result import (
     NOT_SCORED,
     Failure,
@@ -45,7 +46,7 @@ def measure(
     baseline: TrialResult | None = None,
     limits: Limits | None = None,
     earlier: Sequence[TrialResult] = (),
-    watch: Watch | None = None,
+    watch: StageProgress | None = None,
 ) -> TrialResult:
     """The second half of a trial: evaluate `folder/artifact`, or the base if there is no strategy.
 
@@ -110,7 +111,7 @@ def rescore(
     *,
     limit: int,
     timeout_s: float,
-    watch: Watch | None = None,
+    watch: StageProgress | None = None,
 ) -> TrialResult | Failure:
     """A result with the scores of its benchmarks replaced by those on a larger set.
 
@@ -149,7 +150,7 @@ def measure_folder(
     label: str,
     timeout_s: float,
     only_benchmarks: bool = False,
-    watch: Watch | None = None,
+    watch: StageProgress | None = None,
 ) -> TrialResult:
     """Measure any model folder against the bench's base, outside of an experiment.
 

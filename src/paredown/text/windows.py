@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paredown.errors import DataError
+from paredown.spec.progress import Progress
 from paredown.store.cache import Cache
 from paredown.text.texts import Part, TextSource, open_source, parts
 
-Progress = Callable[[float, str], None]
 Writer = Callable[[Path, int, int, bool, Progress | None], Tensor]
 """(model folder, tokens, seed, trust remote code, progress) -> at least so many token ids that the
 model has written. What runs a model lies above this package, so it is handed in."""

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from paredown.errors import DataError
 from paredown.runtimes.torch.load import load_dense
-
-Progress = Callable[[float, str], None]
+from paredown.spec.progress import Progress
 
 _SELF_BATCH = 16
 _SELF_LENGTH = 256
