@@ -25,12 +25,12 @@ import numpy as np
 
 from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.artifact.source import locate
-from paredown.search import policies
+from paredown.judge.hypervolume import covered
 from paredown.search.base import Policy
 from paredown.search.cost import spent
+from paredown.search.policies import registry as policies
 from paredown.search.policies.portfolio import ADVISOR_PROMISE, Arm
 from paredown.search.replay import Curve, Table, curve, replay, whole
-from paredown.search.score import covered
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult

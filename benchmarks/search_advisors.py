@@ -17,8 +17,8 @@ from typing import Any
 from paredown.advise.client import Endpoint, Message, Reply, estimate_tokens
 from paredown.advise.policy import LlmPolicy
 from paredown.advise.prompts import Background
+from paredown.judge.quantities import QUANTITIES
 from paredown.search.replay import Table
-from paredown.search.score import AXES
 from paredown.spec.model import ModelSpec
 from paredown.spec.run import LlmConfig, RunConfig
 from paredown.store.events import EventLog
@@ -43,7 +43,7 @@ class Candidate:
         costs = {"quality": self.perplexity, "size": 1.0 / self.ratio}
         found = []
         for name, cost in costs.items():
-            low, high = math.log(AXES[name].best), math.log(AXES[name].worst)  # type: ignore[index]
+            low, high = math.log(QUANTITIES[name].best), math.log(QUANTITIES[name].worst)  # type: ignore[index]
             found.append((math.log(cost) - low) / (high - low))
         return found[0], found[1]
 

@@ -27,10 +27,10 @@ from paredown.coordinate.skills import (
     transferable,
     warm_start,
 )
-from paredown.search import policies
+from paredown.judge.hypervolume import gains
 from paredown.search.base import Remembered
+from paredown.search.policies import registry as policies
 from paredown.search.replay import Table, replay, whole
-from paredown.search.score import gains
 from paredown.search.space import Space
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.run import RunConfig

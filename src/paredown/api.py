@@ -30,7 +30,7 @@ from paredown.pipeline.bench import Bench
 from paredown.pipeline.build import build
 from paredown.pipeline.executor import LocalExecutor
 from paredown.pipeline.jobs import ITEMS
-from paredown.report.findings import Findings, find
+from paredown.report.findings import Judged, find
 from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request
 from paredown.spec.model import ModelSpec
@@ -64,7 +64,7 @@ class Front:
     """The outcome of an experiment."""
 
     record: ExperimentRecord
-    findings: Findings
+    findings: Judged
 
     @property
     def folder(self) -> Path:

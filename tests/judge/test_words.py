@@ -2,16 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from paredown.judge.words import (
-    in_words,
-    number,
-    one_line,
-    ratio,
-    signed_percent,
-    speedup,
-    with_error,
-    with_unit,
-)
+from paredown.judge.phrases import in_words
+from paredown.judge.quantities import ratio, speedup
+from paredown.judge.words import number, one_line, signed_percent, with_error, with_unit
 from tests.report.report_samples import BASE, baseline, measurement, ok, point
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from paredown.report.findings import Findings, find
+from paredown.report.findings import Judged, find
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.result import Failure, FailureKind, Measurement, TrialResult, flat_fields
 from paredown.spec.run import RunConfig
@@ -157,5 +157,5 @@ def record(
     return read_experiment(folder)
 
 
-def findings(folder: Path, results: tuple[TrialResult, ...], **config: Any) -> Findings:
+def findings(folder: Path, results: tuple[TrialResult, ...], **config: Any) -> Judged:
     return find(record(folder, results, **config))

@@ -10,7 +10,7 @@ import pytest
 
 from paredown.report.documents import final_document
 from paredown.report.energy import energy_lines, payback, search_energy
-from paredown.report.findings import Findings, find
+from paredown.report.findings import Judged, find
 from paredown.report.html import front_html
 from paredown.report.markdown import report_markdown
 from paredown.spec.result import Measurement, Source, TrialResult
@@ -42,7 +42,7 @@ def charged(
     base: Measurement | None,
     mine: Measurement | None,
     events: tuple[dict[str, Any], ...] = TWO_SESSIONS,
-) -> Findings:
+) -> Judged:
     def with_energy(result: TrialResult) -> TrialResult:
         found = base if result.episode == 0 else mine
         if found is None or result.status == "failed":

@@ -10,7 +10,7 @@ import pytest
 
 from paredown.report.cost import llm_cost
 from paredown.report.documents import final_document
-from paredown.report.findings import Findings, find
+from paredown.report.findings import Judged, find
 from paredown.report.html import front_html
 from paredown.report.markdown import report_markdown
 from paredown.report.story import Section, expected_and_got, llm_line, story, who
@@ -35,12 +35,12 @@ def proposed_by(*names: str) -> tuple[TrialResult, ...]:
     return base, *(r.model_copy(update={"proposed_by": name}) for r, name in named)
 
 
-def told(folder: Path, *events: dict[str, Any]) -> Findings:
+def told(folder: Path, *events: dict[str, Any]) -> Judged:
     names = ("start", "portfolio:llm", "user", "portfolio:bayesian", "portfolio")
     return find(record(folder, proposed_by(*names), events=events))
 
 
-def section(found: Findings, title: str) -> Section:
+def section(found: Judged, title: str) -> Section:
     return next(s for s in story(found) if s.title == title)
 
 

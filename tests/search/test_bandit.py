@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from paredown.analysis.statistics import paired_bootstrap_ci
+from paredown.judge.hypervolume import covered
 from paredown.methods import registry
 from paredown.search.base import Budget
 from paredown.search.index import index_of
 from paredown.search.policies.bandit import Bandit
 from paredown.search.policies.random import Uniform
-from paredown.search.score import covered
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy

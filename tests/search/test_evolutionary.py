@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from paredown.analysis.statistics import paired_bootstrap_ci
+from paredown.judge.hypervolume import Score, covered
 from paredown.methods import registry
 from paredown.methods.base import Kind
 from paredown.search.base import Budget
 from paredown.search.index import genome, index_of
 from paredown.search.policies.evolutionary import Evolutionary, crowding, survivors
 from paredown.search.policies.random import Uniform
-from paredown.search.score import Score, covered
 from paredown.search.space import Space
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy

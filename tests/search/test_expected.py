@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from paredown.judge.hypervolume import covered
 from paredown.search.base import Budget
 from paredown.search.policies.random import Uniform
 from paredown.search.policies.surrogate import Expected, allowed
-from paredown.search.score import covered
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy

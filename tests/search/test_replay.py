@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paredown.judge.hypervolume import covered
 from paredown.methods import registry
 from paredown.search.policies import registry as policies
 from paredown.search.policies.grid import Grid
 from paredown.search.replay import Curve, Table, curve, replay, whole
-from paredown.search.score import covered
 from paredown.spec.run import Objective
 from paredown.spec.target import Limits
 from tests.search import synthetic

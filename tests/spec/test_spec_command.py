@@ -21,7 +21,7 @@ from paredown.cli import spec as command
 from paredown.errors import ConfigError, ModelError
 from paredown.hardware.detect import Gpu, Machine
 from paredown.methods import recommend
-from paredown.methods.recommend import Recommendation
+from paredown.methods.recommend import Suggestion
 from paredown.spec import infer
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec, VisionSpec
@@ -35,7 +35,7 @@ MACHINE = Machine(
     available_bytes=4_000_000_000,
     flags=("avx2",),
 )
-ADVICE = Recommendation(strategy="rtn(bits=8)", reason="because it is small", predicted_bytes=10)
+ADVICE = Suggestion(strategy="rtn(bits=8)", reason="because it is small", predicted_bytes=10)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paredown.advise.client import Message
+from paredown.judge.quantities import loss
 from paredown.methods import registry
 from paredown.search.base import View
 from paredown.search.index import index_of
@@ -22,7 +23,7 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective, RunConfig
 from paredown.spec.strategy import Strategy
-from paredown.spec.target import Limits, quality_loss
+from paredown.spec.target import Limits
 from paredown.spec.units import human_bytes, human_count, human_seconds
 
 MAX_PROMPT = 12_000
@@ -233,7 +234,7 @@ def _row(result: TrialResult, baseline: TrialResult | None) -> str:
     mine = result.value("perplexity")
     base = None if baseline is None else baseline.value("perplexity")
     over = None if mine is None or not base else mine / base
-    lost = None if baseline is None else quality_loss(result, baseline)
+    lost = loss(result, baseline)
     return " | ".join(
         (
             name,

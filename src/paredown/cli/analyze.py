@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from paredown.report.findings import Findings
+    from paredown.report.findings import Judged
     from paredown.store.experiment import ExperimentRecord
 
 State = Literal["finished", "running", "interrupted"]
@@ -66,7 +66,7 @@ def state_of(record: ExperimentRecord) -> State:
     return "interrupted" if record.final is None else "finished"
 
 
-def document(findings: Findings, state: State) -> dict[str, Any]:
+def document(findings: Judged, state: State) -> dict[str, Any]:
     """Everything, for machines."""
     from paredown.report.cost import refusals
     from paredown.report.documents import final_document, front_document
@@ -110,7 +110,7 @@ def _console() -> Console:
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
-def _summary(console: Console, findings: Findings, state: State) -> None:
+def _summary(console: Console, findings: Judged, state: State) -> None:
     from paredown.report.tables import SCORE_COLUMNS, score_rows
     from paredown.report.terminal import TextTable, front_table
 
@@ -129,7 +129,7 @@ def _summary(console: Console, findings: Findings, state: State) -> None:
     _print_files(console, record)
 
 
-def _detailed(console: Console, findings: Findings, state: State) -> None:
+def _detailed(console: Console, findings: Judged, state: State) -> None:
     from paredown.report.story import story
     from paredown.report.tables import (
         EPISODE_COLUMNS,
@@ -173,7 +173,7 @@ def _detailed(console: Console, findings: Findings, state: State) -> None:
             console.print(f"  episode {result.episode}: {note}")
 
 
-def _print_state(console: Console, findings: Findings, state: State) -> None:
+def _print_state(console: Console, findings: Judged, state: State) -> None:
     record = findings.record
     done = len(record.trials)
     console.print(f"{record.name}: {record.config.model} on {record.config.data}", style="bold")
@@ -201,7 +201,7 @@ def resume_command(record: ExperimentRecord) -> str:
     return shlex.join([*words, "--resume"])
 
 
-def _print_recommendation(console: Console, findings: Findings) -> None:
+def _print_recommendation(console: Console, findings: Judged) -> None:
     from paredown.judge.words import name_of
 
     chosen = findings.recommendation
@@ -223,7 +223,7 @@ def _print_recommendation(console: Console, findings: Findings) -> None:
         console.print(f"{lead}{chosen.runner_up_reason}")
 
 
-def _print_verdicts(console: Console, findings: Findings) -> None:
+def _print_verdicts(console: Console, findings: Judged) -> None:
     from paredown.report.tables import score_notes
     from paredown.spec.result import NOT_SCORED
 
@@ -240,7 +240,7 @@ def _print_verdicts(console: Console, findings: Findings) -> None:
                 console.print(f"  episode {result.episode}: {note}")
 
 
-def _print_cost(console: Console, findings: Findings) -> None:
+def _print_cost(console: Console, findings: Judged) -> None:
     from paredown.report.cost import search_cost
     from paredown.report.story import llm_line
     from paredown.spec.units import human_seconds

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from paredown.hardware.detect import Machine
-    from paredown.methods.recommend import Recommendation
+    from paredown.methods.recommend import Suggestion
     from paredown.spec.model import ModelSpec
 
 DEFAULT_CONTEXT = 4096
@@ -49,7 +49,7 @@ class SpecReport:
     calibration_tokens: int
     quantize_bytes: int | None
     quantize_fits: bool | None
-    recommendations: tuple[Recommendation, ...]
+    recommendations: tuple[Suggestion, ...]
 
 
 def spec(

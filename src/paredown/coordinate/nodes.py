@@ -20,8 +20,7 @@ from paredown.coordinate.steering import (
     without,
 )
 from paredown.errors import ConfigError
-from paredown.judge.front import find_front
-from paredown.judge.recommend import recommend
+from paredown.judge.findings import judge
 from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Bench, discard
@@ -255,12 +254,9 @@ def update_state(state: State, run: Run) -> State:
 
 
 def keep_front_only(experiment: Experiment, plan: Plan) -> None:
-    """Delete artifacts that are neither on the front nor recommended; measurements stay."""
+    """Delete the artifacts that the judge does not keep; measurements stay."""
     results = experiment.results()
-    front = find_front(results, plan.config.objectives)
-    baseline = next((r for r in results if r.episode == 0), None)
-    advice = recommend(results, baseline, plan.config.limits, front)
-    kept = {*front.episodes, advice.episode, advice.runner_up, advice.nearest}
+    kept = judge(results, plan.config.objectives, plan.config.limits).kept
     for result in results:
         if result.artifact is not None and result.episode not in kept:
             shutil.rmtree(experiment.folder / result.artifact, ignore_errors=True)

@@ -13,11 +13,12 @@ import numpy as np
 
 from paredown.analysis.hypervolume import hypervolume
 from paredown.errors import StrategyError
+from paredown.judge.limits import breaks
+from paredown.judge.quantities import QUANTITIES
 from paredown.methods import registry
 from paredown.report.findings import find
 from paredown.search.base import Remembered
 from paredown.search.index import genome, index_of
-from paredown.search.score import AXES
 from paredown.search.space import Space
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
@@ -117,7 +118,7 @@ def learn(record: ExperimentRecord) -> tuple[Evidence, ...]:
                 device=str(record.run.get("device", "cpu")),
                 limits=limits,
                 strategy=result.strategy,
-                worked=result in findings.front and not result.unmet,
+                worked=findings.findings.holds(result),
                 failure=None if result.failure is None else result.failure.kind.value,
                 perplexity_ratio=_over(result, baseline, "perplexity"),
                 compression_ratio=result.value("compression_ratio"),
@@ -229,10 +230,10 @@ def _place(skill: Skill) -> tuple[float, ...] | None:
     if quality is None or ratio is None:
         return None
     speed = skill.effect("speedup") or 1.0
-    costs = {"quality": quality, "size": 1 / ratio, "latency": 1 / speed}
+    costs: dict[Objective, float] = {"quality": quality, "size": 1 / ratio, "latency": 1 / speed}
     place = []
     for name, cost in costs.items():
-        axis = AXES[name]  # type: ignore[index]
+        axis = QUANTITIES[name]
         low, high = math.log(axis.best), math.log(axis.worst)
         place.append((math.log(cost) - low) / (high - low))
     return tuple(place)
@@ -240,14 +241,17 @@ def _place(skill: Skill) -> tuple[float, ...] | None:
 
 def _breaks(skill: Skill, limits: Limits) -> bool:
     """Whether its effect breaks a limit that does not depend on the model's size."""
-    quality, ratio = skill.effect("perplexity_ratio"), skill.effect("compression_ratio")
-    speed = skill.effect("speedup")
-    return bool(
-        (limits.max_accuracy_loss is not None and quality is not None
-         and 100 * (quality - 1) > limits.max_accuracy_loss)
-        or (limits.target_ratio is not None and ratio is not None and ratio < limits.target_ratio)
-        or (limits.min_speedup is not None and speed is not None and speed < limits.min_speedup)
-    )  # fmt: skip
+    return breaks(_effects(skill), limits)
+
+
+def _effects(skill: Skill) -> dict[Objective, float]:
+    """What it did to each quantity that was measured, over the base's."""
+    found: dict[Objective, float] = {}
+    for name, quantity in QUANTITIES.items():
+        effect = skill.effect(quantity.paired) if quantity.paired in Evidence.model_fields else None
+        if effect:
+            found[name] = 1 / effect if quantity.inverted else effect
+    return found
 
 
 def _in_space(strategy: Strategy, space: Space) -> Strategy | None:

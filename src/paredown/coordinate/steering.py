@@ -14,12 +14,14 @@ from typing import Any, cast, final
 
 from paredown.coordinate.setup import Plan
 from paredown.errors import ConfigError, did_you_mean
-from paredown.judge.words import in_words, name_of
+from paredown.judge.limits import broken_by_size
+from paredown.judge.phrases import in_words
+from paredown.judge.words import name_of
 from paredown.methods import registry
 from paredown.report.findings import find
 from paredown.search.base import Action, Decision
 from paredown.search.cost import CostModel
-from paredown.search.space import Space, broken_limit
+from paredown.search.space import Space
 from paredown.spec.result import TrialResult
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
@@ -121,7 +123,7 @@ def predict(strategy: Strategy, plan: Plan) -> int:
     if known is not None:
         return known
     size = registry.check(strategy, plan.base.spec, plan.target).weight_bytes
-    reason = broken_limit(size, plan.space.baseline_bytes / size, plan.config.limits)
+    reason = broken_by_size(size, plan.space.baseline_bytes / size, plan.config.limits)
     if reason is not None:
         raise ConfigError(f"{registry.label(strategy)}: {reason}")
     return size

@@ -9,30 +9,13 @@ import numpy as np
 
 from paredown.analysis.knee import knee
 from paredown.analysis.pareto import pareto_mask
-from paredown.spec.result import Measurement, TrialResult
+from paredown.judge.quantities import QUANTITIES
+from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
-    """How one objective is read off a result."""
-
-    measurement: str
-    title: str
-    resolution: float
-    """Relative difference below which two values count as equal: what a repeat would give."""
-
-
-COLUMNS: dict[Objective, Column] = {
-    "quality": Column(measurement="perplexity", title="perplexity", resolution=0.0),
-    "size": Column(measurement="size", title="size", resolution=0.0),
-    "latency": Column(measurement="decode_latency", title="decode latency", resolution=0.05),
-    "memory": Column(measurement="peak_memory", title="peak memory", resolution=0.02),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Front:
+class ParetoFront:
     """The non-dominated results under some objectives."""
 
     objectives: tuple[Objective, ...]
@@ -48,12 +31,7 @@ class Front:
         return result.episode in self.episodes
 
 
-def objective_measurement(result: TrialResult, objective: Objective) -> Measurement | None:
-    """The measurement behind an objective, if the result has it."""
-    return result.get(COLUMNS[objective].measurement)
-
-
-def find_front(results: Sequence[TrialResult], objectives: tuple[Objective, ...]) -> Front:
+def find_front(results: Sequence[TrialResult], objectives: tuple[Objective, ...]) -> ParetoFront:
     """The front among the results that finished with every objective measured."""
     costs = {
         result.episode: row
@@ -62,11 +40,11 @@ def find_front(results: Sequence[TrialResult], objectives: tuple[Objective, ...]
     }
     compared, rows = tuple(costs), list(costs.values())
     if not rows:
-        return Front(objectives=objectives, episodes=(), knee=None, compared=())
-    resolution = [COLUMNS[objective].resolution for objective in objectives]
+        return ParetoFront(objectives=objectives, episodes=(), knee=None, compared=())
+    resolution = [QUANTITIES[objective].resolution for objective in objectives]
     kept = np.flatnonzero(pareto_mask(rows, resolution=resolution))
     episodes = tuple(compared[i] for i in kept)
-    return Front(
+    return ParetoFront(
         objectives=objectives,
         episodes=tuple(sorted(episodes)),
         knee=episodes[knee(np.log([rows[i] for i in kept]))] if len(kept) > 2 else None,
@@ -76,6 +54,6 @@ def find_front(results: Sequence[TrialResult], objectives: tuple[Objective, ...]
 
 def _costs(result: TrialResult, objectives: tuple[Objective, ...]) -> list[float] | None:
     """Values of the objectives, all to be minimised; None when one is missing or not positive."""
-    values = [result.value(COLUMNS[objective].measurement) for objective in objectives]
-    known = [value for value in values if value is not None and value > 0]
+    values = [QUANTITIES[objective].value(result) for objective in objectives]
+    known = [value for value in values if value is not None]
     return known if len(known) == len(values) else None

@@ -1,29 +1,89 @@
-"""How far a result is from the user's limits, and what would let it in."""
+"""Whether results are within the user's limits, by how much they are not, and what would let them
+in.
+
+A limit is *met*, *broken* or *undecided*: undecided where what it bounds was not measured. What
+that means for each use is decided here and nowhere else:
+
+- Whatever is promised to the user needs *met*: `unmet` (which results record), the recommendation,
+  and whether a skill has held. A limit that is undecided is never said to be met.
+- Whatever only looks for what to try next shuns *broken* alone: `violations` (the search, its gain
+  included), forecasts, and warm starts. What was not measured is not held against a candidate, or
+  a machine that cannot measure speed could never search under a limit on it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from paredown.judge.words import loss, name_of, ratio, signed_percent, speedup, times
+from pydantic import ValidationError
+
+from paredown.judge.quantities import QUANTITIES, Limit, Reading, limited
+from paredown.judge.words import name_of
 from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
 from paredown.spec.target import Limits
-from paredown.spec.units import GB, human_bytes
+from paredown.spec.units import GB
+
+
+class State(StrEnum):
+    """What is known of a limit and a result."""
+
+    MET = "met"
+    BROKEN = "broken"
+    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Excess:
-    """How far one result is from meeting one limit."""
+class Check:
+    """One limit that the user has set, against one result.
 
-    limit: str
-    """The limit, in words."""
-    seen: str
-    """The value of the result, in words."""
-    factor: float
-    """0 when met; 0.1 when the value is off by 10 %; infinite when it was not measured."""
+    Attributes:
+        limit: of the table.
+        bound: that was asked for, in the limit's unit.
+        seen: what the result has; None where it was not measured.
+        mend: the option that would accept this result; empty where there is none.
+    """
+
+    limit: Limit
+    bound: float
+    seen: Reading | None
     mend: str
-    """The option that would accept this result; empty where there is none."""
+
+    @property
+    def excess(self) -> float:
+        """0 when met; 0.1 when the value is off by 10 %; infinite when it was not measured."""
+        if self.seen is None:
+            return math.inf
+        return max(0.0, self.limit.excess(self.seen.value, self.bound))
+
+    @property
+    def state(self) -> State:
+        """Met, broken or undecided."""
+        if self.seen is None:
+            return State.UNDECIDED
+        return State.BROKEN if self.excess > 0 else State.MET
+
+    @property
+    def asked(self) -> str:
+        """The limit, in words."""
+        return self.limit.in_words(self.bound)
+
+    @property
+    def has(self) -> str:
+        """The value of the result, in words."""
+        return "not measured" if self.seen is None else self.limit.shown(self.seen.value)
+
+    def __str__(self) -> str:
+        """What is wrong, with both numbers: `memory 2 GB > 1.9 GB`."""
+        limit = self.limit
+        if self.seen is None:
+            return f"{limit.name} was not measured"
+        relation = ">" if limit.upper else "<"
+        seen = f"{limit.name} {self.seen.value:.3g} {limit.unit}"
+        return f"{seen} {relation} {self.bound:g} {limit.unit}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,34 +96,73 @@ class Nearest:
 
 def in_limits(limits: Limits) -> str:
     """The limits in words; empty when there are none."""
-    pairs = (
-        ("memory <= {:g} GB", limits.max_memory_gb),
-        ("quality loss <= {:g} %", limits.max_accuracy_loss),
-        ("speed-up >= {:g}x", limits.min_speedup),
-        ("ratio >= {:g}x", limits.target_ratio),
-    )
-    return ", ".join(text.format(limit) for text, limit in pairs if limit is not None)
+    asked = ((limit, limit.asked(limits)) for _, _, limit in limited())
+    return ", ".join(limit.in_words(bound) for limit, bound in asked if bound is not None)
 
 
-def excesses(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> list[Excess]:
+def check(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> list[Check]:
     """One entry per limit asked for, always in the same order."""
     found = []
-    if limits.max_memory_gb is not None:
-        found.append(_memory(limits.max_memory_gb, result.value("peak_memory")))
-    if limits.max_accuracy_loss is not None:
-        found.append(_loss(limits.max_accuracy_loss, loss(result, baseline)))
-    if limits.min_speedup is not None:
-        seen = speedup(result, baseline)
-        found.append(_at_least("speed-up", "--min-speedup", limits.min_speedup, seen))
-    if limits.target_ratio is not None:
-        seen = ratio(result, baseline)
-        found.append(_at_least("ratio", "--target-ratio", limits.target_ratio, seen))
+    for _, quantity, limit in limited():
+        bound = limit.asked(limits)
+        if bound is not None:
+            seen = quantity.bounded(result, baseline)
+            mend = _mend(limit, seen, limits)
+            found.append(Check(limit=limit, bound=bound, seen=seen, mend=mend))
     return found
 
 
-def broken(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> list[Excess]:
-    """The limits that `result` does not meet; one that was not measured is not met."""
-    return [excess for excess in excesses(result, baseline, limits) if excess.factor > 0]
+def missed(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> list[Check]:
+    """The limits that `result` is not known to meet: broken ones and undecided ones."""
+    return [c for c in check(result, baseline, limits) if c.state is not State.MET]
+
+
+def unmet(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> tuple[str, ...]:
+    """What a result records of the limits that it is not known to meet, in words with numbers."""
+    return tuple(map(str, missed(result, baseline, limits)))
+
+
+def violations(
+    result: TrialResult, baseline: TrialResult | None, limits: Limits
+) -> dict[str, float]:
+    """By how much a result breaks each limit, by its field; <= 0 where it is met.
+
+    What was not measured is left out: the search does not hold it against a candidate.
+    """
+    return {
+        c.limit.field: c.limit.excess(c.seen.value, c.bound)
+        for c in check(result, baseline, limits)
+        if c.seen is not None
+    }
+
+
+def breaks(over: Mapping[Objective, float], limits: Limits) -> bool:
+    """Whether quantities over the baseline's, imagined or remembered, break a limit.
+
+    Limits that do not depend on the baseline, and quantities that are not given, break nothing.
+    """
+    for name, _, limit in limited():
+        bound = limit.asked(limits)
+        if bound is None or limit.absolute or name not in over:
+            continue
+        if limit.excess(limit.seen_from(over[name]), bound) > 0:
+            return True
+    return False
+
+
+def broken_by_size(size: int, ratio: float, limits: Limits) -> str | None:
+    """Which limit is broken by weights of so many bytes, if one: what is known before a trial.
+
+    Serving takes at least the weights, so a bound on memory bounds them, too.
+    """
+    memory, shrink = QUANTITIES["memory"].limit, QUANTITIES["size"].limit
+    most = None if memory is None else memory.asked(limits)
+    least = None if shrink is None else shrink.asked(limits)
+    if least is not None and ratio < least:
+        return f"predicted ratio {ratio:.2f}x < {least:g}x"
+    if most is not None and size > most * GB:
+        return f"weights alone take {size / GB:.2f} GB > {most:g} GB"
+    return None
 
 
 def find_nearest(
@@ -72,13 +171,13 @@ def find_nearest(
     """Among results of which none meets the limits: the one whose worst excess is smallest."""
 
     def distance(result: TrialResult) -> tuple[float, int, int]:
-        missed = broken(result, baseline, limits)
-        return max(excess.factor for excess in missed), len(missed), result.episode
+        misses = missed(result, baseline, limits)
+        return max(c.excess for c in misses), len(misses), result.episode
 
     best = min([r for r in results if r.episode > 0] or results, key=distance)
-    missed = broken(best, baseline, limits)
-    text = " and ".join(f"{excess.limit} (it has: {excess.seen})" for excess in missed)
-    mends = [excess.mend for excess in missed]
+    misses = missed(best, baseline, limits)
+    text = " and ".join(f"{c.asked} (it has: {c.has})" for c in misses)
+    mends = [c.mend for c in misses]
     accept = f"; {' '.join(mends)} would accept it" if all(mends) else ""
     alone = _met_by_nobody(results, baseline, limits)
     return Nearest(
@@ -89,49 +188,25 @@ def find_nearest(
 
 
 def _met_by_nobody(
-    results: Sequence[TrialResult], baseline: TrialResult | None, limits: Limits
+    results: Iterable[TrialResult], baseline: TrialResult | None, limits: Limits
 ) -> str:
     """The limits that no result meets, each with the best value seen."""
-    table = [(result, excesses(result, baseline, limits)) for result in results]
+    rows = [(result, check(result, baseline, limits)) for result in results]
     found = []
-    for column in range(len(table[0][1])):
-        result, row = min(table, key=lambda entry: entry[1][column].factor)
-        if row[column].factor > 0:
-            found.append(f"{row[column].limit} (best: {row[column].seen}, {name_of(result)})")
+    for column in range(len(rows[0][1])):
+        result, row = min(rows, key=lambda entry: entry[1][column].excess)
+        if row[column].state is not State.MET:
+            found.append(f"{row[column].asked} (best: {row[column].has}, {name_of(result)})")
     return " or ".join(found)
 
 
-def _memory(limit: float, seen: float | None) -> Excess:
-    return Excess(
-        limit=f"memory <= {limit:g} GB",
-        seen="not measured" if seen is None else human_bytes(seen),
-        factor=math.inf if seen is None else max(0.0, seen / (limit * GB) - 1),
-        mend="" if seen is None else f"--max-memory-gb {_up(seen / GB)}",
-    )
-
-
-def _loss(limit: float, seen: float | None) -> Excess:
-    return Excess(
-        limit=f"quality loss <= {limit:g} %",
-        seen="not measured" if seen is None else signed_percent(seen),
-        factor=math.inf if seen is None else max(0.0, (100 + seen) / (100 + limit) - 1),
-        mend="" if seen is None else f"--max-accuracy-loss {_up(seen)}",
-    )
-
-
-def _at_least(name: str, option: str, limit: float, seen: float | None) -> Excess:
-    allowed = seen is not None and _down(seen) > (1 if option == "--target-ratio" else 0)
-    return Excess(
-        limit=f"{name} >= {limit:g}x",
-        seen="not measured" if seen is None else times(seen),
-        factor=max(0.0, limit / seen - 1) if seen else math.inf,
-        mend=f"{option} {_down(seen)}" if seen is not None and allowed else "",
-    )
-
-
-def _up(value: float) -> float:
-    return math.ceil(value * 100) / 100
-
-
-def _down(value: float) -> float:
-    return math.floor(value * 100) / 100
+def _mend(limit: Limit, seen: Reading | None, limits: Limits) -> str:
+    """The option that would just accept what was seen, rounded to its side of it."""
+    if seen is None or not math.isfinite(seen.value):
+        return ""
+    rounded = (math.ceil if limit.upper else math.floor)(seen.value * 100) / 100
+    try:  # what the option itself refuses is no mend
+        type(limits).model_validate({limit.field: rounded})
+    except ValidationError:
+        return ""
+    return f"{limit.option} {rounded}"

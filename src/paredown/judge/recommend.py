@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paredown.judge.front import COLUMNS, Front, find_front
-from paredown.judge.limits import broken, find_nearest, in_limits
-from paredown.judge.words import in_words, loss, signed_percent, speedup
+from paredown.judge.front import ParetoFront, find_front
+from paredown.judge.limits import find_nearest, in_limits, missed
+from paredown.judge.phrases import compared, in_words
+from paredown.judge.quantities import QUANTITIES, loss, speedup
 from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
 from paredown.spec.target import Limits
 
 ACCEPTED_LOSS = 5.0
@@ -37,7 +39,7 @@ def recommend(
     results: Sequence[TrialResult],
     baseline: TrialResult | None,
     limits: Limits,
-    front: Front,
+    front: ParetoFront,
 ) -> Recommendation:
     """The artifact to take, and the runner-up.
 
@@ -54,7 +56,7 @@ def recommend(
         )
     if not in_limits(limits):
         return _without_limits(finished, baseline, front)
-    meeting = [r for r in finished if not broken(r, baseline, limits)]
+    meeting = [r for r in finished if not missed(r, baseline, limits)]
     missing = [r for r in finished if r not in meeting and r.episode > 0]
     if not meeting or (missing and all(r.episode == 0 for r in meeting)):
         return _met_by_no_trial(finished, missing, meeting, baseline, limits)
@@ -83,7 +85,7 @@ def _under_limits(
     meeting: list[TrialResult],
     baseline: TrialResult | None,
     limits: Limits,
-    front: Front,
+    front: ParetoFront,
 ) -> Recommendation:
     candidates = _better(meeting, baseline, front)
     chosen_from = [r for r in candidates if r in front]
@@ -106,7 +108,7 @@ def _under_limits(
 
 
 def _without_limits(
-    finished: Sequence[TrialResult], baseline: TrialResult | None, front: Front
+    finished: Sequence[TrialResult], baseline: TrialResult | None, front: ParetoFront
 ) -> Recommendation:
     candidates = _better([r for r in finished if r in front], baseline, front)
     if not candidates:
@@ -152,7 +154,7 @@ def _with_runner_up(
     first = ranked[0]
     second = ranked[1] if len(ranked) > 1 else None
     if second is not None:
-        why = _compared(second, first, baseline)
+        why = compared(second, first, baseline)
     else:
         why = "no other result of the front " + (
             "meets the limits" if meets_limits else "beats the uncompressed model in any objective"
@@ -167,16 +169,16 @@ def _with_runner_up(
 
 
 def _better(
-    results: Sequence[TrialResult], baseline: TrialResult | None, front: Front
+    results: Sequence[TrialResult], baseline: TrialResult | None, front: ParetoFront
 ) -> list[TrialResult]:
     """Trials that beat the baseline in an objective, by more than what a repeat would give."""
 
     def wins(result: TrialResult) -> bool:
         for objective in front.objectives:
-            column = COLUMNS[objective]
-            mine = result.value(column.measurement)
-            base = None if baseline is None else baseline.value(column.measurement)
-            if base is None or mine is None or mine * (1 + column.resolution) < base:
+            quantity = QUANTITIES[objective]
+            mine = quantity.value(result)
+            base = None if baseline is None else quantity.value(baseline)
+            if base is None or mine is None or mine * (1 + quantity.resolution) < base:
                 return True
         return False
 
@@ -189,53 +191,13 @@ def _loses_at_most(result: TrialResult, baseline: TrialResult | None, percent: f
 
 
 def _by_size(result: TrialResult) -> tuple[float, float, int]:
-    return _known(result, "size"), _known(result, "perplexity"), result.episode
+    return _known(result, "size"), _known(result, "quality"), result.episode
 
 
 def _by_quality(result: TrialResult) -> tuple[float, float, int]:
-    return _known(result, "perplexity"), _known(result, "size"), result.episode
+    return _known(result, "quality"), _known(result, "size"), result.episode
 
 
-def _known(result: TrialResult, name: str) -> float:
-    value = result.value(name)
+def _known(result: TrialResult, objective: Objective) -> float:
+    value = QUANTITIES[objective].value(result)
     return math.inf if value is None else value
-
-
-def _ratio(result: TrialResult, other: TrialResult, name: str) -> float | None:
-    """A measurement of `result` over that of `other`, if both have it.
-
-    Two latencies may have been taken hours apart, on a machine that was busy once and idle once. So
-    what counts of speed is each one's ratio to the base, taken in turns, where both have it.
-    """
-    if name == "decode_latency":
-        mine, theirs = result.value("speedup"), other.value("speedup")
-        if mine and theirs:
-            return theirs / mine
-    mine, theirs = result.value(name), other.value(name)
-    return None if mine is None or not theirs else mine / theirs
-
-
-def _compared(result: TrialResult, other: TrialResult, baseline: TrialResult | None) -> str:
-    """What `result` gives and takes relative to `other`."""
-    gains: list[str] = []
-    costs: list[str] = []
-    for name, less, more in (
-        ("size", "smaller", "larger"),
-        ("decode_latency", "faster per token", "slower per token"),
-        ("peak_memory", "less memory", "more memory"),
-    ):
-        ratio = _ratio(result, other, name)
-        if ratio is None:
-            continue
-        change = 100 * (ratio - 1)
-        if abs(change) >= 1:
-            (gains if change < 0 else costs).append(
-                f"{abs(change):.0f} % {less if change < 0 else more}"
-            )
-    mine, theirs = loss(result, baseline), loss(other, baseline)
-    if mine is not None and theirs is not None and abs(mine - theirs) >= 0.05:
-        text = f"perplexity {signed_percent(mine)} instead of {signed_percent(theirs)}"
-        (gains if mine < theirs else costs).append(text)
-    if not gains and not costs:
-        return "the same within what was measured"
-    return "; but ".join(", ".join(part) for part in (gains, costs) if part)

@@ -6,7 +6,6 @@ import math
 import re
 
 from paredown.spec.result import Measurement, TrialResult
-from paredown.spec.target import quality_loss
 from paredown.spec.units import Unit, human_bytes
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -62,29 +61,6 @@ def times(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}x"
 
 
-def speedup(result: TrialResult, baseline: TrialResult | None) -> float | None:
-    """Decode speed relative to the baseline, as measured or from the two latencies."""
-    measured = result.value("speedup")
-    if measured is not None or baseline is None:
-        return measured
-    mine, base = result.value("decode_latency"), baseline.value("decode_latency")
-    return base / mine if mine and base else None
-
-
-def ratio(result: TrialResult, baseline: TrialResult | None) -> float | None:
-    """Size of the baseline's files over the artifact's, as measured or from the two sizes."""
-    measured = result.value("compression_ratio")
-    if measured is not None or baseline is None:
-        return measured
-    mine, base = result.value("size"), baseline.value("size")
-    return base / mine if mine and base else None
-
-
-def loss(result: TrialResult, baseline: TrialResult | None) -> float | None:
-    """Loss of quality in percent; None without a baseline."""
-    return None if baseline is None else quality_loss(result, baseline)
-
-
 def one_line(text: str, limit: int = 300) -> str:
     """`text` without line breaks, colour codes and control characters, cut to `limit`."""
     visible = "".join(c if c.isprintable() else " " for c in _COLOUR.sub("", text))
@@ -97,20 +73,3 @@ def name_of(result: TrialResult) -> str:
     if result.episode == 0:
         return "the uncompressed model"
     return f"episode {result.episode}, {result.label}"
-
-
-def in_words(result: TrialResult, baseline: TrialResult | None) -> str:
-    """The numbers that decide, in one phrase; what was not measured is left out."""
-    size, memory = result.get("size"), result.get("peak_memory")
-    parts = []
-    if size is not None:
-        shrink = ratio(result, baseline)
-        smaller = f" ({times(shrink)} smaller)" if shrink and shrink > 1 else ""
-        parts.append(human_bytes(size.value) + smaller)
-    if (lost := loss(result, baseline)) is not None:
-        parts.append(f"perplexity {signed_percent(lost)}")
-    if (faster := speedup(result, baseline)) is not None:
-        parts.append(f"decodes at {times(faster)} the speed")
-    if memory is not None:
-        parts.append(f"{human_bytes(memory.value)} of memory")
-    return ", ".join(parts)

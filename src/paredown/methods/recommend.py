@@ -23,7 +23,7 @@ SMALL_MODEL = 1_000_000_000
 """Below so many parameters, 4 bits cost quality that a user notices."""
 
 
-class Recommendation(BaseModel):
+class Suggestion(BaseModel):
     """A strategy worth trying, most promising first in a list."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -34,7 +34,7 @@ class Recommendation(BaseModel):
     """All tensors of the result, from the method's own prediction."""
 
 
-def recommend(spec: ModelSpec, machine: Machine) -> list[Recommendation]:
+def recommend(spec: ModelSpec, machine: Machine) -> list[Suggestion]:
     """Strategies that can work on this model and machine, the most promising first.
 
     Every one is known to the registry, has passed its own check, makes the model smaller, and
@@ -44,7 +44,7 @@ def recommend(spec: ModelSpec, machine: Machine) -> list[Recommendation]:
         return []
     target = Target(device="cuda" if machine.gpus else "cpu")
     known = registry.names()
-    found: list[Recommendation] = []
+    found: list[Suggestion] = []
     for text, why in _candidates(spec, can_cast=CAST in known):
         strategy = parse_strategy(text)
         is_known = all(step.method in known for step in strategy.steps)
@@ -58,7 +58,7 @@ def recommend(spec: ModelSpec, machine: Machine) -> list[Recommendation]:
             ratio = spec.weight_bytes / predicted
             size = f"predicted {human_bytes(predicted)}, {ratio:.1f}x smaller"
             found.append(
-                Recommendation(strategy=text, reason=f"{size}; {why}", predicted_bytes=predicted)
+                Suggestion(strategy=text, reason=f"{size}; {why}", predicted_bytes=predicted)
             )
     return found
 

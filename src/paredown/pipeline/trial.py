@@ -9,6 +9,7 @@ from typing import Any
 from paredown.artifact.description import add_measurements
 from paredown.errors import ConfigError
 from paredown.evaluate.footprint import measure_size
+from paredown.judge.limits import unmet
 from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.build import Built
@@ -88,7 +89,7 @@ def measure(
             **flat_fields(measured),
         )
         if limits is not None and baseline is not None:
-            result = result.model_copy(update={"unmet": limits.unmet(result, baseline)})
+            result = result.model_copy(update={"unmet": unmet(result, baseline, limits)})
         result = _scored_if_worth_it(clock, result, model, earlier)
     except TrialFailed as error:
         if strategy is None:

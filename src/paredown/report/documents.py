@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from paredown.judge.front import COLUMNS, objective_measurement
-from paredown.judge.limits import broken, in_limits
-from paredown.judge.words import loss
+from paredown.judge.limits import in_limits, missed
+from paredown.judge.quantities import QUANTITIES, loss
 from paredown.report.cost import as_json, llm_cost, search_cost
 from paredown.report.energy import energy_document
-from paredown.report.findings import Findings
+from paredown.report.findings import Judged
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.serial import SCHEMA_VERSION, plain
 
 
-def front_document(findings: Findings) -> dict[str, Any]:
+def front_document(findings: Judged) -> dict[str, Any]:
     """pareto_frontier.json: objectives, and the results on the front with their measurements."""
     front = findings.front
     return {
@@ -24,9 +23,9 @@ def front_document(findings: Findings) -> dict[str, Any]:
         "objectives": [
             {
                 "objective": objective,
-                "measurement": COLUMNS[objective].measurement,
+                "measurement": QUANTITIES[objective].measurement,
                 "direction": "minimize",
-                "relative_resolution": COLUMNS[objective].resolution,
+                "relative_resolution": QUANTITIES[objective].resolution,
             }
             for objective in front.objectives
         ],
@@ -36,7 +35,7 @@ def front_document(findings: Findings) -> dict[str, Any]:
     }
 
 
-def final_document(findings: Findings, stop_reason: str | None) -> dict[str, Any]:
+def final_document(findings: Judged, stop_reason: str | None) -> dict[str, Any]:
     """final_results.json: the experiment in one page; `stop_reason` None while it is running."""
     record, chosen = findings.record, findings.recommendation
     recommended = findings.result(chosen.episode)
@@ -69,7 +68,7 @@ def final_document(findings: Findings, stop_reason: str | None) -> dict[str, Any
     }
 
 
-def _entry(result: TrialResult, findings: Findings) -> dict[str, Any]:
+def _entry(result: TrialResult, findings: Judged) -> dict[str, Any]:
     return {
         "episode": result.episode,
         "strategy": plain(result.strategy),
@@ -82,16 +81,12 @@ def _entry(result: TrialResult, findings: Findings) -> dict[str, Any]:
     }
 
 
-def _best(objective: Objective, findings: Findings) -> dict[str, Any] | None:
+def _best(objective: Objective, findings: Judged) -> dict[str, Any] | None:
     """The best compressed result in one objective."""
-    found = [
-        (measurement.value, result.episode, result, measurement)
-        for result in findings.record.trials
-        if result.status == "ok" and (measurement := objective_measurement(result, objective))
-    ]
-    if not found:
+    result = findings.findings.best(objective)
+    measurement = None if result is None else QUANTITIES[objective].measured(result)
+    if result is None or measurement is None:
         return None
-    _, _, result, measurement = min(found, key=lambda entry: entry[:2])
     return {
         "episode": result.episode,
         "label": result.label,
@@ -102,7 +97,7 @@ def _best(objective: Objective, findings: Findings) -> dict[str, Any] | None:
     }
 
 
-def _chosen(result: TrialResult | None, reason: str, findings: Findings) -> dict[str, Any] | None:
+def _chosen(result: TrialResult | None, reason: str, findings: Judged) -> dict[str, Any] | None:
     if result is None:
         return None
     return {
@@ -114,12 +109,12 @@ def _chosen(result: TrialResult | None, reason: str, findings: Findings) -> dict
     }
 
 
-def _nearest(result: TrialResult | None, findings: Findings) -> dict[str, Any] | None:
+def _nearest(result: TrialResult | None, findings: Judged) -> dict[str, Any] | None:
     if result is None:
         return None
-    missed = broken(result, findings.baseline, findings.record.config.limits)
+    misses = missed(result, findings.baseline, findings.record.config.limits)
     return {
         "episode": result.episode,
         "label": result.label,
-        "missed": [{"limit": m.limit, "seen": m.seen, "accepted_by": m.mend} for m in missed],
+        "missed": [{"limit": m.asked, "seen": m.has, "accepted_by": m.mend} for m in misses],
     }

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from paredown.report.findings import Findings
+from paredown.report.findings import Judged
 from paredown.spec.result import Measurement
 from paredown.spec.units import human_count, human_energy, human_mass
 
@@ -66,7 +66,7 @@ def search_energy(events: tuple[dict[str, Any], ...]) -> SearchEnergy | None:
     )
 
 
-def payback(findings: Findings) -> Payback:
+def payback(findings: Judged) -> Payback:
     """Generated tokens until the recommended model has saved what the search has used."""
     used = search_energy(findings.record.events)
     best, baseline = findings.result(findings.recommendation.episode), findings.baseline
@@ -100,7 +100,7 @@ def _unknown(why: str) -> Payback:
     return Payback(tokens=None, in_words=f"not known: {why}")
 
 
-def energy_lines(findings: Findings) -> list[str]:
+def energy_lines(findings: Judged) -> list[str]:
     """The energy of the search, and the payback, a sentence each."""
     used = search_energy(findings.record.events)
     if used is None:
@@ -116,7 +116,7 @@ def energy_lines(findings: Findings) -> list[str]:
     ]
 
 
-def _why_not(findings: Findings) -> str:
+def _why_not(findings: Judged) -> str:
     if findings.record.config.evaluate.energy_s == 0:
         return "evaluate.energy_s is 0"
     events = findings.record.events
@@ -124,7 +124,7 @@ def _why_not(findings: Findings) -> str:
     return reasons[-1] if reasons else "it was not metered"
 
 
-def energy_document(findings: Findings) -> dict[str, Any]:
+def energy_document(findings: Judged) -> dict[str, Any]:
     """Fields for `cost` in final_results.json; null where nothing was metered."""
     used = search_energy(findings.record.events)
     return {

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from paredown.judge.words import loss, one_line, ratio
-from paredown.report.findings import Findings
+from paredown.judge.quantities import loss, ratio
+from paredown.judge.words import one_line
+from paredown.report.findings import Judged
 from paredown.report.style import (
     BASELINE,
     INK,
@@ -44,7 +45,7 @@ class Point:
     on_front: bool
 
 
-def points(findings: Findings) -> list[Point]:
+def points(findings: Judged) -> list[Point]:
     """Every finished result whose ratio and loss are known, the baseline included."""
     baseline = findings.baseline
     found = []
@@ -75,7 +76,7 @@ def _loss_stderr(result: TrialResult, baseline: TrialResult | None) -> float:
     return 100 * mine.stderr / base if mine and mine.stderr and base else 0.0
 
 
-def search_space_png(findings: Findings) -> bytes:
+def search_space_png(findings: Judged) -> bytes:
     """The figure as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -115,7 +116,7 @@ def search_space_png(findings: Findings) -> bytes:
     return buffer.getvalue()
 
 
-def _dress(axes: Axes, findings: Findings, shown: Sequence[Point]) -> None:
+def _dress(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
     failed = sum(r.status == "failed" for r in findings.record.results)
     other = len(findings.record.results) - failed - len(shown)
     counts = f"{len(shown)} measured, {failed} failed"
@@ -173,7 +174,7 @@ def _front_line(axes: Axes, shown: Sequence[Point]) -> None:
     )
 
 
-def _scatter(axes: Axes, findings: Findings, shown: Sequence[Point]) -> None:
+def _scatter(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
     colour = colours(findings.record.results)
     for point in shown:
         method = method_of(point.result)
@@ -203,7 +204,7 @@ def _scatter(axes: Axes, findings: Findings, shown: Sequence[Point]) -> None:
         )
 
 
-def _legends(axes: Axes, findings: Findings, shown: Sequence[Point]) -> None:
+def _legends(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
     """Right of the plot: what marks mean, then the strategies on the front by episode."""
     colour = colours(findings.record.results)
     present = {method_of(p.result) for p in shown}
@@ -256,7 +257,7 @@ def _marker(result: TrialResult) -> str:
     return "s" if is_pipeline(result) else "o"
 
 
-def _name_points(axes: Axes, findings: Findings, shown: Sequence[Point]) -> None:
+def _name_points(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
     """Episode numbers at every point, and what is recommended."""
     middle = sum(axes.get_xlim()) / 2
     for point in shown:

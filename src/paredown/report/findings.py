@@ -1,46 +1,49 @@
-"""Everything a report says, worked out once from an experiment's record."""
+"""An experiment's record beside what the judge makes of it: what every page of a report reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paredown.judge.front import Front, find_front
-from paredown.judge.recommend import Recommendation, recommend
+from paredown.judge.findings import Findings, judge
+from paredown.judge.front import ParetoFront
+from paredown.judge.recommend import Recommendation
 from paredown.spec.result import TrialResult
 from paredown.store.experiment import ExperimentRecord
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
-    """An experiment with its front and its recommendation."""
+class Judged:
+    """An experiment and what was decided about it; the judge may not see the record itself."""
 
     record: ExperimentRecord
-    front: Front
-    recommendation: Recommendation
+    findings: Findings
+
+    @property
+    def front(self) -> ParetoFront:
+        """The results worth having."""
+        return self.findings.front
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """The result to take, and why."""
+        return self.findings.recommendation
 
     @property
     def baseline(self) -> TrialResult | None:
         """Episode 0, if it finished."""
-        return finished_baseline(self.record.results)
+        return self.findings.baseline
 
     @property
     def on_front(self) -> tuple[TrialResult, ...]:
         """The results on the front, by episode."""
-        return tuple(r for r in self.record.results if r in self.front)
+        return self.findings.on_front
 
     def result(self, episode: int | None) -> TrialResult | None:
         """The result of an episode, if there is one."""
-        return next((r for r in self.record.results if r.episode == episode), None)
+        return self.findings.result(episode)
 
 
-def find(record: ExperimentRecord) -> Findings:
-    """The front and the recommendation of a finished or running experiment."""
-    front = find_front(record.results, record.config.objectives)
-    baseline = finished_baseline(record.results)
-    chosen = recommend(record.results, baseline, record.config.limits, front)
-    return Findings(record=record, front=front, recommendation=chosen)
-
-
-def finished_baseline(results: tuple[TrialResult, ...]) -> TrialResult | None:
-    """The uncompressed baseline, unless it failed or has not run yet."""
-    return next((r for r in results if r.episode == 0 and r.status == "ok"), None)
+def find(record: ExperimentRecord) -> Judged:
+    """A finished or running experiment, judged by its own objectives and limits."""
+    config = record.config
+    return Judged(record=record, findings=judge(record.results, config.objectives, config.limits))

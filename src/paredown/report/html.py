@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from paredown.judge.quantities import QUANTITIES
 from paredown.judge.words import name_of, one_line, with_unit
 from paredown.report.energy import energy_lines
-from paredown.report.findings import Findings
+from paredown.report.findings import Judged
 from paredown.report.story import Section, result_lines, story
 from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
 from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, front_rows
 from paredown.spec.result import Measurement, TrialResult
-from paredown.spec.units import GB
+from paredown.spec.run import OBJECTIVES, Objective
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -52,19 +53,22 @@ code {{ overflow-wrap: anywhere; }}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axis:
+class PlotAxis:
     """One measured quantity as an axis."""
 
     measurement: str
     title: str
     divisor: float = 1.0
 
+    @classmethod
+    def of(cls, objective: Objective) -> PlotAxis:
+        """As the table of quantities names it."""
+        row = QUANTITIES[objective]
+        return cls(measurement=row.measurement, title=row.axis, divisor=row.divisor)
 
-QUALITY = Axis(measurement="perplexity", title="perplexity (lower is better)")
-LATENCY = Axis(measurement="decode_latency", title="decode latency, ms/token")
-MEMORY = Axis(measurement="peak_memory", title="peak memory, GB", divisor=GB)
-SIZE = Axis(measurement="size", title="size on disk, GB", divisor=GB)
-PANELS: tuple[tuple[str, Axis, Axis], ...] = (
+
+QUALITY, SIZE, LATENCY, MEMORY = map(PlotAxis.of, OBJECTIVES)
+PANELS: tuple[tuple[str, PlotAxis, PlotAxis], ...] = (
     ("Quality against latency", LATENCY, QUALITY),
     ("Quality against memory", MEMORY, QUALITY),
     ("Quality against size", SIZE, QUALITY),
@@ -74,7 +78,7 @@ _LOG_FROM = 20.0
 """Largest over smallest value from which an axis is logarithmic."""
 
 
-def front_html(findings: Findings, stop_reason: str | None = None) -> str:
+def front_html(findings: Judged, stop_reason: str | None = None) -> str:
     """The whole page; it asks the network for nothing. `stop_reason` is None while it runs."""
     record = findings.record
     return _PAGE.format(
@@ -98,13 +102,13 @@ def front_html(findings: Findings, stop_reason: str | None = None) -> str:
     )
 
 
-def _summary(findings: Findings) -> str:
+def _summary(findings: Judged) -> str:
     chosen = findings.result(findings.recommendation.episode)
     lead = "No recommendation" if chosen is None else f"Recommended: {name_of(chosen)}"
     return f"{lead}: {findings.recommendation.reason}"
 
 
-def _figure(findings: Findings) -> Any:
+def _figure(findings: Judged) -> Any:
     from plotly.graph_objects import Figure
     from plotly.subplots import make_subplots
 
@@ -140,7 +144,9 @@ def _figure(findings: Findings) -> Any:
     return figure
 
 
-def _traces(findings: Findings, finished: Sequence[TrialResult], x: Axis, y: Axis) -> list[Any]:
+def _traces(
+    findings: Judged, finished: Sequence[TrialResult], x: PlotAxis, y: PlotAxis
+) -> list[Any]:
     from plotly.graph_objects import Scatter
 
     both = [r for r in finished if r.get(x.measurement) and r.get(y.measurement)]
@@ -172,7 +178,7 @@ def _traces(findings: Findings, finished: Sequence[TrialResult], x: Axis, y: Axi
     return traces
 
 
-def _line(findings: Findings, results: Sequence[TrialResult], x: Axis, y: Axis) -> Any:
+def _line(findings: Judged, results: Sequence[TrialResult], x: PlotAxis, y: PlotAxis) -> Any:
     """Dotted through the front, left to right; in these two axes alone it may zigzag."""
     from plotly.graph_objects import Scatter
 
@@ -188,7 +194,7 @@ def _line(findings: Findings, results: Sequence[TrialResult], x: Axis, y: Axis) 
     )
 
 
-def hover(result: TrialResult, findings: Findings) -> str:
+def hover(result: TrialResult, findings: Judged) -> str:
     """Strategy and every number with its standard error; plotly reads a little HTML in it."""
     roles = [
         role
@@ -219,31 +225,31 @@ def _wrapped(label: str) -> list[str]:
     return [line[start : start + 80] for line in lines for start in range(0, len(line), 80)]
 
 
-def _value(result: TrialResult, axis: Axis) -> float:
+def _value(result: TrialResult, axis: PlotAxis) -> float:
     value = result.value(axis.measurement)
     return 0.0 if value is None else value / axis.divisor
 
 
-def _errors(results: Sequence[TrialResult], axis: Axis) -> dict[str, Any]:
+def _errors(results: Sequence[TrialResult], axis: PlotAxis) -> dict[str, Any]:
     measurements: list[Measurement | None] = [r.get(axis.measurement) for r in results]
     spread = [((m.stderr if m else None) or 0.0) / axis.divisor for m in measurements]
     return {"type": "data", "array": spread, "thickness": 1, "width": 3, "visible": any(spread)}
 
 
-def _symbol(result: TrialResult, findings: Findings) -> str:
+def _symbol(result: TrialResult, findings: Judged) -> str:
     if result.episode == 0:
         return "star"
     shape = "square" if is_pipeline(result) else "circle"
     return shape if result in findings.front else f"{shape}-open"
 
 
-def _size(result: TrialResult, findings: Findings) -> int:
+def _size(result: TrialResult, findings: Judged) -> int:
     if result.episode == 0:
         return 17
     return 12 if result in findings.front else 8
 
 
-def _axis_type(results: Sequence[TrialResult], axis: Axis) -> str:
+def _axis_type(results: Sequence[TrialResult], axis: PlotAxis) -> str:
     values = [v for r in results if (v := r.value(axis.measurement)) is not None and v > 0]
     return "log" if values and max(values) / min(values) >= _LOG_FROM else "linear"
 
@@ -266,10 +272,10 @@ def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], style: str =
     return f"<table{kind}>\n<tr>{head}</tr>\n{body}\n</table>"
 
 
-def _energy(findings: Findings) -> str:
+def _energy(findings: Judged) -> str:
     return "\n".join(f"<p>{escape(line)}</p>" for line in energy_lines(findings))
 
 
-def _failed(findings: Findings) -> str:
+def _failed(findings: Judged) -> str:
     rows = failures(findings.record.results)
     return "<h2>Failed</h2>\n" + _table(("episode", "strategy", "cause"), rows) if rows else ""

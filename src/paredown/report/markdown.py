@@ -10,7 +10,7 @@ from paredown.judge.limits import in_limits
 from paredown.judge.words import NONE, name_of, one_line
 from paredown.report.cost import search_cost
 from paredown.report.energy import energy_lines
-from paredown.report.findings import Findings
+from paredown.report.findings import Judged
 from paredown.report.story import llm_line, story
 from paredown.report.tables import (
     EPISODE_COLUMNS,
@@ -30,7 +30,7 @@ SCORES_FILE = "benchmark_scores.png"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
-def report_markdown(findings: Findings, stop_reason: str | None) -> str:
+def report_markdown(findings: Judged, stop_reason: str | None) -> str:
     """The whole report; ends with a newline."""
     sections = (
         [f"# {_text(findings.record.name)}", _chart()],
@@ -55,7 +55,7 @@ def _chart() -> str:
     )
 
 
-def _result(findings: Findings) -> list[str]:
+def _result(findings: Judged) -> list[str]:
     chosen = findings.recommendation
     best, second = findings.result(chosen.episode), findings.result(chosen.runner_up)
     if best is None:
@@ -104,7 +104,7 @@ def loads_with_transformers(result: TrialResult) -> bool:
     return CHECKED_PLAIN in result.notes
 
 
-def _asked(findings: Findings, stop_reason: str | None) -> list[str]:
+def _asked(findings: Judged, stop_reason: str | None) -> list[str]:
     record = findings.record
     config, spec = record.config, record.spec
     lines = [
@@ -127,7 +127,7 @@ def _asked(findings: Findings, stop_reason: str | None) -> list[str]:
     return ["\n".join(filter(None, lines)), *(["Machine:", *machine] if machine else [])]
 
 
-def _front(findings: Findings) -> list[str]:
+def _front(findings: Judged) -> list[str]:
     record, front = findings.record, findings.front
     if not front.episodes:
         return ["Nothing finished with every objective measured."]
@@ -141,7 +141,7 @@ def _front(findings: Findings) -> list[str]:
     return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND)]
 
 
-def _benchmarks(findings: Findings) -> list[str]:
+def _benchmarks(findings: Judged) -> list[str]:
     results = findings.record.results
     rows = score_rows(results)
     if not rows:
@@ -157,7 +157,7 @@ def _benchmarks(findings: Findings) -> list[str]:
     ]
 
 
-def _verdicts(findings: Findings) -> list[str]:
+def _verdicts(findings: Judged) -> list[str]:
     lines = [
         f"- {_named(result)}: {_text(result.verdict)}"
         for result in findings.record.results
@@ -166,7 +166,7 @@ def _verdicts(findings: Findings) -> list[str]:
     return ["## In words", "\n".join(lines)] if lines else []
 
 
-def _episodes(findings: Findings) -> list[str]:
+def _episodes(findings: Judged) -> list[str]:
     record = findings.record
     rows = episode_rows(record.results, findings.front, findings.recommendation)
     if not rows:
@@ -184,7 +184,7 @@ def _episodes(findings: Findings) -> list[str]:
     return parts
 
 
-def _story(findings: Findings) -> list[str]:
+def _story(findings: Judged) -> list[str]:
     parts = []
     for section in story(findings):
         parts += [f"## {section.title}", "\n\n".join(map(_text, section.lines))]
@@ -193,7 +193,7 @@ def _story(findings: Findings) -> list[str]:
     return parts
 
 
-def _protocols(findings: Findings) -> list[str]:
+def _protocols(findings: Judged) -> list[str]:
     seen: dict[tuple[str, str, str], None] = {}
     for result in findings.record.results:
         for m in result.measurements:
@@ -207,7 +207,7 @@ def _protocols(findings: Findings) -> list[str]:
     return [note, _table(("quantity", "source, unit, n", "how"), list(seen), code=None)]
 
 
-def _cost(findings: Findings) -> list[str]:
+def _cost(findings: Judged) -> list[str]:
     cost = search_cost(findings.record)
     share = "" if cost.overhead is None else f" (overhead {100 * cost.overhead:.1f} %)"
     lines = [

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from paredown.judge.words import one_line
-from paredown.report.findings import Findings
+from paredown.report.findings import Judged
 from paredown.report.style import BASELINE, INK, MUTED, colours, method_of
 from paredown.spec.result import TrialResult
 from paredown.spec.scores import TaskScore
@@ -19,7 +19,7 @@ _COLUMNS = 3
 _MB = GB / 1e3
 
 
-def scores_png(findings: Findings) -> bytes:
+def scores_png(findings: Judged) -> bytes:
     """The figure as a PNG file: a point per result, its bar the 95 % interval of the score."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def scores_png(findings: Findings) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(axes: Axes, findings: Findings, name: str) -> None:
+def _panel(axes: Axes, findings: Judged, name: str) -> None:
     axes.set_title(one_line(name, 40).replace("$", r"\$"), loc="left", fontsize=11, color=INK)
     axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -80,7 +80,7 @@ def _panel(axes: Axes, findings: Findings, name: str) -> None:
     axes.margins(x=0.15)
 
 
-def _scored(findings: Findings, name: str) -> list[tuple[TrialResult, TaskScore]]:
+def _scored(findings: Judged, name: str) -> list[tuple[TrialResult, TaskScore]]:
     return [
         (result, score)
         for result in findings.record.results

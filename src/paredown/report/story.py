@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from paredown.judge.words import NONE, loss, number, ratio, signed_percent, times
+from paredown.judge.quantities import loss, ratio
+from paredown.judge.words import NONE, number, signed_percent, times
 from paredown.report.cost import llm_cost, refusals
-from paredown.report.findings import Findings
+from paredown.report.findings import Judged
 from paredown.report.tables import Rows
 from paredown.spec.result import TrialResult
 from paredown.spec.units import human_seconds
@@ -50,13 +51,13 @@ class Section:
     code: int = 1
 
 
-def story(findings: Findings) -> tuple[Section, ...]:
+def story(findings: Judged) -> tuple[Section, ...]:
     """All parts that have something to say."""
     sections = (_decisions(findings), _who(findings), _learned(findings), _untried(findings))
     return tuple(section for section in sections if section.lines or section.rows)
 
 
-def result_lines(findings: Findings, stop_reason: str | None) -> list[str]:
+def result_lines(findings: Judged, stop_reason: str | None) -> list[str]:
     """Runner-up and end of the run: what stands below the recommendation."""
     chosen = findings.recommendation
     second = findings.result(chosen.runner_up)
@@ -72,7 +73,7 @@ def result_lines(findings: Findings, stop_reason: str | None) -> list[str]:
     return lines
 
 
-def _decisions(findings: Findings) -> Section:
+def _decisions(findings: Judged) -> Section:
     return Section(
         title="What was tried, and why",
         lines=_surprises(findings.record.trials),
@@ -81,7 +82,7 @@ def _decisions(findings: Findings) -> Section:
     )
 
 
-def story_rows(findings: Findings) -> Rows:
+def story_rows(findings: Judged) -> Rows:
     """One row per trial, in order."""
     reasons = {
         event.get("episode"): str(event.get("reason", NONE))
@@ -132,7 +133,7 @@ def who(proposed_by: str | None) -> str:
     return _WHO.get(name, f"{name} search" if name else "unknown")
 
 
-def _who(findings: Findings) -> Section:
+def _who(findings: Judged) -> Section:
     groups: dict[str, list[TrialResult]] = {}
     for result in findings.record.trials:
         groups.setdefault(who(result.proposed_by), []).append(result)
@@ -169,7 +170,7 @@ def llm_line(events: Sequence[dict[str, Any]]) -> str | None:
     )
 
 
-def _learned(findings: Findings) -> Section:
+def _learned(findings: Judged) -> Section:
     """What each method gave in this run, and what that said of earlier ones."""
     groups: dict[str, list[TrialResult]] = {}
     for result in findings.record.trials:
@@ -204,13 +205,13 @@ def _range(values: Iterable[float | None], show: Any) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _skill_lines(findings: Findings) -> list[str]:
+def _skill_lines(findings: Judged) -> list[str]:
     """What became of the skills that the run started from, and what it leaves."""
     lines = []
     started = _last(findings, "skills")
     if started is not None and started.get("known"):
         mine = [r for r in findings.record.trials if who(r.proposed_by) == _WHO["start"]]
-        held = [r.label for r in mine if r in findings.front and not r.unmet]
+        held = [r.label for r in mine if findings.findings.holds(r)]
         missed = [r.label for r in mine if r.label not in held]
         lines.append(
             f"Skills: {started['known']} known for such models; tried first: {len(mine)}; "
@@ -227,12 +228,12 @@ def _skill_lines(findings: Findings) -> list[str]:
     return lines
 
 
-def _last(findings: Findings, name: str) -> dict[str, Any] | None:
+def _last(findings: Judged, name: str) -> dict[str, Any] | None:
     events = (e for e in reversed(findings.record.events) if e.get("event") == name)
     return next(events, None)
 
 
-def _untried(findings: Findings) -> Section:
+def _untried(findings: Judged) -> Section:
     """What is left of the space, what was never looked at, and what was refused, by reason."""
     record = findings.record
     tried = [r.strategy for r in record.trials if r.strategy is not None]
@@ -266,7 +267,7 @@ def _untried(findings: Findings) -> Section:
     return Section(title="What was not tried", lines=lines, columns=REFUSED_COLUMNS, rows=rows)
 
 
-def _user(findings: Findings, *commands: str) -> list[dict[str, Any]]:
+def _user(findings: Judged, *commands: str) -> list[dict[str, Any]]:
     return [
         event
         for event in findings.record.events

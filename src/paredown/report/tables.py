@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paredown.judge.front import Front
+from paredown.judge.findings import finished_baseline
+from paredown.judge.front import ParetoFront
+from paredown.judge.quantities import loss, ratio, speedup
 from paredown.judge.recommend import Recommendation
 from paredown.judge.words import (
     NONE,
-    loss,
     number,
     one_line,
-    ratio,
     signed_percent,
-    speedup,
     times,
     with_error,
     with_unit,
 )
-from paredown.report.findings import finished_baseline
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.scores import Comparison, TaskScore
 from paredown.spec.speed import Timing
@@ -44,7 +42,7 @@ Rows = list[tuple[str, ...]]
 
 
 def front_rows(
-    results: Sequence[TrialResult], front: Front, recommendation: Recommendation | None = None
+    results: Sequence[TrialResult], front: ParetoFront, recommendation: Recommendation | None = None
 ) -> Rows:
     """One row per result on the front, in the order of `FRONT_COLUMNS`.
 
@@ -60,7 +58,7 @@ def front_rows(
 
 
 def episode_rows(
-    results: Sequence[TrialResult], front: Front, recommendation: Recommendation | None = None
+    results: Sequence[TrialResult], front: ParetoFront, recommendation: Recommendation | None = None
 ) -> Rows:
     """One row per episode, failures included, in the order of `EPISODE_COLUMNS`."""
     baseline = finished_baseline(tuple(results))
@@ -216,7 +214,7 @@ def _loss_with_error(result: TrialResult, baseline: TrialResult | None) -> str:
     return text if paired is None or paired.stderr is None else f"{text} ± {paired.stderr:.1%}"
 
 
-def _marked(result: TrialResult, front: Front, recommendation: Recommendation | None) -> str:
+def _marked(result: TrialResult, front: ParetoFront, recommendation: Recommendation | None) -> str:
     marks = ""
     if recommendation is not None:
         if result.episode == recommendation.episode:
@@ -230,7 +228,7 @@ def _marked(result: TrialResult, front: Front, recommendation: Recommendation | 
     return f"{result.episode} {marks}".rstrip()
 
 
-def _outcome(result: TrialResult, front: Front) -> str:
+def _outcome(result: TrialResult, front: ParetoFront) -> str:
     if result.failure is not None:
         return result.failure.kind.value
     if result in front:

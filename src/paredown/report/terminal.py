@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-from paredown.judge.front import Front
+from paredown.judge.front import ParetoFront
 from paredown.judge.recommend import Recommendation
 from paredown.report.tables import FRONT_COLUMNS, LEGEND, front_rows
 from paredown.spec.result import TrialResult
@@ -90,7 +90,7 @@ class TextTable:
 
 def front_table(
     results: Sequence[TrialResult],
-    front: Front,
+    front: ParetoFront,
     recommendation: Recommendation | None = None,
     *,
     title: str = "Pareto front",

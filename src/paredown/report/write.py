@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paredown.report.documents import final_document, front_document
-from paredown.report.findings import Findings, find
+from paredown.report.findings import Judged, find
 from paredown.report.markdown import SCORES_FILE, report_markdown
 from paredown.store.atomic import write_bytes, write_json, write_text
 from paredown.store.experiment import Experiment, ExperimentRecord
@@ -23,11 +23,11 @@ REPORT_FILE = "report.md"
 class Report:
     """What was found, and the files that say so."""
 
-    findings: Findings
+    findings: Judged
     files: tuple[Path, ...]
 
 
-def write_progress_files(record: ExperimentRecord) -> Findings:
+def write_progress_files(record: ExperimentRecord) -> Judged:
     """Write the front and the history; cheap enough for after every episode."""
     findings = find(record)
     write_json(record.folder / FRONT_FILE, front_document(findings))

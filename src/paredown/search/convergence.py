@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from paredown.judge.hypervolume import gains
 from paredown.search.cost import spent
-from paredown.search.score import gains
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.target import Limits

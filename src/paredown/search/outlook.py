@@ -10,9 +10,10 @@ from typing import Self, final
 import numpy as np
 
 from paredown.analysis.pareto import FloatArray, pareto_mask
+from paredown.judge.hypervolume import Score, measured, scores
+from paredown.judge.quantities import QUANTITIES
 from paredown.search.base import Remembered, View
 from paredown.search.regression import Forecast, forecast, rows_of
-from paredown.search.score import AXES, Score, measured, scores
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
 
@@ -58,7 +59,7 @@ class Outlook:
                 exact = -np.log([view.space.ratio(strategy) for strategy in view.left])
                 found[name] = Forecast(mean=exact, error=np.zeros(len(view.left)))
                 continue
-            end = BEYOND * math.log(AXES[name].worst)
+            end = BEYOND * math.log(QUANTITIES[name].worst)
             here = [
                 (s.strategy, end if "failed" in s.violations else min(s.costs[column], end))
                 for s in known

@@ -15,9 +15,9 @@ from typing import Any, Self, final
 import numpy as np
 
 from paredown.analysis.pareto import FloatArray
+from paredown.judge.hypervolume import covered, gains
 from paredown.search.base import Budget, Policy
 from paredown.search.cost import spent
-from paredown.search.score import covered, gains
 from paredown.search.space import Space, in_turns
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective

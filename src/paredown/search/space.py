@@ -13,6 +13,7 @@ from itertools import islice, pairwise, permutations, zip_longest
 from typing import Self, final
 
 from paredown.errors import ConfigError, MissingExtraError, StrategyError, did_you_mean
+from paredown.judge.limits import broken_by_size
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Kind
 from paredown.spec.domain import Scalar, domains
@@ -156,7 +157,7 @@ class Space:
         )
 
     def _broken_limit(self, strategy: Strategy, limits: Limits) -> str | None:
-        return broken_limit(self.predicted_bytes[strategy.hash], self.ratio(strategy), limits)
+        return broken_by_size(self.predicted_bytes[strategy.hash], self.ratio(strategy), limits)
 
     def _unreachable(self, smallest: Strategy, limits: Limits) -> str:
         """The message for limits that no strategy meets; its numbers, as limits, can be met."""
@@ -173,15 +174,6 @@ class Space:
             f"{name}, whose weights alone take {_round_up(gigabytes):g} GB; raise the limit or "
             "allow more methods or steps"
         )
-
-
-def broken_limit(size: int, ratio: float, limits: Limits) -> str | None:
-    """Which limit weights of so many bytes break by themselves, if one."""
-    if limits.target_ratio is not None and ratio < limits.target_ratio:
-        return f"predicted ratio {ratio:.2f}x < {limits.target_ratio:g}x"
-    if limits.max_memory_gb is not None and size > limits.max_memory_gb * GB:
-        return f"weights alone take {size / GB:.2f} GB > {limits.max_memory_gb:g} GB"
-    return None
 
 
 def _round_up(value: float) -> float:

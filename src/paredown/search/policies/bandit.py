@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self, final
 
+from paredown.judge.hypervolume import Score, gains, measured, scores
 from paredown.search.base import Decision, Policy, View
 from paredown.search.cost import spent
 from paredown.search.index import index_of
 from paredown.search.policies.evolutionary import survivors
-from paredown.search.score import Score, gains, measured, scores
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.strategy import Strategy
 

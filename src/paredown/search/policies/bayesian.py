@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Self, final
 
+from paredown.judge.hypervolume import Score, measured, scores
+from paredown.judge.quantities import QUANTITIES
 from paredown.methods import registry
 from paredown.methods.base import Kind
 from paredown.search.base import Decision, Policy, View
-from paredown.search.score import AXES, Score, measured, scores
 from paredown.search.space import Space
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.serial import canonical
@@ -76,7 +77,7 @@ class Bayesian(Policy):
             reason = f"{MAX_DRAWS} draws fell on known strategies: next in the order of the space"
             return view.decide(view.left[0], reason=reason, policy=self.name)
         chosen = min(drawn, key=view.costs.seconds)
-        by = ", ".join(AXES[name].measurement for name in names)
+        by = ", ".join(QUANTITIES[name].measurement for name in names)
         reason = f"likeliest to be good, judged by {len(seen)} trials on {by}"
         return view.decide(chosen, reason=reason, policy=self.name)
 

@@ -15,10 +15,10 @@ from typing import ClassVar, Self, final
 import numpy as np
 
 from paredown.analysis.pareto import FloatArray, pareto_mask
+from paredown.judge.hypervolume import Score, measured, scores
 from paredown.methods.base import Kind
 from paredown.search.base import Decision, Policy, View
 from paredown.search.index import Genome, Index, genome, index_of
-from paredown.search.score import Score, measured, scores
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.serial import canonical
 from paredown.spec.strategy import Step, Strategy

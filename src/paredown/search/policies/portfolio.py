@@ -10,6 +10,7 @@ import numpy as np
 
 from paredown.analysis.pareto import FloatArray
 from paredown.errors import ParedownError
+from paredown.judge.hypervolume import gains
 from paredown.search.base import Decision, Policy, View
 from paredown.search.cost import spent
 from paredown.search.policies.bandit import Bandit
@@ -18,7 +19,6 @@ from paredown.search.policies.evolutionary import Evolutionary
 from paredown.search.policies.grid import Grid
 from paredown.search.policies.random import Uniform
 from paredown.search.policies.surrogate import Expected
-from paredown.search.score import gains
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES, Objective
 

@@ -9,9 +9,10 @@ from typing import ClassVar, Self, final
 import numpy as np
 
 from paredown.analysis.pareto import FloatArray
+from paredown.judge.limits import breaks
+from paredown.judge.quantities import QUANTITIES
 from paredown.search.base import Decision, Policy, View
 from paredown.search.outlook import Outlook
-from paredown.search.score import AXES
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.target import Limits
 
@@ -77,7 +78,7 @@ class Expected(Policy):
 def _gains(outlook: Outlook, limits: Limits, rng: np.random.Generator) -> FloatArray:
     """(strategies,) expected gain, as a share of the box between the axes' ends."""
     names, guess = tuple(outlook.forecasts), outlook.forecasts
-    ends = np.array([(math.log(AXES[n].best), math.log(AXES[n].worst)) for n in names])
+    ends = np.array([(math.log(QUANTITIES[n].best), math.log(QUANTITIES[n].worst)) for n in names])
     low, span = ends[:, 0], ends[:, 1] - ends[:, 0]
     points = rng.random((POINTS, len(names)))
     points = points[~(points >= (0.0 - low) / span).all(axis=1)]  # the baseline's share
@@ -102,13 +103,10 @@ def _gains(outlook: Outlook, limits: Limits, rng: np.random.Generator) -> FloatA
 
 def allowed(logs: FloatArray, names: tuple[Objective, ...], limits: Limits) -> FloatArray:
     """(strategies,) 1 where imagined outcomes meet the limits that depend on them, else 0."""
-    met = np.ones(len(logs))
-    if limits.max_accuracy_loss is not None and "quality" in names:
-        loss = 100.0 * np.expm1(logs[:, names.index("quality")])
-        met *= loss <= limits.max_accuracy_loss
-    if limits.min_speedup is not None and "latency" in names:
-        met *= np.exp(-logs[:, names.index("latency")]) >= limits.min_speedup
-    return met
+    if limits == Limits():
+        return np.ones(len(logs))
+    over = [dict(zip(names, row, strict=True)) for row in np.exp(logs).tolist()]
+    return np.array([0.0 if breaks(outcome, limits) else 1.0 for outcome in over])
 
 
 def _with_expectation(decision: Decision, view: View, outlook: Outlook, best: int) -> Decision:
@@ -116,7 +114,7 @@ def _with_expectation(decision: Decision, view: View, outlook: Outlook, best: in
     baseline = next((r for r in view.history if r.strategy is None), None)
     expected = dict(decision.expected or {})
     for name, found in outlook.forecasts.items():
-        measurement = AXES[name].measurement
+        measurement = QUANTITIES[name].measurement
         base = None if baseline is None else baseline.value(measurement)
         if name != "size" and base is not None:
             expected[measurement] = base * math.exp(float(found.mean[best]))

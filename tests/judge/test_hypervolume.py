@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from paredown.analysis.hypervolume import hypervolume
+from paredown.judge.hypervolume import FAILED, covered, gains, measured, scores
+from paredown.judge.limits import unmet, violations
+from paredown.judge.quantities import QUANTITIES
 from paredown.methods import registry
-from paredown.search.score import AXES, FAILED, covered, gains, measured, scores, violations
 from paredown.spec.run import OBJECTIVES, EvaluateConfig, Objective
 from paredown.spec.target import Limits
 from tests.search.search_fakes import build, failure, result, use_fakes
@@ -83,7 +85,7 @@ def test_gains_add_up_to_the_hypervolume() -> None:
     for r in history:
         row = []
         for name in names:
-            axis = AXES[name]
+            axis = QUANTITIES[name]
             value = (r.value(axis.measurement) or 0) / (BASELINE.value(axis.measurement) or 1)
             cost = math.log(value)
             if axis.resolution:
@@ -134,8 +136,8 @@ def test_violations_agree_with_the_limits_in_words() -> None:
         seen = result(registry.canonical("round"), episode=1, perplexity=rng.uniform(18, 30),
                       size=rng.uniform(1e5, 5e5), ms=rng.uniform(5, 12))  # fmt: skip
         broken = [v for v in violations(seen, BASELINE, limits).values() if v > 0]
-        assert len(broken) == len(limits.unmet(seen, BASELINE))
+        assert len(broken) == len(unmet(seen, BASELINE, limits))
 
 
 def test_candidates_are_screened_where_the_axis_of_quality_ends() -> None:
-    assert EvaluateConfig().screen == AXES["quality"].worst
+    assert EvaluateConfig().screen == QUANTITIES["quality"].worst

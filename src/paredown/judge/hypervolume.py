@@ -1,4 +1,4 @@
-"""How finished trials are compared: costs, broken limits, and the hypervolume each has added."""
+"""What each trial has added: costs over the baseline's, broken limits, hypervolume."""
 
 from __future__ import annotations
 
@@ -11,38 +11,16 @@ import numpy as np
 
 from paredown.analysis.hypervolume import hypervolume
 from paredown.analysis.pareto import pareto_mask
+from paredown.judge.limits import violations
+from paredown.judge.quantities import QUANTITIES
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
-from paredown.spec.target import Limits, quality_loss
-from paredown.spec.units import GB
+from paredown.spec.target import Limits
 
 Row = tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """One objective as the search sees it: a positive measurement, to be minimised.
-
-    Attributes:
-        measurement: what stands for the objective.
-        best, worst: ends of the axis, as multiples of the baseline. They are fixed beforehand, so
-            that a gain means the same early and late; what is beyond `worst` is worth nothing.
-        resolution: relative difference below which two values count as equal.
-    """
-
-    measurement: str
-    best: float
-    worst: float
-    resolution: float = 0.0
-
-
-AXES: dict[Objective, Axis] = {
-    "quality": Axis(measurement="perplexity", best=1.0, worst=4.0),
-    "size": Axis(measurement="size", best=1 / 8, worst=1.1),
-    "latency": Axis(measurement="decode_latency", best=1 / 4, worst=2.0, resolution=0.05),
-    "memory": Axis(measurement="peak_memory", best=1 / 8, worst=1.5, resolution=0.02),
-}
 FAILED = 1e6
 """Violation of a failed trial: worse than any broken limit."""
 
@@ -77,27 +55,8 @@ def measured(
     return tuple(
         objective
         for objective in objectives
-        if finished and all((r.value(AXES[objective].measurement) or 0.0) > 0 for r in finished)
+        if finished and all(QUANTITIES[objective].value(r) is not None for r in finished)
     )
-
-
-def violations(result: TrialResult, baseline: TrialResult, limits: Limits) -> dict[str, float]:
-    """By how much a result breaks each limit, relative to the limit; <= 0 where it is met.
-
-    A limit whose measurement is missing is left out.
-    """
-    memory, loss = result.value("peak_memory"), quality_loss(result, baseline)
-    speedup, ratio = result.value("speedup"), result.value("compression_ratio")
-    found: dict[str, float] = {}
-    if limits.max_memory_gb is not None and memory is not None:
-        found["max_memory_gb"] = memory / (limits.max_memory_gb * GB) - 1.0
-    if limits.max_accuracy_loss is not None and loss is not None:
-        found["max_accuracy_loss"] = (loss - limits.max_accuracy_loss) / 100.0
-    if limits.min_speedup is not None and speedup is not None:
-        found["min_speedup"] = 1.0 - speedup / limits.min_speedup
-    if limits.target_ratio is not None and ratio is not None:
-        found["target_ratio"] = 1.0 - ratio / limits.target_ratio
-    return found
 
 
 def scores(
@@ -161,7 +120,7 @@ def covered(
 
 
 def _value(result: TrialResult, objective: Objective) -> float:
-    value = result.value(AXES[objective].measurement)
+    value = QUANTITIES[objective].value(result)
     if value is None:
         raise AssertionError(objective)
     return value
@@ -175,7 +134,7 @@ def _place(result: TrialResult, unit: TrialResult, names: tuple[Objective, ...])
     """A result on the axes: 0 at `best`, 1 at `worst`, rounded to the resolution."""
     place = []
     for name, cost in zip(names, _costs(result, unit, names), strict=True):
-        axis = AXES[name]
+        axis = QUANTITIES[name]
         step = math.log1p(axis.resolution)
         rounded = round(cost / step) * step if step else cost
         low, high = math.log(axis.best), math.log(axis.worst)

@@ -1,0 +1,286 @@
+"""What can be judged: one row per quantity, from which everything else about it follows.
+
+The front, the limits, the hypervolume of the search, the recommendation, and the tables of the
+documentation read this table and have none of their own. Whoever adds a quantity adds a row here,
+its name to `paredown.spec.run.Objective`, and, where users may bound it, a field to
+`paredown.spec.target.Limits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from paredown.judge.words import signed_percent, times
+from paredown.spec.result import Measurement, TrialResult
+from paredown.spec.run import Objective
+from paredown.spec.target import Limits
+from paredown.spec.units import GB, Unit, human_bytes
+
+Z95 = 1.96
+"""Standard errors from the middle of a normal 95 % interval to its end."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One number of one result, with its 95 % interval where it has one.
+
+    Attributes:
+        value: in the unit of whoever reads it.
+        low, high: equal to `value` where no error is known.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, found: Measurement) -> Reading:
+        """A measurement with the interval that was computed, or that of its standard error."""
+        if found.low is not None and found.high is not None:
+            return cls(value=found.value, low=found.low, high=found.high)
+        half = Z95 * (found.stderr or 0.0)
+        return cls(value=found.value, low=found.value - half, high=found.value + half)
+
+    def mapped(self, change: Callable[[float], float]) -> Reading:
+        """After a monotonic change of unit, rising or falling."""
+        ends = sorted((change(self.low), change(self.high)))
+        return Reading(value=change(self.value), low=ends[0], high=ends[1])
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """The bound that a user may set on a quantity.
+
+    Attributes:
+        field: of `Limits`; the command-line option follows from it.
+        name: what is bounded, in sentences.
+        unit: of the bound.
+        upper: whether the value must stay at or below the bound, else at or above it.
+        seen_from: the bounded value from the quantity over the baseline's, or, where `absolute`,
+            from the quantity itself.
+        absolute: the bound does not depend on the baseline.
+        span: a difference that counts as an excess of 1; None: as much as the bound itself.
+        shown: a value for people.
+    """
+
+    field: str
+    name: str
+    unit: str
+    upper: bool
+    seen_from: Callable[[float], float]
+    absolute: bool = False
+    span: float | None = None
+    shown: Callable[[float], str]
+
+    @property
+    def option(self) -> str:
+        """On the command line."""
+        return "--" + self.field.replace("_", "-")
+
+    def asked(self, limits: Limits) -> float | None:
+        """The user's bound; None where there is none."""
+        bound: float | None = getattr(limits, self.field)
+        return bound
+
+    def in_words(self, bound: float) -> str:
+        """`memory <= 2 GB`."""
+        gap = "" if self.unit == "x" else " "
+        return f"{self.name} {'<=' if self.upper else '>='} {bound:g}{gap}{self.unit}"
+
+    def excess(self, seen: float, bound: float) -> float:
+        """By how much a value is beyond the bound, as a share of it; <= 0 where it is met."""
+        beyond = seen - bound if self.upper else bound - seen
+        return beyond / (self.span or bound)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One row: something of which less is better.
+
+    Attributes:
+        measurement: what stands for it in a result; positive.
+        unit: of the measurement.
+        best, worst: ends of its axis, as multiples of the baseline. They are fixed beforehand, so
+            that a gain means the same early and late; what is beyond `worst` is worth nothing.
+        resolution: relative difference below which two values count as equal: what a repeat gives.
+        title: in tables and sentences.
+        axis: title of a plot's axis, whose numbers are the measurement over `divisor`.
+        less, more: how a smaller and a larger value are called; empty where the quantity has
+            words of its own.
+        paired: measurement of the same quantity relative to the base, taken together with it; None
+            where there is none, and two measurements are divided.
+        inverted: `paired` grows as the quantity shrinks.
+        limit: that users may set on it.
+    """
+
+    measurement: str
+    unit: Unit
+    best: float
+    worst: float
+    resolution: float = 0.0
+    title: str
+    axis: str
+    divisor: float = 1.0
+    less: str = ""
+    more: str = ""
+    paired: str | None = None
+    inverted: bool = False
+    limit: Limit | None = None
+
+    def measured(self, result: TrialResult) -> Measurement | None:
+        """The measurement behind it, if the result has it."""
+        return result.get(self.measurement)
+
+    def value(self, result: TrialResult) -> float | None:
+        """In `unit`; None where it was not measured, or is not positive and so has no ratio."""
+        found = result.value(self.measurement)
+        return found if found is not None and found > 0 else None
+
+    def over(self, result: TrialResult, baseline: TrialResult | None) -> Reading | None:
+        """The quantity over the baseline's, with the interval of the paired comparison.
+
+        What was compared side by side is preferred: two latencies may have been taken hours apart,
+        on a machine that was busy once and idle once.
+        """
+        paired = None if self.paired is None else result.get(self.paired)
+        if paired is not None and paired.value > 0:
+            read = Reading.of(paired)
+            if not self.inverted:
+                return read
+            # A lower end at or below zero bounds nothing once it is inverted.
+            return read.mapped(lambda x: 1 / x if x > 0 else float("inf"))
+        mine = self.value(result)
+        base = None if baseline is None else self.value(baseline)
+        if mine is None or base is None:
+            return None
+        return Reading(value=mine / base, low=mine / base, high=mine / base)
+
+    def bounded(self, result: TrialResult, baseline: TrialResult | None) -> Reading | None:
+        """What the limit bounds, in the limit's unit; None where it cannot be said."""
+        if self.limit is None:
+            return None
+        if not self.limit.absolute:
+            over = self.over(result, baseline)
+            return None if over is None else over.mapped(self.limit.seen_from)
+        found = self.measured(result)
+        return None if found is None else Reading.of(found).mapped(self.limit.seen_from)
+
+
+def _over_one(over: float) -> float:
+    return 1 / over if over > 0 else float("inf")
+
+
+QUANTITIES: dict[Objective, Quantity] = {
+    "quality": Quantity(
+        measurement="perplexity",
+        unit=Unit.PERPLEXITY,
+        best=1.0,
+        worst=4.0,
+        title="perplexity",
+        axis="perplexity (lower is better)",
+        paired="perplexity_ratio",
+        limit=Limit(
+            field="max_accuracy_loss",
+            name="quality loss",
+            unit="%",
+            upper=True,
+            seen_from=lambda over: 100.0 * (over - 1.0),
+            span=100.0,  # a loss of 0 % may be asked for, so the bound itself is no unit
+            shown=signed_percent,
+        ),
+    ),
+    "size": Quantity(
+        measurement="size",
+        unit=Unit.BYTES,
+        best=1 / 8,
+        worst=1.1,
+        title="size",
+        axis="size on disk, GB",
+        divisor=GB,
+        less="smaller",
+        more="larger",
+        paired="compression_ratio",
+        inverted=True,
+        limit=Limit(
+            field="target_ratio",
+            name="ratio",
+            unit="x",
+            upper=False,
+            seen_from=_over_one,
+            shown=times,
+        ),
+    ),
+    "latency": Quantity(
+        measurement="decode_latency",
+        unit=Unit.MS_PER_TOKEN,
+        best=1 / 4,
+        worst=2.0,
+        resolution=0.05,
+        title="decode latency",
+        axis="decode latency, ms/token",
+        less="faster per token",
+        more="slower per token",
+        paired="speedup",
+        inverted=True,
+        limit=Limit(
+            field="min_speedup",
+            name="speed-up",
+            unit="x",
+            upper=False,
+            seen_from=_over_one,
+            shown=times,
+        ),
+    ),
+    "memory": Quantity(
+        measurement="peak_memory",
+        unit=Unit.BYTES,
+        best=1 / 8,
+        worst=1.5,
+        resolution=0.02,
+        title="peak memory",
+        axis="peak memory, GB",
+        divisor=GB,
+        less="less memory",
+        more="more memory",
+        limit=Limit(
+            field="max_memory_gb",
+            name="memory",
+            unit="GB",
+            upper=True,
+            seen_from=lambda size: size / GB,
+            absolute=True,
+            shown=lambda gigabytes: human_bytes(gigabytes * GB),
+        ),
+    ),
+}
+
+
+def limited() -> list[tuple[Objective, Quantity, Limit]]:
+    """The quantities that users may bound, in the order of `Limits`."""
+    found = [(name, row, row.limit) for name, row in QUANTITIES.items() if row.limit is not None]
+    return sorted(found, key=lambda entry: list(Limits.model_fields).index(entry[2].field))
+
+
+def loss(result: TrialResult, baseline: TrialResult | None) -> float | None:
+    """Loss of quality in percent of the baseline's; negative where it is better than it."""
+    return _bounded("quality", result, baseline)
+
+
+def speedup(result: TrialResult, baseline: TrialResult | None) -> float | None:
+    """Decode speed relative to the baseline, side by side where it was so measured."""
+    return _bounded("latency", result, baseline)
+
+
+def ratio(result: TrialResult, baseline: TrialResult | None) -> float | None:
+    """Size of the baseline's files over the artifact's."""
+    return _bounded("size", result, baseline)
+
+
+def _bounded(name: Objective, result: TrialResult, baseline: TrialResult | None) -> float | None:
+    found = QUANTITIES[name].bounded(result, baseline)
+    return None if found is None else found.value
