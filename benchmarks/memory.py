@@ -35,7 +35,8 @@ def compress(
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.evaluate.footprint import peak_rss
     from paredown.methods import registry
-    from paredown.pipeline.jobs import CompressJob, TextSpec, run
+    from paredown.pipeline.messages import CompressJob, TextSpec
+    from paredown.pipeline.work.compress import compress
 
     imports = peak_rss()
     spec = Checkpoint(folder).spec
@@ -51,7 +52,7 @@ def compress(
         length=length,
         seed=0,
     )
-    run(job, scratch)
+    compress(job, scratch, lambda share, message: None)
     block = spec.structure.blocks[0].prefix + "."
     inside = tuple(f"{b.prefix}." for b in spec.structure.blocks)
     needs_data = any(method.needs_data for method, _ in registry.resolve(job.strategy))

@@ -100,17 +100,19 @@ def compress(model: Path, strategy: str, scratch: Path, options: dict[str, Any])
 
     from paredown.evaluate.footprint import peak_rss
     from paredown.methods import registry
-    from paredown.pipeline.jobs import run
+    from paredown.pipeline.work.compress import compress as run_job
 
     start = time.monotonic()
-    done = run(_compress_job(registry.canonical(strategy), model, scratch, options), scratch)
-    return {**done, "seconds": time.monotonic() - start, "peak_bytes": peak_rss()}
+    job = _compress_job(registry.canonical(strategy), model, scratch, options)
+    done = run_job(job, scratch, lambda share, message: None)
+    return {**done.model_dump(), "seconds": time.monotonic() - start, "peak_bytes": peak_rss()}
 
 
 def verify(strategy: str, scratch: Path) -> dict[str, Any]:
     """Child: reload through every loader that the method claims."""
     from paredown.methods import registry
-    from paredown.pipeline.jobs import EXPECTED, VerifyJob, run
+    from paredown.pipeline.messages import EXPECTED, VerifyJob
+    from paredown.pipeline.work.verify import verify as run_job
 
     method, params = registry.resolve(registry.canonical(strategy))[-1]
     expected = scratch / EXPECTED
@@ -120,13 +122,14 @@ def verify(strategy: str, scratch: Path) -> dict[str, Any]:
         expected=expected if expected.exists() else None,
         plain="transformers" in method.runtimes_of(params),
     )
-    return run(job, scratch)
+    return run_job(job, lambda share, message: None).model_dump()
 
 
 def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Child: quality against the base on held-out tokens."""
     from paredown.blocks.hessians import tensor_hash
     from paredown.evaluate.quality import BaseOutputs, for_quality, measure_quality
+    from paredown.pipeline.work.texts import request
     from paredown.runtimes.torch.load import load
     from paredown.store.atomic import folder_bytes
     from paredown.store.cache import Cache
@@ -134,7 +137,7 @@ def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
     cache = Cache.default()
     tokens = windows(
-        _text(options).request(), "evaluation", base, count=options["held_out"],
+        request(_text(options)), "evaluation", base, count=options["held_out"],
         length=options["length"], seed=0, cache=cache, model_hash=str(base),
     )  # fmt: skip
     outputs = BaseOutputs(
@@ -148,7 +151,7 @@ def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(options: dict[str, Any]) -> Any:
-    from paredown.pipeline.jobs import TextSpec
+    from paredown.pipeline.messages import TextSpec
 
     return TextSpec(evaluation=options["data"], calibration=None, data_dir=_data_dir(options))
 
@@ -158,7 +161,7 @@ def _data_dir(options: dict[str, Any]) -> Path | None:
 
 
 def _compress_job(strategy: Any, model: Path, scratch: Path, options: dict[str, Any]) -> Any:
-    from paredown.pipeline.jobs import CompressJob
+    from paredown.pipeline.messages import CompressJob
 
     return CompressJob(
         device="cpu",

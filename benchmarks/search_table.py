@@ -35,8 +35,10 @@ from paredown.methods.shared.groups import schemes_of
 from paredown.ops.affine import dequantize, quantize
 from paredown.ops.gptq import round_to_nearest
 from paredown.ops.hqq import fit_half_quadratic
-from paredown.pipeline import jobs
+from paredown.pipeline import messages
 from paredown.pipeline.bench import Base
+from paredown.pipeline.work.compress import compress
+from paredown.pipeline.work.texts import request
 from paredown.runtimes.torch.load import load_dense
 from paredown.search.replay import Table
 from paredown.spec.infer import infer_spec
@@ -96,7 +98,7 @@ class Bench:
     base: Base
     tokens: Tensor
     outputs: Any
-    text: jobs.TextSpec
+    text: messages.TextSpec
     model: Any = None
     spec: ModelSpec | None = None
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -109,9 +111,9 @@ class Bench:
     def open(cls, name: str, data: str) -> Bench:
         folder = locate(name)
         base = open_base(name, folder, infer_spec(folder, name=name))
-        text = jobs.TextSpec(evaluation=data, calibration=None, data_dir=None)
+        text = messages.TextSpec(evaluation=data, calibration=None, data_dir=None)
         tokens = windows(
-            text.request(), "evaluation", folder, count=WINDOWS, length=LENGTH, seed=0,
+            request(text), "evaluation", folder, count=WINDOWS, length=LENGTH, seed=0,
             cache=Cache.default(), model_hash=base.hash,
         )  # fmt: skip
         outputs = BaseOutputs(
@@ -224,13 +226,14 @@ def _prepare(bench: Bench, first: Step | None, table: Table, folder: Path) -> fl
     strategy = registry.canonical(Strategy(steps=(first,)))
     folder.mkdir()
     start = time.process_time()
-    jobs.run(
-        jobs.CompressJob(
+    compress(
+        messages.CompressJob(
             device="cpu", model=bench.base.folder, model_name=bench.base.name,
             model_hash=bench.base.hash, strategy=strategy, out=folder / "artifact",
             text=bench.text, samples=8, length=128, seed=0,
         ),
         folder,
+        lambda share, message: None,
     )  # fmt: skip
     took = time.process_time() - start
     bench.use(folder / "artifact")

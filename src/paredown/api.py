@@ -29,7 +29,7 @@ from paredown.pipeline import trial
 from paredown.pipeline.bench import Bench
 from paredown.pipeline.build import build
 from paredown.pipeline.executor import LocalExecutor
-from paredown.pipeline.jobs import ITEMS
+from paredown.pipeline.messages import ITEMS
 from paredown.report.findings import Judged, find
 from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request

@@ -16,7 +16,7 @@ from paredown.coordinate.steering import ASKED, COMMANDS, STOPPED, Steering, out
 from paredown.hardware.detect import detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base, Bench
-from paredown.pipeline.jobs import TextSpec
+from paredown.pipeline.messages import TextSpec
 from paredown.report.cost import search_cost
 from paredown.search.policies import registry as policies
 from paredown.spec.run import RunConfig

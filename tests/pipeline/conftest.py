@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ def shared_executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalE
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-method\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[paredown.methods]\nfaulty = faulty_method:Faulty\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(site))
+        patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
         sys.path.insert(0, str(site))
         registry._plugins.cache_clear()
         with LocalExecutor() as executor:

@@ -11,8 +11,9 @@ import torch
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import MethodError
 from paredown.methods import registry
-from paredown.pipeline.jobs import CompressJob, TextSpec, run
+from paredown.pipeline.messages import CompressDone, CompressJob, TextSpec
 from paredown.pipeline.prefix import PrefixCache
+from paredown.pipeline.work import perform
 from paredown.store.cache import Cache
 from paredown.testing.tiny import tiny_model
 
@@ -44,8 +45,9 @@ def compress(home: Path, strategy: str, name: str, **changes: Any) -> tuple[Chec
     }
     folder = home / f"{name}-job"
     folder.mkdir()
-    done = run(CompressJob(**(settings | changes)), folder)
-    return Checkpoint(home / name), done["reused_steps"]
+    done = perform(CompressJob(**(settings | changes)), folder, lambda share, message: None)
+    assert isinstance(done, CompressDone)
+    return Checkpoint(home / name), done.reused_steps
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def evaluate(
     from paredown import api
     from paredown.cli.live import StepProgress
     from paredown.cli.settings import evaluate_config
-    from paredown.pipeline.jobs import ITEMS
+    from paredown.pipeline.messages import ITEMS
     from paredown.report.tables import (
         NUMBER_COLUMNS,
         SCORE_COLUMNS,

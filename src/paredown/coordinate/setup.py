@@ -15,7 +15,7 @@ from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base
-from paredown.pipeline.jobs import TextSpec
+from paredown.pipeline.messages import TextSpec
 from paredown.search.space import Space
 from paredown.spec.benchmarks import check_text_name
 from paredown.spec.headers import scan_weights, weights_files

@@ -6,10 +6,9 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from paredown.pipeline.executor import LocalExecutor, Outcome
-from paredown.pipeline.jobs import EXPECTED, HeldOut, Job, TextSpec
+from paredown.pipeline.executor import LocalExecutor
+from paredown.pipeline.messages import EXPECTED, D, Failed, HeldOut, Job, TextSpec
 from paredown.spec.model import ModelSpec
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import Failure, FailureKind
@@ -70,22 +69,25 @@ class Clock:
     def elapsed(self) -> float:
         return time.monotonic() - self.start
 
-    def run(self, job: Job, stage: str) -> dict[str, Any]:
+    def run(self, job: Job[D]) -> D:
+        """The job's answer.
+
+        Raises:
+            TrialFailed: there is none, or no time was left for the job.
+        """
         left = self.deadline - time.monotonic()
         if left <= 0:
-            failure = Failure(kind=FailureKind.TIMEOUT, message="no time left", stage=stage)
+            failure = Failure(kind=FailureKind.TIMEOUT, message="no time left", stage=job.kind)
             raise TrialFailed(failure, config_error=False)
 
         def watch(share: float, message: str) -> None:
             if self.watch is not None:
-                self.watch(stage, share, message)
+                self.watch(job.kind, share, message)
 
-        outcome: Outcome = self.bench.executor.run(
-            job, self.folder, timeout_s=left, stage=stage, watch=watch
-        )
-        if outcome.failure is not None:
-            raise TrialFailed(outcome.failure, config_error=outcome.config_error)
-        return outcome.require()
+        ended = self.bench.executor.run(job, self.folder, timeout_s=left, watch=watch)
+        if isinstance(ended.reply, Failed):
+            raise TrialFailed(ended.reply.failure, config_error=ended.reply.config_error)
+        return ended.reply
 
 
 def tidy(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
-from paredown.pipeline.jobs import EXPECTED, CompressJob, VerifyJob
+from paredown.pipeline.messages import EXPECTED, CompressJob, VerifyJob
 from paredown.spec.infer import infer_spec
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import CHECKED_PLAIN, Failure
@@ -71,8 +71,7 @@ def _compress_and_verify(
             samples=bench.calibration.samples,
             length=bench.calibration.length,
             seed=bench.seed,
-        ),
-        "compress",
+        )
     )
     expected = clock.folder / EXPECTED
     last, params = registry.resolve(strategy)[-1]
@@ -87,20 +86,19 @@ def _compress_and_verify(
             plain="transformers" in runtimes,
             held_out=None if worst is None else bench.held_out,
             worst=worst or 0.0,
-        ),
-        "verify",
+        )
     )
-    notes = list(checked["notes"])
-    if built["reused_steps"]:
-        kept = " > ".join(step.method for step in strategy.steps[: built["reused_steps"]])
+    notes = list(checked.notes)
+    if built.reused_steps:
+        kept = " > ".join(step.method for step in strategy.steps[: built.reused_steps])
         notes.append(
             f"the result of {kept} was there from an earlier trial; its time is not counted"
         )
-    if built["predicted_bytes"] != built["stored_bytes"]:
+    if built.predicted_bytes != built.stored_bytes:
         notes.append(
-            f"predicted {built['predicted_bytes']} bytes of tensors, stored {built['stored_bytes']}"
+            f"predicted {built.predicted_bytes} bytes of tensors, stored {built.stored_bytes}"
         )
-    if "kl_transformers" in checked:
+    if checked.kl_transformers is not None:
         notes.append(CHECKED_PLAIN)
     if "vllm" in runtimes:
         untested = made.experts or made.vision

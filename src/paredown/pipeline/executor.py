@@ -9,43 +9,20 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import psutil
+from pydantic import TypeAdapter
 
-from paredown.errors import ConfigError
-from paredown.pipeline.jobs import Job
+from paredown.pipeline.messages import D, Ended, Failed, Job
 from paredown.spec.progress import Progress
 from paredown.spec.result import Failure, FailureKind
 from paredown.spec.units import GB, human_bytes, human_seconds
 from paredown.store.atomic import write_json
 
 _POLL_S = 0.1
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a job gave: a result or a failure, never both."""
-
-    result: dict[str, Any] | None
-    failure: Failure | None
-    seconds: float
-    config_error: bool = False
-    """The failure is a wrong request, not a strategy that did not work."""
-
-    def require(self) -> dict[str, Any]:
-        """The result.
-
-        Raises:
-            ConfigError: there is none.
-        """
-        if self.result is None:
-            reason = self.failure.message if self.failure else "no result"
-            raise ConfigError(reason)
-        return self.result
 
 
 class LocalExecutor:
@@ -99,13 +76,12 @@ class LocalExecutor:
             self._server = None
 
     def run(
-        self, job: Job, folder: Path, *, timeout_s: float, stage: str, watch: Progress | None = None
-    ) -> Outcome:
-        """Run one job in `folder`; whatever happens to the process becomes an outcome.
+        self, job: Job[D], folder: Path, *, timeout_s: float, watch: Progress | None = None
+    ) -> Ended[D]:
+        """Run one job in `folder`; whatever happens to the process becomes a reply.
 
         Args:
             timeout_s: the process is killed after this many seconds.
-            stage: name for failures: `compress`, `verify`, `evaluate`.
             watch: called with the share done and a message while the job runs.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,10 +92,9 @@ class LocalExecutor:
         start = time.monotonic()
         pid = self._begin(folder)
         reason, code = self._wait(pid, folder, start + timeout_s, watch)
-        seconds = time.monotonic() - start
         if reason is not None:
-            return Outcome(None, reason.model_copy(update={"stage": stage}), seconds)
-        return _read_outcome(folder, code, seconds, stage)
+            return Ended(Failed(failure=reason.model_copy(update={"stage": job.kind})))
+        return Ended(_read_reply(job, folder, code))
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         server = self._server
@@ -214,25 +189,21 @@ def _report(folder: Path, watch: Progress) -> None:
     watch(found["share"], found["message"])
 
 
-def _read_outcome(folder: Path, code: int, seconds: float, stage: str) -> Outcome:
+def _read_reply(job: Job[D], folder: Path, code: int) -> D | Failed:
+    """What the worker left, or what its exit code tells of a worker that left nothing."""
     path = folder / "result.json"
     if path.exists():
-        result = json.loads(path.read_text())
-        if result.pop("ok"):
-            return Outcome(result, None, seconds)
-        failure = Failure(kind=result["kind"], message=result["message"], stage=stage)
-        return Outcome(None, failure, seconds, bool(result.get("config_error")))
+        reply: TypeAdapter[D | Failed] = TypeAdapter(job.answer | Failed)
+        return reply.validate_json(path.read_bytes())
+    kind = FailureKind.METHOD_ERROR
     if code == -signal.SIGKILL:
+        kind = FailureKind.OUT_OF_MEMORY
         message = "the process was killed from outside, most likely by the system for its memory"
-        failure = Failure(kind=FailureKind.OUT_OF_MEMORY, message=message, stage=stage)
     elif code < 0:
-        name = signal.Signals(-code).name
-        message = f"the process crashed ({name}); see worker.log"
-        failure = Failure(kind=FailureKind.METHOD_ERROR, message=message, stage=stage)
+        message = f"the process crashed ({signal.Signals(-code).name}); see worker.log"
     else:
         message = f"the process ended with code {code} and left no result; see worker.log"
-        failure = Failure(kind=FailureKind.METHOD_ERROR, message=message, stage=stage)
-    return Outcome(None, failure, seconds)
+    return Failed(failure=Failure(kind=kind, message=message, stage=job.kind))
 
 
 def memory_limit(gigabytes: float | None) -> float | None:

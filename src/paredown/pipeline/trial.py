@@ -13,13 +13,7 @@ from paredown.judge.limits import unmet
 from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.build import Built
-from paredown.pipeline.jobs import (
-    EvaluateJob,
-    ScoreJob,
-    measurements_of,
-    scores_of,
-    speed_of,
-)
+from paredown.pipeline.messages import EvaluateDone, EvaluateJob, ScoreJob
 from paredown.pipeline.screening import why_not_scored
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import (
@@ -30,7 +24,6 @@ from paredown.spec.result import (
     flat_fields,
 )
 from paredown.spec.run import EvaluateConfig
-from paredown.spec.speed import SpeedPoint
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 from paredown.spec.units import Unit
@@ -76,15 +69,15 @@ def measure(
         return failed(built.failure)
     model = bench.base.folder if strategy is None else artifact
     try:
-        found = clock.run(_evaluate_job(bench, model), "evaluate")
-        measured = measurements_of(found)
+        found = clock.run(_evaluate_job(bench, model))
+        measured = found.measurements
         measured = (*measured, *_compared(measured, baseline, is_base=strategy is None))
         result = TrialResult(
             **common,
             status="ok",
             measurements=measured,
-            speed=speed_of(found),
-            notes=tuple(dict.fromkeys((*built.notes, *found["notes"]))),
+            speed=found.speed,
+            notes=tuple(dict.fromkeys((*built.notes, *found.notes))),
             artifact=None if strategy is None else f"{folder.name}/artifact",
             **flat_fields(measured),
         )
@@ -163,22 +156,20 @@ def measure_folder(
     """
     clock = Clock(bench, folder, timeout_s, watch)
     try:
-        measured, notes = _sizes(bench, model), ()
-        speed: tuple[SpeedPoint, ...] = ()
-        if not only_benchmarks:
-            found = clock.run(_evaluate_job(bench, model), "evaluate")
-            measured, notes = measurements_of(found), tuple(found["notes"])
-            speed = speed_of(found)
+        if only_benchmarks:
+            found = EvaluateDone(measurements=_sizes(bench, model), notes=(), speed=())
+        else:
+            found = clock.run(_evaluate_job(bench, model))
         result = TrialResult(
             episode=0,
             strategy=None,
             label=label,
             kind="evaluation",
             status="ok",
-            measurements=measured,
-            speed=speed,
-            notes=notes,
-            **flat_fields(measured),
+            measurements=found.measurements,
+            speed=found.speed,
+            notes=found.notes,
+            **flat_fields(found.measurements),
         )
         to_the_end = bench.evaluate.model_copy(update={"stop_loss": None})
         result = _with_scores(clock, result, model, to_the_end)
@@ -232,11 +223,10 @@ def _with_scores(
             base=bench.base.folder,
             data_dir=bench.text.data_dir,
             config=config,
-        ),
-        "score",
+        )
     )
-    scored = (*result.measurements, *measurements_of(found))
-    return result.model_copy(update={"measurements": scored, "scores": scores_of(found)})
+    scored = (*result.measurements, *found.measurements)
+    return result.model_copy(update={"measurements": scored, "scores": found.scores})
 
 
 def _compared(

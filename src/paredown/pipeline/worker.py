@@ -14,54 +14,68 @@ import os
 import select
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from paredown.errors import ConfigError, ParedownError
-from paredown.pipeline.jobs import JOB, run
-from paredown.spec.result import FailureKind
+from paredown.errors import ConfigError, DivergedError, ParedownError, ScreenedError
+from paredown.pipeline.messages import JOB, AnyDone, Failed
+from paredown.spec.result import Failure, FailureKind
 from paredown.store.atomic import write_json
 
-_WARM = (
-    "torch",
-    "transformers.models.auto.modeling_auto",
-    "paredown.evaluate.artifact",
-    "paredown.blocks.rewrite",
-)
-"""Imported once, before any job; what they do at import must survive a fork."""
 
-_KINDS = {"DivergedError": FailureKind.DIVERGED, "ScreenedError": FailureKind.SCREENED}
+class ProgressFile:
+    """Writes the share done and a message where the parent looks for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self._last = folder / "progress.json", 0.0
+
+    def __call__(self, share: float, message: str) -> None:
+        now = time.monotonic()
+        if now - self._last < 0.2 and share < 1:
+            return
+        self._last = now
+        partial = self.path.with_suffix(".tmp")
+        partial.write_text(json.dumps({"share": share, "message": message}))
+        partial.replace(self.path)
 
 
 def main(folder: Path) -> int:
     """Run the job in `folder`, write `result.json`, and return the exit code."""
+    from paredown.pipeline.work import perform
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     _quiet_libraries()
     job = JOB.validate_json((folder / "job.json").read_text())
+    reply: AnyDone | Failed
     try:
-        result: dict[str, Any] = {"ok": True, **run(job, folder)}
+        reply = perform(job, folder, ProgressFile(folder))
     except Exception as error:  # noqa: BLE001  the one place where any failure becomes a record
         traceback.print_exc()
-        result = {"ok": False, **_failure(error)}
-    write_json(folder / "result.json", result)
-    return 0 if result["ok"] else 1
+        reply = failed(error, stage=job.kind)
+    write_json(folder / "result.json", reply)
+    return 1 if isinstance(reply, Failed) else 0
 
 
-def _failure(error: Exception) -> dict[str, str | bool]:
+def failed(error: Exception, *, stage: str) -> Failed:
+    """What an exception that ended a job says of the strategy, or of the request."""
     text = str(error).strip() or type(error).__name__
     name = type(error).__name__
+    kind = FailureKind.METHOD_ERROR
+    # Not every library has a class for it: torch on a CPU raises a RuntimeError.
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate" in text:
-        return {"kind": FailureKind.OUT_OF_MEMORY, "message": text.splitlines()[0]}
-    if name in _KINDS:
-        return {"kind": _KINDS[name], "message": text}
-    if isinstance(error, ParedownError):
-        return {
-            "kind": FailureKind.METHOD_ERROR,
-            "message": text,
-            "config_error": isinstance(error, ConfigError),
-        }
-    return {"kind": FailureKind.METHOD_ERROR, "message": f"{name}: {text.splitlines()[0]}"}
+        kind, text = FailureKind.OUT_OF_MEMORY, text.splitlines()[0]
+    elif isinstance(error, DivergedError):
+        kind = FailureKind.DIVERGED
+    elif isinstance(error, ScreenedError):
+        kind = FailureKind.SCREENED
+    elif not isinstance(error, ParedownError):
+        text = f"{name}: {text.splitlines()[0]}"
+    return Failed(
+        failure=Failure(kind=kind, message=text, stage=stage),
+        config_error=isinstance(error, ConfigError),
+    )
 
 
 def _quiet_libraries() -> None:
@@ -78,10 +92,9 @@ def serve() -> None:
     Ends, and takes a running job with it, when stdin is closed: when the parent is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    import torch  # noqa: F401
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    import paredown.blocks.rewrite  # noqa: F401
+    import paredown.pipeline.work  # noqa: F401
 
     _say({"ready": True})
     while True:

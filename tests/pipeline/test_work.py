@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from paredown.evaluate import artifact
-from paredown.pipeline import jobs
+from paredown.pipeline import messages
+from paredown.pipeline.work import measure, perform, texts
 from paredown.testing.tiny import tiny_model
-from paredown.text import windows as calibration
 from tests.samples import EVALUATE
 
 
@@ -24,13 +23,13 @@ def test_work_in_a_child_leaves_files_and_nothing_else(tmp_path: Path) -> None:
         made.append(os.getpid())
         (tmp_path / "pid").write_text(str(os.getpid()))
 
-    jobs.in_child(work)
+    texts.in_child(work)
     assert made == []
     assert int((tmp_path / "pid").read_text()) != os.getpid()
 
 
 def test_a_child_that_fails_ends(tmp_path: Path) -> None:
-    jobs.in_child(lambda: 1 / 0)
+    texts.in_child(lambda: 1 / 0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -47,17 +46,17 @@ def test_text_that_the_model_writes_is_written_apart(
             file.write(f"{os.getpid()}\n")
         return torch.zeros(1, 16, dtype=torch.int64)
 
-    monkeypatch.setattr(calibration, "windows", windows)
+    monkeypatch.setattr(texts, "windows", windows)
     measured = SimpleNamespace(measurements=[], notes=[], speed=[])
-    monkeypatch.setattr(artifact, "evaluate_folder", lambda *_, **__: measured)
-    job = jobs.EvaluateJob(
+    monkeypatch.setattr(measure, "evaluate_folder", lambda *_, **__: measured)
+    job = messages.EvaluateJob(
         device="cpu", model=model, base_bytes=1,
-        held_out=jobs.HeldOut(
+        held_out=messages.HeldOut(
             base=model, base_hash="0", config=EVALUATE,
-            text=jobs.TextSpec(evaluation=text, calibration=None, data_dir=None),
+            text=messages.TextSpec(evaluation=text, calibration=None, data_dir=None),
         ),
     )  # fmt: skip
-    jobs.run(job, tmp_path)
+    perform(job, tmp_path, lambda share, message: None)
     readers = [int(line) for line in log.read_text().split()]
     assert readers[-1] == os.getpid()
     assert [reader != os.getpid() for reader in readers[:-1]] == [True] * apart

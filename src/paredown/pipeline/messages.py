@@ -1,0 +1,198 @@
+"""What a worker process is asked to do, and what it answers. No torch here.
+
+Every request names its answer, so that whoever hands a job to an executor gets back a typed record:
+`CompressJob` is answered by `CompressDone`, and so on, or any of them by `Failed`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from paredown.spec.result import Failure, Measurement
+from paredown.spec.run import EvaluateConfig
+from paredown.spec.scores import TaskScore
+from paredown.spec.speed import SpeedPoint
+from paredown.spec.strategy import Strategy
+from paredown.spec.target import Device
+
+EXPECTED = "expected.safetensors"
+"""File in a job's folder: the logits that the compressed model must reload to."""
+ITEMS = "items"
+"""Folder of single answers to benchmarks, beside the results."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class CompressDone(_Record):
+    """The artifact is in its place."""
+
+    predicted_bytes: int
+    """Bytes of tensors that the last step foretold."""
+    stored_bytes: int
+    """Bytes of tensors that the artifact holds."""
+    reused_steps: int = Field(ge=0)
+    """First steps whose result was there from an earlier trial."""
+
+
+class VerifyDone(_Record):
+    """The artifact reloads to the model that was meant."""
+
+    notes: tuple[str, ...]
+    """What its loader says that a user should know."""
+    kernel_error: float
+    """Largest relative error of its packed kernels."""
+    kl_paredown: float
+    """Mean KL from what was meant, nats per token, reloaded through paredown."""
+    kl_transformers: float | None = None
+    """The same through plain transformers; None where it was not asked to load it."""
+
+
+class EvaluateDone(_Record):
+    """Everything that was measured but for benchmarks."""
+
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...]
+    speed: tuple[SpeedPoint, ...]
+
+
+class ScoreDone(_Record):
+    """Benchmarks, as measurements and in full."""
+
+    measurements: tuple[Measurement, ...]
+    scores: tuple[TaskScore, ...]
+
+
+class Failed(_Record):
+    """The job came to nothing."""
+
+    failure: Failure
+    config_error: bool = False
+    """The request is at fault, not the strategy."""
+
+
+D = TypeVar("D", CompressDone, VerifyDone, EvaluateDone, ScoreDone)
+
+
+class Job(_Record, ABC, Generic[D]):
+    """One piece of work for a process of its own."""
+
+    timed: ClassVar[bool] = False
+    """Whether it measures time: nothing else of the run may work on the machine meanwhile."""
+
+    kind: str
+    """Also the name of the stage, in failures and displays."""
+    device: Device
+    trust_remote_code: bool = False
+
+    @property
+    @abstractmethod
+    def answer(self) -> type[D]:
+        """The record that it is answered with when it succeeds."""
+
+
+class TextSpec(_Record):
+    """What text is used, for both parts."""
+
+    evaluation: str
+    calibration: str | None
+    data_dir: Path | None
+
+
+class HeldOut(_Record):
+    """The base model, and the text on which artifacts are compared with it."""
+
+    base: Path
+    base_hash: str
+    text: TextSpec
+    config: EvaluateConfig
+
+
+class CompressJob(Job[CompressDone]):
+    """Run a strategy's steps on `model` and leave the artifact in `out`."""
+
+    kind: Literal["compress"] = "compress"
+    model: Path
+    model_name: str
+    model_hash: str
+    strategy: Strategy
+    out: Path
+    text: TextSpec
+    samples: int
+    length: int
+    seed: int
+
+    @property
+    def answer(self) -> type[CompressDone]:
+        return CompressDone
+
+
+class VerifyJob(Job[VerifyDone]):
+    """Reload `artifact` through every loader it claims and compare logits."""
+
+    kind: Literal["verify"] = "verify"
+    artifact: Path
+    expected: Path | None
+    plain: bool
+    """Whether plain transformers must load it too."""
+    held_out: HeldOut | None = None
+    """What it is screened on; None: it is measured whatever it is worth."""
+    worst: float = 0.0
+    """Multiple of the base's perplexity beyond which it is screened out."""
+
+    @property
+    def answer(self) -> type[VerifyDone]:
+        return VerifyDone
+
+
+class EvaluateJob(Job[EvaluateDone]):
+    """Measure `model` against the base: everything but benchmarks."""
+
+    timed: ClassVar[bool] = True
+
+    kind: Literal["evaluate"] = "evaluate"
+    model: Path
+    base_bytes: int
+    held_out: HeldOut
+
+    @property
+    def answer(self) -> type[EvaluateDone]:
+        return EvaluateDone
+
+
+class ScoreJob(Job[ScoreDone]):
+    """Score `model` on benchmarks, and compare it with `base` item by item."""
+
+    kind: Literal["score"] = "score"
+    model: Path
+    base: Path
+    data_dir: Path | None
+    config: EvaluateConfig
+
+    @property
+    def answer(self) -> type[ScoreDone]:
+        return ScoreDone
+
+
+AnyJob = CompressJob | VerifyJob | EvaluateJob | ScoreJob
+AnyDone = CompressDone | VerifyDone | EvaluateDone | ScoreDone
+JOB: TypeAdapter[AnyJob] = TypeAdapter(Annotated[AnyJob, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class Ended(Generic[D]):
+    """What came of a job, whatever became of its process.
+
+    Attributes:
+        reply: what it was asked for, or why there is none.
+        waited_s: seconds it stood in line before it began.
+    """
+
+    reply: D | Failed
+    waited_s: float = 0.0

@@ -1,0 +1,41 @@
+"""What a worker process does: imports torch and all that the four kinds of job need.
+
+Importing it is most of a worker's start, which is why a fork server imports it once for all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_never
+
+from paredown.pipeline.messages import (
+    AnyDone,
+    AnyJob,
+    CompressJob,
+    EvaluateJob,
+    ScoreJob,
+    VerifyJob,
+)
+from paredown.pipeline.work.compress import compress
+from paredown.pipeline.work.measure import evaluate, score
+from paredown.pipeline.work.verify import verify
+from paredown.spec.progress import Progress
+
+
+def perform(job: AnyJob, folder: Path, progress: Progress) -> AnyDone:
+    """Do the job in `folder`.
+
+    Raises:
+        ParedownError: as the methods and evaluators raise them.
+    """
+    match job:
+        case CompressJob():
+            return compress(job, folder, progress)
+        case VerifyJob():
+            return verify(job, progress)
+        case EvaluateJob():
+            return evaluate(job, progress)
+        case ScoreJob():
+            return score(job, folder, progress)
+        case _:
+            assert_never(job)

@@ -1,0 +1,91 @@
+"""Verify: prove that an artifact reloads to the model that was meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.probe import probe_tokens
+from paredown.errors import ScreenedError
+from paredown.evaluate.quality import for_quality
+from paredown.evaluate.screen import why_screened
+from paredown.pipeline.messages import HeldOut, VerifyDone, VerifyJob
+from paredown.pipeline.work.texts import base_outputs, evaluation_tokens, protocol
+from paredown.runtimes.torch.load import load, load_dense
+from paredown.runtimes.torch.proof import EXACT, ROUNDED, check_kernels, compare, probe
+from paredown.spec.progress import Progress
+
+
+def verify(job: VerifyJob, progress: Progress) -> VerifyDone:
+    """Reload as it will be served, then exactly, through every loader; compare with what was meant.
+
+    In between is a first look at what it is worth, as it is loaded already; but what is not the
+    model that was meant fails for that.
+
+    The exact comparison computes in float32, where nothing but the weights can differ. Where there
+    is no room for that, or bitsandbytes fixes the dtype, 16 bits and a wider tolerance have to do.
+
+    Raises:
+        VerificationError: it is another model.
+        ScreenedError: it is the model that was meant, and worth no measurement.
+    """
+    spec = Checkpoint(job.artifact).spec
+    tokens = probe_tokens(spec.vocabulary or 2)
+    options: dict[str, Any] = {"device": job.device, "trust_remote_code": job.trust_remote_code}
+    # Before anything is computed: a text that a model has to write is written in a forked process.
+    screen = None if job.held_out is None else _Screen(job, job.held_out, progress)
+    served = load(job.artifact, **options)
+    notes, kernel_error = served.paredown.notes, check_kernels(served)
+    found = probe(served, tokens)
+    screened = None if screen is None else screen.look(served)
+    del served  # the next load needs its room
+    progress(0.4, "reloaded through paredown")
+    is_exact = spec.quantization != "bitsandbytes" and _fits_float32(spec.parameters, job.device)
+    if is_exact:
+        options["dtype"] = torch.float32
+        found = probe(load(job.artifact, **options), tokens)
+    tolerance = EXACT if is_exact else ROUNDED
+    expected = found if job.expected is None else load_file(job.expected)["logits"]
+    kl = compare(expected, found, "paredown", tolerance=tolerance)
+    kl_plain = None
+    if job.plain:
+        progress(0.7, "reloading through plain transformers")
+        plain = probe(load_dense(job.artifact, **options), tokens)
+        kl_plain = compare(expected, plain, "plain transformers", tolerance=tolerance)
+    if screened is not None:
+        raise ScreenedError(screened)
+    return VerifyDone(
+        notes=notes, kernel_error=kernel_error, kl_paredown=kl, kl_transformers=kl_plain
+    )
+
+
+def _fits_float32(parameters: int, device: str) -> bool:
+    """Whether the whole model in float32 leaves room to breathe."""
+    needed = 6 * parameters  # four bytes each, and half of that for activations and copies
+    if device == "cuda":
+        return bool(torch.cuda.mem_get_info()[0] > needed)
+    return bool(psutil.virtual_memory().available > needed)
+
+
+class _Screen:
+    """A first look at a model on few tokens, made ready before the model is loaded."""
+
+    def __init__(self, job: VerifyJob, held_out: HeldOut, progress: Progress) -> None:
+        self.job, self.protocol = job, protocol(held_out)
+        self.tokens = evaluation_tokens(held_out, job, progress)
+        self.base = base_outputs(held_out, self.tokens, job)
+
+    def look(self, model: Any) -> str | None:
+        """Why it is not worth measuring, if so; the model may come out in another dtype."""
+        return why_screened(
+            for_quality(model, self.job.device),
+            self.tokens,
+            self.base,
+            worst=self.job.worst,
+            protocol=self.protocol,
+            device=self.job.device,
+        )
