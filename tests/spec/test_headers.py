@@ -18,15 +18,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from paredown.errors import ModelError
-from paredown.spec import headers
-from paredown.spec.headers import (
-    count_nonfinite,
-    read_headers,
-    remote_headers,
-    scan_weights,
-    tensor_location,
-    weights_files,
-)
+from paredown.spec import headers, scan
+from paredown.spec.headers import read_headers, tensor_location, weights_files
+from paredown.spec.remote import remote_headers
+from paredown.spec.scan import count_nonfinite, scan_weights
 
 TENSORS: dict[str, NDArray[Any]] = {
     "b.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -287,7 +282,7 @@ def test_scan_in_small_pieces_sees_the_same(folder: Path, monkeypatch: pytest.Mo
     bad[::97] = np.inf
     save_file({**TENSORS, "z.weight": bad}, folder / "model.safetensors")
     at_once = scan_weights(folder)
-    monkeypatch.setattr(headers, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(scan, "CHUNK_BYTES", 64)
     assert scan_weights(folder) == at_once
     assert at_once.nonfinite == {"z.weight": 11}
 
@@ -317,7 +312,7 @@ def test_progress_ends_at_one(sharded: Path) -> None:
 
 def test_file_that_shrinks_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = headers.read_file_header(folder / "model.safetensors")
-    monkeypatch.setattr(headers, "read_file_header", lambda file: whole)
+    monkeypatch.setattr(scan, "read_file_header", lambda file: whole)
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(ModelError, match="became shorter while it was read"):
@@ -412,7 +407,7 @@ def test_failures_of_the_hub_are_one_line(
 def test_really_offline() -> None:
     code = (
         "from paredown.errors import ModelError\n"
-        "from paredown.spec.headers import remote_headers\n"
+        "from paredown.spec.remote import remote_headers\n"
         "try:\n    remote_headers('owner/name')\n"
         "except ModelError as error:\n    print(error)\n"
     )

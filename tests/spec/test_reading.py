@@ -33,8 +33,8 @@ HOSTILE = {
     "NaN": (b'{"a": NaN}', "nan is no number"),
     "infinite by its exponent": (b'{"a": 1e999}', "inf is no number"),
     "UTF-16": ('{"a": 1}'.encode("utf-16"), "UTF-16; save it as UTF-8"),
-    "Latin-1": ('{"a": "é"}'.encode("latin-1"), "no UTF-8 text"),
-    "binary": (bytes(range(256)), "no UTF-8 text|no JSON"),
+    "Latin-1": ('{"a": "é"}'.encode("latin-1"), "not UTF-8 text"),
+    "binary": (bytes(range(256)), "not UTF-8 text|no JSON"),
     "empty": (b"", "no JSON"),
 }
 

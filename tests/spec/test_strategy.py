@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from typing import Any
 
 import pytest
@@ -171,3 +172,25 @@ def test_a_strategy_cannot_be_changed_or_extended() -> None:
         strategy.steps = ()  # type: ignore[misc]
     with pytest.raises(ValidationError, match="Extra inputs"):
         Strategy.model_validate({"steps": [{"method": "rtn"}], "name": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rtn > " * 20_000 + "rtn", "20001 steps; at most 32"),
+        ("[" + ", ".join(['{"method": "rtn"}'] * 33) + "]", "33 steps; at most 32"),
+        ("rtn(a='" + "x" * 600_000 + "')", "characters, at most"),
+        ("rtn(bits=" + "9" * 10_000 + ")", "cannot read the strategy"),
+        ("rtn(bits=" + "9" * 400 + ")", "is no value"),
+        ("rtn(bits=1e999)", "is no value"),
+        ("rtn(a=" + "[" * 150 + "]" * 150 + ")", "is no value"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"steps": [{"method": "rtn", "params": {"bits": NaN}}]}', "nan is no number"),
+    ],
+)
+def test_what_has_no_end_is_refused_at_once_in_few_words(text: str, words: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(StrategyError, match=words) as caught:
+        parse_strategy(text)
+    assert len(str(caught.value)) < 700
+    assert time.monotonic() - start < 5  # 20,000 steps took minutes

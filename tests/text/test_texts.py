@@ -192,3 +192,13 @@ def test_named_sets_without_data_and_network(monkeypatch: pytest.MonkeyPatch) ->
         open_source("wikitext2").documents("evaluation")
     with pytest.raises(DataError, match="c4 needs a local copy"):
         open_source("c4").documents("calibration")
+
+
+def test_rows_end_at_newlines_only_and_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    rows = ['{"text": "one\u2028line\u0085only"}', '{"text": "two"}']
+    file.write_bytes(b"\xef\xbb\xbf" + "\n".join(rows).encode() + b"\n")
+    source = open_source(str(file))
+    # A short text is cut into paragraphs, which end with a line feed.
+    found = [*source.documents("calibration"), *source.documents("evaluation")]
+    assert {text.strip("\n") for text in found} == {"one\u2028line\u0085only", "two"}

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, final
 
 from paredown.errors import AdviceError, ConfigError, MissingExtraError
+from paredown.spec.redact import BLOT, redact, shown
 from paredown.spec.run import LlmConfig
 
 KEY = "OPENAI_API_KEY"
@@ -40,8 +41,6 @@ PRICES: Mapping[str, tuple[float, float]] = {
 }
 """US dollars per million tokens (sent, received) at OpenAI: list prices of April 2026. Dated names
 such as gpt-4o-2024-05-13 are left out, because some of them cost something else."""
-
-_KEY_LIKE = re.compile(r"\b(?:hf_|sk-)[A-Za-z0-9_*-]{6,}|(?i:bearer)\s+[^\s'\",}]+")
 
 Message = dict[str, str]
 """`role` and `content`."""
@@ -115,14 +114,6 @@ def require_client() -> None:
     """
     if find_spec("langchain_openai") is None:
         raise MissingExtraError("the LLM coordinator", "langchain-openai", "llm")
-
-
-def blot(text: str) -> str:
-    """`text` without anything that is, or looks like, a key."""
-    for name, value in os.environ.items():
-        if len(value) >= 8 and name.upper().endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")):
-            text = text.replace(value, "[key]")
-    return _KEY_LIKE.sub("[key]", text)
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
@@ -260,11 +251,11 @@ class Advisor:
 
     def _shown(self, text: str) -> str:
         """Words of the endpoint as they may be recorded: one short line without keys."""
-        return "".join(c if c.isprintable() else " " for c in self._clean(text))[:300]
+        return shown(self._clean(text))
 
     def _clean(self, text: str) -> str:
         key = self.endpoint.key  # in any case, even if it does not look like one
-        return blot(text.replace(key, "[key]") if len(key) >= 8 else text)
+        return redact(text.replace(key, BLOT) if len(key) >= 8 else text)
 
 
 class _SchemaRefusedError(Exception):

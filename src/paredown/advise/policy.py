@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, final
 
-from paredown.advise.client import Advisor, Message, Reply, blot, estimate_tokens, price_of
+from paredown.advise.client import Advisor, Message, Reply, estimate_tokens, price_of
 from paredown.advise.guard import Advice, brief_schema, find_strategy, read_advice, schema
 from paredown.advise.prompts import Background, build_brief_prompt, build_prompt, repair
 from paredown.errors import AdviceError
 from paredown.search.base import Decision, Policy, View
+from paredown.spec.redact import redact
 from paredown.spec.run import LlmConfig
 from paredown.store.events import EventLog, read_events
 
@@ -91,7 +92,7 @@ class LlmPolicy(Policy):
                 advice = read_advice(reply.text)
                 strategy = find_strategy(advice, view)
             except AdviceError as error:
-                problem = blot(str(error))[:600]
+                problem = redact(str(error))[:600]
                 self._record(round_number, "unusable", reply=reply, error=problem)
                 if round_number == ROUNDS:
                     raise AdviceError(f"twice no usable answer, the last time: {problem}") from None
@@ -131,7 +132,7 @@ class LlmPolicy(Policy):
     ) -> None:
         self.events.add(
             USAGE,
-            model=blot(self.advisor.endpoint.model),
+            model=redact(self.advisor.endpoint.model),
             round=round_number,
             outcome=outcome,
             error=error or None,
@@ -145,5 +146,5 @@ class LlmPolicy(Policy):
 
 def _words(text: str) -> str:
     """The LLM's words as they may be shown: one short line."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in blot(text)).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in redact(text)).split())
     return line[:REASON_CHARS]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from paredown.errors import ModelError
-from paredown.spec.headers import tensor_location
+from paredown.spec.headers import read_config, tensor_location
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.store.atomic import clear_disk_errors, write_json
@@ -38,7 +38,7 @@ class Checkpoint:
     def __init__(self, folder: Path, *, name: str | None = None) -> None:
         self.folder = folder
         self.spec: ModelSpec = infer_spec(folder, name=name)
-        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        self.config: dict[str, Any] = read_config(folder)
         self._located = tensor_location(folder)
 
     def read(self, name: str) -> Tensor:

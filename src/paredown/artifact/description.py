@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from paredown.errors import ModelError
+from paredown.spec.reading import read_object
 from paredown.spec.serial import SCHEMA_VERSION
 from paredown.spec.strategy import Strategy
 from paredown.store.atomic import write_json
@@ -48,7 +48,7 @@ def describe(folder: Path, *, strategy: Strategy, base: dict[str, Any], how_to_l
 def add_measurements(folder: Path, measurements: list[dict[str, Any]]) -> None:
     """Record what was measured of an artifact inside it."""
     path = folder / FILE
-    document = json.loads(path.read_text())
+    document = read_object(path, error=ModelError)
     write_json(path, document | {"measurements": measurements})
 
 
@@ -61,10 +61,8 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.exists():
         return None
-    try:
-        document: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged: {error}") from None
-    if document.get("schema_version", 1) > SCHEMA_VERSION:
+    document = read_object(path, error=ModelError, mend="the artifact is damaged")
+    version = document.get("schema_version", 1)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise ModelError(f"{path} was written by a newer paredown; please upgrade")
     return document

@@ -18,10 +18,11 @@ from paredown.pipeline.bench import Base
 from paredown.pipeline.messages import TextSpec
 from paredown.search.space import Space
 from paredown.spec.benchmarks import check_text_name
-from paredown.spec.headers import scan_weights, weights_files
+from paredown.spec.headers import weights_files
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.run import RunConfig
+from paredown.spec.scan import scan_weights
 from paredown.spec.serial import content_hash, plain
 from paredown.spec.target import Device, Target
 from paredown.store.atomic import write_json

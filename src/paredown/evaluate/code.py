@@ -9,17 +9,19 @@ cannot pass by tampering with its test. Programs have the standard library alone
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import textwrap
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import comb
 from pathlib import Path
+from typing import Any
 
 from paredown.analysis.statistics import Estimate, mean_stderr
 from paredown.errors import ConfigError, DataError, did_you_mean
 from paredown.evaluate.sandbox.run import Check, Outcome, Sandbox
+from paredown.spec.reading import LARGEST_BYTES, json_rows, read_bytes
 from paredown.spec.result import Measurement
 from paredown.spec.units import Unit
 
@@ -97,14 +99,13 @@ def load_problems(path: Path) -> list[Problem]:
     if not file.is_file():
         raise DataError(f"HumanEval: {file} is not there; check --data-dir / PAREDOWN_DATA")
     try:
-        content = file.read_bytes()
-        text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode()
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        read = _unpacked if file.suffix == ".gz" else read_bytes
+        text = read(file, error=DataError).decode("utf-8-sig")
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read as text ({error})") from None
     problems = [
-        _problem(line, f"{file}, line {number}")
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip()
+        _problem(row, f"{file}, line {number}")
+        for number, row in json_rows(text, where=str(file), error=DataError)
     ]
     if not problems:
         raise DataError(f"{file}: there is no problem in it")
@@ -113,11 +114,16 @@ def load_problems(path: Path) -> list[Problem]:
     return problems
 
 
-def _problem(line: str, where: str) -> Problem:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: no JSON ({error})") from None
+def _unpacked(file: Path, *, error: type[DataError]) -> bytes:
+    """The content of a gzip file, of which no more is unpacked than a plain file may have."""
+    with gzip.open(file) as packed:
+        content = packed.read(LARGEST_BYTES + 1)
+    if len(content) > LARGEST_BYTES:  # a small file may unpack to a huge one
+        raise error(f"{file}: unpacks to more than {LARGEST_BYTES // 1_000_000} MB")
+    return content
+
+
+def _problem(row: Any, where: str) -> Problem:
     names = [field.name for field in fields(Problem)]
     missing = [n for n in names if not (isinstance(row, dict) and isinstance(row.get(n), str))]
     if missing:

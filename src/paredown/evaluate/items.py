@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from paredown.spec.reading import require_tame
 from paredown.spec.serial import canonical
 from paredown.store.atomic import clear_disk_errors, write_text
 
@@ -80,12 +81,11 @@ class Responses:
         self.path = path
         self._known: dict[str, list[Any]] = {}
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    key, answer = json.loads(line)
-                except ValueError:  # the line that a kill cut short
-                    continue
-                self._known[key] = answer
+            # Damaged lines are asked again: the bytes of one must not hide those of the others.
+            text = path.read_bytes().decode("utf-8", errors="replace")
+            for line in text.split("\n"):
+                if (kept := _kept(line)) is not None:
+                    self._known[kept[0]] = kept[1]
 
     @staticmethod
     def key(kind: str, request: Sequence[Any]) -> str:
@@ -106,6 +106,20 @@ class Responses:
             if file.tell() and not _ends_line(file):
                 text = "\n" + text
             file.write(text.encode())
+
+
+def _kept(line: str) -> tuple[str, list[Any]] | None:
+    """Key and answer of a stored line; None for what a kill cut short, or a fault damaged."""
+    try:
+        row = json.loads(line)
+        require_tame(row)
+    except (ValueError, RecursionError):
+        return None
+    match row:
+        case [str(key), list(answer)]:
+            return key, answer
+        case _:
+            return None
 
 
 def _ends_line(file: Any) -> bool:

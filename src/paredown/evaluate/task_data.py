@@ -16,6 +16,7 @@ from paredown.evaluate.sandbox.detect import open_sandbox
 from paredown.evaluate.task_names import check_task
 from paredown.evaluate.userdata import Questions, read_questions
 from paredown.spec.benchmarks import BENCHMARKS, HUMANEVAL, LM_EVAL, Benchmark, expand, is_item_file
+from paredown.spec.reading import json_rows, read_text
 from paredown.spec.run import EvaluateConfig
 from paredown.text.texts import data_folder
 
@@ -97,8 +98,8 @@ def read_rows(files: Mapping[str, str], **_: Any) -> dict[str, Any]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+    text = read_text(path, error=DataError)
+    return [row for _, row in json_rows(text, where=str(path), error=DataError)]
 
 
 def check_benchmarks(config: EvaluateConfig, data_dir: Path | None) -> None:

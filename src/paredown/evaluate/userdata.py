@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from paredown.errors import DataError
+from paredown.spec.reading import json_rows, read_text
 
 Kind = Literal["choice", "answer"]
 _FIELDS = {"choice": {"question", "choices", "answer"}, "answer": {"question", "answer"}}
@@ -37,33 +37,18 @@ def read_questions(path: Path) -> Questions:
     Raises:
         DataError: names the file, the line and the field.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     rows: list[dict[str, Any]] = []
     kind: Kind | None = None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            row = _object(line, where)
-            kind = kind or ("choice" if "choices" in row else "answer")
-            rows.append(_checked(row, kind, where))
+    text = read_text(path, error=DataError)
+    for number, row in json_rows(text, where=str(path), error=DataError):
+        where = f"{path}, line {number}"
+        if not isinstance(row, dict):
+            raise DataError(f'{where}: must be an object, such as {{"question": ...}}')
+        kind = kind or ("choice" if "choices" in row else "answer")
+        rows.append(_checked(row, kind, where))
     if kind is None:
         raise DataError(f"{path}: there is no question in it")
     return Questions(path, kind, tuple(rows))
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: no JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise DataError(f'{where}: must be an object, such as {{"question": ...}}')
-    return row
 
 
 def _checked(row: dict[str, Any], kind: Kind, where: str) -> dict[str, Any]:

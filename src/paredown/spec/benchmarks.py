@@ -153,11 +153,12 @@ def is_item_file(name: str) -> bool:
     path = Path(name).expanduser()
     if path.suffix != ".jsonl" or not path.is_file():
         return False
-    with path.open(encoding="utf-8", errors="replace") as file:
-        line = next((line for line in file if line.strip()), "")
     try:
+        # The first line is enough, and newline="\n" keeps one with U+2028 or "\r" in it whole.
+        with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
+            line = next((line for line in file if line.strip()), "")
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError, OSError):
         return False
     return isinstance(row, dict) and "question" in row
 

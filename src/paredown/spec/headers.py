@@ -7,40 +7,23 @@ truncated file is found out before any work starts.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from paredown.errors import ModelError
 from paredown.spec.model import DTYPE_BYTES, TensorInfo
+from paredown.spec.reading import read_object, require_tame
 from paredown.spec.units import human_bytes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-CHUNK_BYTES = 1 << 22
-"""Bytes of a weights file held at a time while scanning."""
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin"}
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
-
-_EXPONENTS: dict[str, tuple[str, int]] = {
-    "F64": ("<u8", 0x7FF << 52),
-    "F32": ("<u4", 0x7F80_0000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-    "F8_E5M2": ("u1", 0x7C),
-    "F8_E4M3": ("u1", 0x7F),
-}
-"""dtype -> (bits as numpy reads them, mask): NaN and infinity have every bit of the mask set."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +38,6 @@ class TensorLocation:
     @property
     def nbytes(self) -> int:
         return self.info.nbytes
-
-
-@dataclass(frozen=True)
-class WeightScan:
-    """What reading every weights file once has told."""
-
-    sha256: str
-    """Of names, lengths and contents of the weights files, in the order of their names."""
-    nonfinite: dict[str, int]
-    """NaN and infinite elements per tensor; only tensors that have some."""
 
 
 # --- The folder ---------------------------------------------------------------------------------
@@ -85,7 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if (folder / "adapter_config.json").is_file():
             raise ModelError(f"{folder} holds only an adapter; merge it into its base model first")
         raise ModelError(f"{folder} is no model folder: it has no {CONFIG}")
-    return _json_object(path)
+    return read_object_of_model(path)
 
 
 def weights_files(folder: Path) -> tuple[Path, ...]:
@@ -157,7 +130,7 @@ def _indexed_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    names = _json_object(folder / INDEX).get("weight_map")
+    names = read_object_of_model(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ModelError(f"{folder / INDEX} has no weight_map; download the model again")
     for file in names.values():
@@ -179,18 +152,13 @@ def _check_index(folder: Path, found: dict[str, TensorLocation]) -> None:
         )
 
 
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"cannot read {path}: {_first_line(error)}; download it again") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds no JSON object; download it again")
-    return value
+def read_object_of_model(path: Path) -> dict[str, Any]:
+    """The object of a JSON file that belongs to a model; a config may hold an `Infinity`.
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    Raises:
+        ModelError: it cannot be read; the mend is to download it again.
+    """
+    return read_object(path, error=ModelError, mend="download it again", finite=False)
 
 
 # --- One file -----------------------------------------------------------------------------------
@@ -247,7 +215,8 @@ def _raw_header(handle: BinaryIO, file: Path, size: int) -> tuple[int, dict[str,
         )
     try:
         header = json.loads(handle.read(length))
-    except ValueError:
+        require_tame(header)
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise ModelError(f"{file} is no safetensors file: its header is no JSON; download it again")
@@ -265,7 +234,7 @@ def _tensors(header: dict[str, Any], file: Path) -> Iterator[tuple[TensorInfo, i
             dtype = str(entry["dtype"])
         except (KeyError, TypeError, ValueError):
             raise ModelError(f"{file} is damaged: tensor {name!r} lacks dtype or place") from None
-        info = _known_dtype(name, dtype, shape, str(file))
+        info = known_dtype(name, dtype, shape, str(file))
         if begin < 0 or min(shape, default=0) < 0 or info.nbytes != end - begin:
             raise ModelError(
                 f"{file} is damaged: tensor {name!r} of shape {list(shape)} in {dtype} cannot "
@@ -274,139 +243,15 @@ def _tensors(header: dict[str, Any], file: Path) -> Iterator[tuple[TensorInfo, i
         yield info, begin
 
 
-def _known_dtype(name: str, dtype: str, shape: tuple[int, ...], where: str) -> TensorInfo:
+def known_dtype(name: str, dtype: str, shape: tuple[int, ...], where: str) -> TensorInfo:
+    """What is stored of one tensor.
+
+    Raises:
+        ModelError: paredown does not know how many bytes an element of this dtype has.
+    """
     if dtype not in DTYPE_BYTES:
         raise ModelError(
             f"{where}: tensor {name!r} has dtype {dtype!r}, which paredown does not know; "
             f"known: {', '.join(DTYPE_BYTES)}"
         )
     return TensorInfo(name=name, dtype=dtype, shape=shape)
-
-
-# --- The contents -------------------------------------------------------------------------------
-
-
-def scan_weights(folder: Path, progress: Callable[[float, str], None] | None = None) -> WeightScan:
-    """Read every weights file once: its hash, and where it holds NaN or infinity.
-
-    Memory stays within a few `CHUNK_BYTES`; hashing and counting run side by side.
-
-    Args:
-        folder: a model folder.
-        progress: told the share done (0 to 1) and the file being read.
-
-    Raises:
-        ModelError: as `read_headers`, or a file changes while it is read.
-    """
-    files = weights_files(folder)
-    total = sum(file.stat().st_size for file in files)
-    digest = hashlib.sha256()
-    nonfinite: dict[str, int] = {}
-    done = 0
-    with ThreadPoolExecutor(max_workers=1) as hasher:
-        for file in files:
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-            for name, dtype, chunk in _chunks(file):
-                hashed = hasher.submit(digest.update, chunk)
-                bad = count_nonfinite(chunk, dtype)
-                hashed.result()
-                if bad:
-                    nonfinite[name] = nonfinite.get(name, 0) + bad
-                done += len(chunk)
-                if progress is not None:
-                    progress(done / total, file.name)
-    return WeightScan(sha256=digest.hexdigest(), nonfinite=dict(sorted(nonfinite.items())))
-
-
-def _chunks(file: Path) -> Iterator[tuple[str, str, memoryview]]:
-    """All bytes of a file in order, cut at tensors and at `CHUNK_BYTES`: (tensor, dtype, bytes).
-
-    Header and holes come with an empty name and dtype. A chunk is overwritten by the next one.
-    """
-    places = read_file_header(file)
-    buffer = memoryview(bytearray(CHUNK_BYTES))
-    regions: list[tuple[str, str, int]] = []  # name, dtype, end
-    at = 0
-    for place in places:
-        if place.offset > at:
-            regions.append(("", "", place.offset))
-        at = place.offset + place.nbytes
-        regions.append((place.info.name, place.info.dtype, at))
-    at = 0
-    with file.open("rb") as handle:
-        for name, dtype, end in regions or [("", "", file.stat().st_size)]:
-            while at < end:
-                chunk = buffer[: min(CHUNK_BYTES, end - at)]
-                if handle.readinto(chunk) != len(chunk):
-                    raise ModelError(f"{file} became shorter while it was read; try again")
-                at += len(chunk)
-                yield name, dtype, chunk
-
-
-def count_nonfinite(data: memoryview | bytes, dtype: str) -> int:
-    """Elements of `data` that are NaN or infinite, by the bits of their exponent."""
-    import numpy as np
-
-    if dtype not in _EXPONENTS:
-        return 0
-    kind, mask = _EXPONENTS[dtype]
-    bits: NDArray[np.unsignedinteger[Any]] = np.frombuffer(data, dtype=kind)
-    return int(np.count_nonzero((bits & bits.dtype.type(mask)) == mask))
-
-
-# --- The hub ------------------------------------------------------------------------------------
-
-
-def remote_headers(
-    repo_id: str, token: str | None = None
-) -> tuple[dict[str, Any], tuple[TensorInfo, ...]]:
-    """Config and stored tensors of a model on the hub; no weights are downloaded.
-
-    Args:
-        repo_id: hub name, `owner/name`.
-        token: None takes `HF_TOKEN` or the saved login.
-
-    Raises:
-        ModelError: offline, no such model, gated, or without safetensors.
-    """
-    from huggingface_hub import HfApi, errors
-
-    unreachable: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # any HTTP client
-    try:
-        api = HfApi(token=token)
-        files = api.get_safetensors_metadata(repo_id).files_metadata
-        config = _json_object(Path(api.hf_hub_download(repo_id, CONFIG)))
-    except errors.GatedRepoError:
-        raise ModelError(
-            f"{repo_id!r} is gated: accept its terms on its hub page and set HF_TOKEN"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise ModelError(
-            f"the hub has no model {repo_id!r} (or it is private: set HF_TOKEN); check the name, "
-            "or give a local folder"
-        ) from None
-    except (errors.NotASafetensorsRepoError, errors.RemoteEntryNotFoundError):
-        raise ModelError(
-            f"{repo_id!r} has no safetensors weights or no {CONFIG}; choose another model, or "
-            "convert it to a local folder with safetensors files"
-        ) from None
-    except errors.SafetensorsParsingError as error:
-        raise ModelError(f"{repo_id!r} holds a damaged file: {_first_line(error)}") from None
-    except errors.HFValidationError:
-        raise ModelError(f"{repo_id!r} is no hub name; write owner/name") from None
-    except errors.OfflineModeIsEnabled:
-        raise ModelError(
-            f"{repo_id!r} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give "
-            "a local folder"
-        ) from None
-    except (unreachable, OSError) as error:
-        raise ModelError(
-            f"cannot reach the hub for {repo_id!r} ({_first_line(error)}); check the network, or "
-            "give a local folder"
-        ) from None
-    tensors = (
-        _known_dtype(name, str(info.dtype), tuple(info.shape), repo_id)
-        for file in files.values()
-        for name, info in file.tensors.items()
-    )
-    return config, tuple(sorted(tensors, key=lambda tensor: tensor.name))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
+from paredown.errors import ModelError
 from paredown.spec.headers import TensorLocation, read_file_header, tensor_location, weights_files
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
+from paredown.spec.reading import parse_json
 from paredown.spec.structure import find_structure
 
 ADAPTER = "adapter"
@@ -50,10 +51,15 @@ def packed_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             shape = (int.from_bytes(words[i : i + 8], "little") for i in range(0, len(words), 8))
             found[name.removesuffix(_SHAPE)] = tuple(shape)
         elif name.endswith(_NF4):
-            state = json.loads(_read(place))
-            found[name.removesuffix(_NF4)] = tuple(int(n) for n in state["shape"])
+            state = parse_json(_read(place), where=f"{place.file}: {name}", error=ModelError)
+            try:
+                found[name.removesuffix(_NF4)] = tuple(int(n) for n in state["shape"])
+            except (KeyError, TypeError, ValueError):
+                raise ModelError(f"{place.file}: {name} tells no shape; it is damaged") from None
         elif name.endswith(".SCB"):
             layer = name.removesuffix(".SCB")
+            if f"{layer}.weight" not in places:
+                raise ModelError(f"{folder}: {name} is there without {layer}.weight; it is damaged")
             found[layer] = places[f"{layer}.weight"].info.shape
     return found
 

@@ -16,7 +16,7 @@ from typing import Any
 from paredown.errors import ConfigError
 
 LARGEST_BYTES = 100_000_000
-"""Longest file that is read whole; the longest honest one, an index of shards, has a few million."""
+"""Longest file that is read whole; an honest one, such as an index of shards, has a few million."""
 DEEPEST = 100
 """Levels of nesting. Python's own stack, which pydantic, `repr` and JSON share, ends near 1000."""
 _MOST_YAML = 200_000
@@ -40,9 +40,10 @@ def read_text(path: Path, *, error: type[ConfigError] = ConfigError, mend: str =
         # "utf-8-sig": editors on Windows begin UTF-8 files with a mark, which is no part of them.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as found:
-        known = "UTF-16; save it as UTF-8" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else ""
-        what = known or f"no UTF-8 text (byte {data[found.start]:#04x} at {found.start})"
-        raise error(f"{path} is {what}{_and(mend)}") from None
+        seen = f"({data[found.start]:#04x} at byte {found.start})"
+        if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+            seen = "but UTF-16; save it as UTF-8"
+        raise error(f"{path} is not UTF-8 text {seen}{_and(mend)}") from None
 
 
 def read_bytes(path: Path, *, error: type[ConfigError] = ConfigError, mend: str = "") -> bytes:
@@ -195,7 +196,7 @@ def _reason(found: ValueError) -> str:
     if "integer string conversion" in str(found):
         return "a whole number of more than 300 digits"
     if isinstance(found, UnicodeDecodeError):
-        return "no UTF-8 text"
+        return "not UTF-8 text"
     return str(found).partition("\n")[0][:300]
 
 

@@ -16,8 +16,13 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paredown.errors import StrategyError
+from paredown.spec.reading import parse_json, require_tame
 from paredown.spec.serial import content_hash
 
+LONGEST_TEXT = 500_000
+"""Characters of a strategy's text; a plan over the layers of a large model has some 100,000."""
+MOST_STEPS = 32
+"""More steps than methods exist help nobody, and each one is a pass over the model."""
 _WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
 
 
@@ -70,6 +75,11 @@ def parse_strategy(text: str) -> Strategy:
         StrategyError: the text is not a strategy; the message shows what was found where.
     """
     stripped = " ".join(text.split("\n")).strip()  # a step per line, as in YAML, is welcome
+    if len(stripped) > LONGEST_TEXT:
+        raise StrategyError(
+            f"the strategy has {len(stripped)} characters, at most {LONGEST_TEXT} are read; "
+            f"it begins with {stripped[:40]!r}"
+        )
     if not stripped:
         raise StrategyError("the strategy is empty; write for example 'gptq(bits=4)'")
     if stripped[0] in "{[":
@@ -80,15 +90,29 @@ def parse_strategy(text: str) -> Strategy:
         raise StrategyError("the strategy is nested too deeply to be read") from None
     except SyntaxError as error:
         raise StrategyError(
-            f"cannot read the strategy {text!r}: {error.msg} at character {error.offset}; "
+            f"cannot read the strategy {_cut(text)!r}: {error.msg} at character {error.offset}; "
             "write steps as method(name=value, ...) joined by '>'"
         ) from None
-    return Strategy(steps=tuple(_step(node, stripped) for node in _chain(tree, stripped)))
+    chain = _chain(tree, stripped)
+    _require_few(len(chain))
+    return Strategy(steps=tuple(_step(node, stripped) for node in chain))
+
+
+def _require_few(steps: int) -> None:
+    if steps > MOST_STEPS:
+        raise StrategyError(f"the strategy has {steps} steps; at most {MOST_STEPS} are allowed")
+
+
+def _cut(text: str, limit: int = 200) -> str:
+    """What a message repeats of a text that may be long."""
+    return text if len(text) <= limit else text[:limit] + "..."
 
 
 def _from_json(text: str) -> Strategy:
+    data = parse_json(text, where="cannot read the strategy from JSON", error=StrategyError)
+    steps = data if isinstance(data, list) else data.get("steps")
+    _require_few(len(steps) if isinstance(steps, list) else 0)
     try:
-        data = json.loads(text)
         return Strategy.model_validate({"steps": data} if isinstance(data, list) else data)
     except ValidationError as error:
         first = error.errors()[0]
@@ -97,22 +121,18 @@ def _from_json(text: str) -> Strategy:
             f"cannot read the strategy from JSON: {where}: {first['msg']}; "
             'write {"steps": [{"method": "gptq", "params": {"bits": 4}}]}'
         ) from None
-    except json.JSONDecodeError as error:
-        raise StrategyError(
-            f"cannot read the strategy from JSON: {error.msg} at character {error.pos + 1}"
-        ) from None
 
 
 def _chain(tree: ast.expr, text: str) -> list[ast.expr]:
     if not isinstance(tree, ast.Compare):
         return [tree]
     if not all(isinstance(op, ast.Gt) for op in tree.ops):
-        raise StrategyError(f"steps are joined by '>' only, in {text!r}")
+        raise StrategyError(f"steps are joined by '>' only, in {_cut(text)!r}")
     return [tree.left, *tree.comparators]
 
 
 def _step(node: ast.expr, text: str) -> Step:
-    source = ast.get_source_segment(text, node) or text
+    source = _cut(ast.get_source_segment(text, node) or text)
     if isinstance(node, ast.Name):
         return Step(method=node.id)
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
@@ -134,9 +154,11 @@ def _value(node: ast.expr, source: str) -> Any:
         return _WORDS[node.id]
     try:
         # Through JSON, so that text and JSON form of a strategy hold the same values.
-        return json.loads(json.dumps(ast.literal_eval(node), allow_nan=False))
-    except (ValueError, TypeError):
+        value = json.loads(json.dumps(ast.literal_eval(node), allow_nan=False))
+        require_tame(value)
+        return value
+    except (ValueError, TypeError, RecursionError):
         raise StrategyError(
-            f"{source!r}: {ast.unparse(node)} is no value; use a number, true/false, "
+            f"{source!r}: {_cut(ast.unparse(node))} is no value; use a number, true/false, "
             'a "text", a [list] or a {"name": value}'
         ) from None

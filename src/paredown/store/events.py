@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from paredown.errors import ExperimentError
+from paredown.spec.reading import json_rows, read_text
+from paredown.spec.redact import redact_all
 from paredown.spec.serial import canonical, plain
-
-_SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})\b")
 
 
 class EventLog:
@@ -28,14 +27,26 @@ class EventLog:
 
     def add(self, event: str, **fields: Any) -> None:
         """Append one event with the time; anything that looks like a key is blotted out."""
-        line = canonical({"time": round(time.time(), 3), "event": event, **plain(fields)})
+        told = redact_all(plain(fields))
+        line = canonical({"time": round(time.time(), 3), "event": event, **told})
         with self._lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(_SECRET.sub("[key]", line) + "\n")
+            file.write(line + "\n")
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """All complete events; a last line still being written is left out."""
+    """All complete events; a last line still being written is left out.
+
+    Raises:
+        ExperimentError: the file cannot be read, or a line is no event; the line is told.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    whole, _, _ = read_text(path, error=ExperimentError).rpartition("\n")
+    found = []
+    for number, event in json_rows(whole, where=str(path), error=ExperimentError):
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            raise ExperimentError(f"{path}, line {number}: is no event")
+        if not isinstance(event.get("time"), int | float):
+            raise ExperimentError(f"{path}, line {number}: has no time")
+        found.append(event)
+    return found

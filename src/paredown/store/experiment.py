@@ -8,7 +8,6 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from paredown.errors import ExperimentError, did_you_mean
 from paredown.spec.model import ModelSpec
+from paredown.spec.reading import parse_json, read_text
 from paredown.spec.result import TrialResult
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import SCHEMA_VERSION, plain
@@ -105,10 +105,7 @@ class Experiment:
         for folder in _episode_folders(self.folder):
             path = folder / "strategy.json"
             if path.exists() and not (folder / "results.json").exists():
-                try:
-                    strategy = _read_strategy(path)
-                except ValueError as error:
-                    raise ExperimentError(f"{path} cannot be read: {error}") from None
+                strategy = _read_strategy(path)
                 if strategy is not None:
                     return _number(folder), strategy
         return None
@@ -142,16 +139,23 @@ def _row(result: TrialResult, on_front: bool) -> dict[str, object]:
 
 
 def _read_strategy(path: Path) -> Strategy | None:
-    data = json.loads(path.read_text())
-    if data is not None and "schema_version" in data:  # the first version wrote the strategy alone
+    data = _read(path, fault="cannot be read")
+    if (
+        isinstance(data, dict) and "schema_version" in data
+    ):  # the first version wrote the strategy alone
         _require_known(path, data)
-        data = data["strategy"]
-    return None if data is None else Strategy.model_validate(data)
+        data = data.get("strategy")
+    try:
+        return None if data is None else Strategy.model_validate(data)
+    except ValidationError as error:
+        raise ExperimentError(f"{path} cannot be read: {_first(error)}") from None
 
 
 def _require_known(path: Path, document: dict[str, Any]) -> None:
     """Refuse what a newer version wrote: reading half of it would mislead."""
     version = document.get("schema_version", 1)
+    if not isinstance(version, int):
+        raise ExperimentError(f"{path} is damaged: its schema_version is no whole number")
     if version > SCHEMA_VERSION:
         raise ExperimentError(
             f"{path}: written by a newer paredown (schema {version}); please upgrade"
@@ -175,16 +179,37 @@ def _read_results(folder: Path) -> tuple[TrialResult, ...]:
 
 
 def _read_result(path: Path) -> TrialResult:
+    mend = f"delete the folder {path.parent.name} to have the episode run again"
+    document = _document(path, mend)
+    _require_known(path, document)
     try:
-        document = json.loads(path.read_text())
-        _require_known(path, document)
         return TrialResult.model_validate_json(json.dumps(document))
-    except (ValidationError, JSONDecodeError, AttributeError) as error:
-        first = str(error).splitlines()[0]
-        raise ExperimentError(
-            f"{path} is damaged: {first}; delete the folder {path.parent.name} to have the episode "
-            "run again"
-        ) from None
+    except ValidationError as error:
+        raise ExperimentError(f"{path} is damaged: {_first(error)}; {mend}") from None
+
+
+def _read(path: Path, mend: str = "", *, fault: str = "is damaged") -> Any:
+    text = read_text(path, error=ExperimentError, mend=mend)
+    return parse_json(text, where=f"{path} {fault}", error=ExperimentError, mend=mend)
+
+
+def _document(path: Path, mend: str = "") -> dict[str, Any]:
+    """The object of a record, whatever has become of its file.
+
+    Raises:
+        ExperimentError: it is damaged; the file is told.
+    """
+    value = _read(path, mend)
+    if not isinstance(value, dict):
+        raise ExperimentError(f"{path} is damaged: it holds no object" + (mend and f"; {mend}"))
+    return value
+
+
+def _first(error: ValidationError) -> str:
+    """Where and what, of the first of a record's faults, in a line."""
+    fault = error.errors()[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{where}: {fault['msg']}" if where else fault["msg"]
 
 
 def is_experiment(folder: Path) -> bool:
@@ -203,23 +228,27 @@ def read_experiment(folder: Path) -> ExperimentRecord:
         siblings = [f.name for f in folder.parent.glob("*") if is_experiment(f)]
         hint = f"; {did_you_mean(folder.name, siblings)}" if siblings else ""
         raise ExperimentError(f"{folder} is no experiment folder (it has no run.json){hint}")
+    run = _document(folder / "run.json")
+    _require_known(folder / "run.json", run)
+    spec = _document(folder / "model_spec.json")
+    final_path = folder / "final_results.json"
+    final = _document(final_path) if final_path.exists() else None
     try:
-        run = json.loads((folder / "run.json").read_text())
-        _require_known(folder / "run.json", run)
-        final_path = folder / "final_results.json"
-        return ExperimentRecord(
-            folder=folder,
-            config=RunConfig.model_validate(run["config"]),
-            run=run,
-            spec=ModelSpec.model_validate_json((folder / "model_spec.json").read_text()),
-            results=_read_results(folder),
-            events=tuple(read_events(folder / "events.jsonl")),
-            final=json.loads(final_path.read_text()) if final_path.exists() else None,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+        config = RunConfig.model_validate(run.get("config"))
+        model = ModelSpec.model_validate(spec)
+    except ValidationError as error:
         raise ExperimentError(
-            f"{folder}: run.json or model_spec.json is damaged: {error}"
+            f"{folder}: run.json or model_spec.json is damaged: {_first(error)}"
         ) from None
+    return ExperimentRecord(
+        folder=folder,
+        config=config,
+        run=run,
+        spec=model,
+        results=_read_results(folder),
+        events=tuple(read_events(folder / "events.jsonl")),
+        final=final,
+    )
 
 
 def lock(folder: Path) -> int:

@@ -7,17 +7,17 @@ processes may write at once.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paredown.errors import ConfigError
+from paredown.spec.reading import read_object
 from paredown.spec.serial import SCHEMA_VERSION, canonical, content_hash, plain, readable
 from paredown.spec.strategy import Strategy
 from paredown.store.atomic import clear_disk_errors, write_text
@@ -141,18 +141,16 @@ class SkillStore:
         Raises:
             ConfigError: there is no such file, or it is no export; nothing was added.
         """
+        document = read_object(file, mend="it is no export of skills")
         try:
-            document: Any = json.loads(file.read_text(encoding="utf-8"))
             if document["schema_version"] > SCHEMA_VERSION:
                 raise ConfigError(f"{file}: exported by a newer paredown; please upgrade")
             rows = [Evidence.model_validate(row) for row in document["evidence"]]
-        except OSError as error:
-            raise ConfigError(f"{file}: {error.strerror}") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise ConfigError(f"{file}: {where}: {first['msg']}; nothing was added") from None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError):
             raise ConfigError(f"{file} is no export of skills") from None
         return self.add(rows)
 

@@ -7,7 +7,6 @@ Prompt words such as `USER:` belong into the question; none are added.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import DataError
+from paredown.spec.reading import json_rows, read_object, read_text
 from paredown.text.texts import IMAGE_TEXTS
 from paredown.text.windows import load_tokenizer
 
@@ -57,7 +57,7 @@ class Preparation:
     def of(cls, source: Checkpoint, side: int) -> Preparation:
         """As `preprocessor_config.json` says, if the model has one."""
         file = source.folder / "preprocessor_config.json"
-        told: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        told = read_object(file, error=DataError) if file.exists() else {}
         return cls(
             side, tuple(told.get("image_mean", _MEAN)), tuple(told.get("image_std", _DEVIATION))
         )
@@ -147,13 +147,9 @@ def read_samples(
 
 def _rows(file: Path) -> list[dict[str, str]]:
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{file}, line {number}: no JSON ({error})") from None
+    for number, row in json_rows(
+        read_text(file, error=DataError), where=str(file), error=DataError
+    ):
         wanted = isinstance(row, dict) and all(
             isinstance(row.get(key), str) and row[key] for key in ("image", "answer")
         )

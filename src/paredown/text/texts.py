@@ -9,7 +9,6 @@ the same document can never land on both sides.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from paredown.errors import DataError, did_you_mean
+from paredown.spec.reading import json_rows, read_text
 
 Part = Literal["calibration", "evaluation"]
 _EVALUATION_SHARE = 4
@@ -206,20 +206,11 @@ def _read_files(files: list[Path]) -> list[str]:
 
 
 def _read_file(file: Path) -> list[str]:
-    try:
-        content = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    content = read_text(file, error=DataError)
     if file.suffix != ".jsonl":
         return [content]
     documents = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{file}, line {number}: no JSON ({error})") from None
+    for number, row in json_rows(content, where=str(file), error=DataError):
         field = next((f for f in _TEXT_FIELDS if isinstance(row, dict) and f in row), None)
         if field is None or not isinstance(row[field], str):
             raise DataError(f'{file}, line {number}: needs a field "text" that holds a string')

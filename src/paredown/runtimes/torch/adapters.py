@@ -7,7 +7,6 @@ throws away most of what was learned.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, final
@@ -21,6 +20,7 @@ from paredown.errors import MethodError, MissingExtraError, ModelError
 from paredown.ops.affine import require_finite
 from paredown.runtimes.torch.packed import dense_dtype
 from paredown.spec.packed import ADAPTER, ADAPTER_WEIGHTS
+from paredown.spec.reading import read_object
 from paredown.store.atomic import write_json
 
 _CONFIG = "adapter_config.json"
@@ -206,11 +206,14 @@ def attach_adapter(model: nn.Module, folder: Path, *, dtype: torch.dtype, device
     Raises:
         ModelError: the adapter is not for this model.
     """
-    config: dict[str, Any] = json.loads((folder / ADAPTER / _CONFIG).read_text())
+    config = read_object(folder / ADAPTER / _CONFIG, error=ModelError)
     tensors = load_file(folder / ADAPTER / ADAPTER_WEIGHTS, device=device)
-    scale = config["lora_alpha"] / config["r"]
+    try:
+        scale, targets = config["lora_alpha"] / config["r"], list(config["target_modules"])
+    except (KeyError, TypeError, ZeroDivisionError):
+        raise ModelError(f"{folder / ADAPTER / _CONFIG}: is no adapter's config") from None
     compute = dense_dtype(device) if dtype == torch.bfloat16 else dtype
-    for name in config["target_modules"]:
+    for name in targets:
         try:
             base = model.get_submodule(name)
             down, up = (tensors[f"{_PREFIX}{name}.lora_{part}.weight"] for part in "AB")
@@ -220,7 +223,7 @@ def attach_adapter(model: nn.Module, folder: Path, *, dtype: torch.dtype, device
                 f"{type(model).__name__}"
             ) from None
         model.set_submodule(name, AdaptedLinear(base, down.to(compute), up.to(compute), scale))
-    return len(config["target_modules"])
+    return len(targets)
 
 
 def attach_with_peft(model: Any, folder: Path) -> None:
