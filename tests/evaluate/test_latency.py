@@ -13,7 +13,7 @@ from paredown.evaluate.grid import measure_grid, timing
 from paredown.evaluate.latency import measure_latency, measure_speedup
 from paredown.evaluate.timing import Times, is_tight, repeat
 from paredown.runtimes.torch.load import load
-from paredown.spec.speed import Grid
+from paredown.spec.speed import SpeedGrid
 from paredown.testing.tiny import tiny_model
 from tests.samples import EVALUATE
 
@@ -88,7 +88,7 @@ def test_repeats_end_when_the_interval_is_tight_or_the_time_is_up() -> None:
 
 def test_a_grid_is_measured_point_by_point(model: Any) -> None:
     slow = Slowed(model, prefill_s=0.06, step_s=0.02)
-    grid = Grid(prompts=(16, 4), batches=(1, 3), decode_tokens=2, seconds=0.01)
+    grid = SpeedGrid(prompts=(16, 4), batches=(1, 3), decode_tokens=2, seconds=0.01)
     points, notes = measure_grid(slow, grid, cache_bytes=64, device="cpu")
     assert notes == []
     asked = [(p.prompt_tokens, p.batch) for p in points]
@@ -107,12 +107,12 @@ def test_a_grid_is_measured_point_by_point(model: Any) -> None:
 
 
 def test_points_beyond_context_or_memory_are_left_out_and_named(model: Any) -> None:
-    grid = Grid(prompts=(4, 300), batches=(1,), decode_tokens=2, seconds=0.01)
+    grid = SpeedGrid(prompts=(4, 300), batches=(1,), decode_tokens=2, seconds=0.01)
     points, notes = measure_grid(model, grid, cache_bytes=64, device="cpu")
     assert [p.prompt_tokens for p in points] == [4]
     expected = "speed with prompts of 300, batches of 1: left out, the model's context is 256"
     assert notes == [expected]
-    points, notes = measure_grid(model, Grid(prompts=(4,)), cache_bytes=1e15, device="cpu")
+    points, notes = measure_grid(model, SpeedGrid(prompts=(4,)), cache_bytes=1e15, device="cpu")
     assert points == []
     assert all("are free" in note for note in notes)
     assert len(notes) == 2
@@ -127,8 +127,8 @@ def test_timing_of_known_seconds() -> None:
 
 
 def test_a_grid_is_read_from_the_command_line() -> None:
-    assert Grid.parse("32,128x1,4") == Grid(prompts=(32, 128), batches=(1, 4))
-    assert Grid.parse("off") is None
+    assert SpeedGrid.parse("32,128x1,4") == SpeedGrid(prompts=(32, 128), batches=(1, 4))
+    assert SpeedGrid.parse("off") is None
     for wrong in ("32", "32x", "ax1", "0x1", "1x2x3"):
         with pytest.raises(ConfigError, match="--grid"):
-            Grid.parse(wrong)
+            SpeedGrid.parse(wrong)

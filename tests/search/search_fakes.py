@@ -242,7 +242,6 @@ def play(
             break
         found = truth(decision.strategy, len(results))
         results.append(found.model_copy(update={"proposed_by": decision.policy}))
-        policy.observe(results[-1])
     return tuple(results)
 
 

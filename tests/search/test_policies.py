@@ -19,7 +19,7 @@ from paredown.search.base import Budget, Policy, View
 from paredown.search.policies import bayesian
 from paredown.search.policies import registry as policies
 from paredown.search.policies.bayesian import Bayesian
-from paredown.search.policies.grid import Grid
+from paredown.search.policies.grid import GridSearch
 from paredown.search.policies.random import Uniform
 from paredown.search.space import Space
 from paredown.spec.result import TrialResult
@@ -258,11 +258,11 @@ def test_nothing_is_opened_twice() -> None:
     assert first.opening(spread=True) is None
 
 
-# Grid and random
+# GridSearch and random
 
 
 def test_the_grid_follows_the_order_of_the_space(space: Space) -> None:
-    results = play(Grid(), space, episodes=1000)
+    results = play(GridSearch(), space, episodes=1000)
     assert proposed(results) == [registry.label(s) for s in space.strategies]
 
 
@@ -353,7 +353,7 @@ def test_every_policy_survives_that_everything_fails(policy: Policy, space: Spac
 
 def test_bayesian_falls_back_to_the_grid(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bayesian, "MAX_DRAWS", 0)
-    history = play(Grid(), space, episodes=6)
+    history = play(GridSearch(), space, episodes=6)
     decision = Bayesian(seed=0).propose(history, space, Limits(), budget=Budget(episodes_left=1))
     assert decision.strategy == space.strategies[6]
     assert "known strategies" in decision.reason

@@ -7,7 +7,7 @@ import pytest
 from paredown.errors import StrategyError
 from paredown.methods import registry
 from paredown.search.policies import registry as policies
-from paredown.search.policies.grid import Grid
+from paredown.search.policies.grid import GridSearch
 from paredown.search.start import WarmStart
 from paredown.spec.run import OBJECTIVES
 from paredown.spec.strategy import Step, Strategy
@@ -20,7 +20,7 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(*texts: str) -> WarmStart:
-    return WarmStart(strategies=tuple(map(registry.canonical, texts)), then=Grid())
+    return WarmStart(strategies=tuple(map(registry.canonical, texts)), then=GridSearch())
 
 
 def test_given_strategies_come_first_and_none_comes_twice() -> None:

@@ -79,7 +79,7 @@ def evaluate(
     )
     from paredown.report.terminal import TextTable
     from paredown.spec.serial import readable
-    from paredown.spec.speed import Grid
+    from paredown.spec.speed import SpeedGrid
     from paredown.store.atomic import write_json
 
     console = Console(stderr=as_json, highlight=False)
@@ -92,7 +92,7 @@ def evaluate(
                 tokens=tokens,
                 limit=limit,
                 margin=margin,
-                grid=Grid.parse(grid),
+                grid=SpeedGrid.parse(grid),
                 chat_template=chat_template,
                 allow_unsandboxed_code=allow_unsandboxed_code,
             ),

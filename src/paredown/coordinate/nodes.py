@@ -246,7 +246,6 @@ def update_state(state: State, run: Run) -> State:
         unmet=result.unmet,
         seconds=round(result.wall_s, 1),
     )
-    run.policy.observe(result)
     keep_front_only(run.experiment, run.plan)
     write_progress_files(read_experiment(run.experiment.folder))
     run.listen("result", {"result": result})

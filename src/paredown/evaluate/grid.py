@@ -11,7 +11,7 @@ import torch
 from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.evaluate.timing import Times, machine_words, prompts, repeat, timed
 from paredown.spec.progress import Progress
-from paredown.spec.speed import Grid, SpeedPoint, Timing
+from paredown.spec.speed import SpeedGrid, SpeedPoint, Timing
 from paredown.spec.units import human_bytes
 
 _AT_LEAST = 3
@@ -22,7 +22,7 @@ _LOGIT_BYTES = 8
 @torch.inference_mode()
 def measure_grid(
     model: Any,
-    grid: Grid,
+    grid: SpeedGrid,
     *,
     cache_bytes: float,
     device: str,
@@ -51,7 +51,7 @@ def measure_grid(
 
 
 def _why_not(
-    model: Any, grid: Grid, length: int, batch: int, cache_bytes: float, device: str
+    model: Any, grid: SpeedGrid, length: int, batch: int, cache_bytes: float, device: str
 ) -> str | None:
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
@@ -72,7 +72,7 @@ def _free(device: str) -> float:
 
 
 def _point(
-    model: Any, grid: Grid, length: int, batch: int, generator: torch.Generator, device: str
+    model: Any, grid: SpeedGrid, length: int, batch: int, generator: torch.Generator, device: str
 ) -> SpeedPoint:
     def once() -> tuple[float, float]:
         prompt = prompts(model, batch, length, generator).to(device)

@@ -220,9 +220,6 @@ class Policy(ABC):
     def choose(self, view: View) -> Decision:
         """One of `view.left`, which is not empty, and why."""
 
-    def observe(self, result: TrialResult) -> None:  # noqa: B027  (optional to override)
-        """Told of each trial that finishes in this process, for caches only: see above."""
-
     def propose(
         self,
         history: Sequence[TrialResult],

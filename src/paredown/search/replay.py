@@ -141,7 +141,7 @@ def replay(
     """Run a policy until `seconds` are spent; a trial that would run over is not counted.
 
     Args:
-        policy: asked for one strategy at a time, told of every result.
+        policy: asked for one strategy at a time, with all results so far.
         table: what comes of each strategy.
         space: `table.space`; the same object for all replays, so that what policies remember of
             a space is computed once.
@@ -164,7 +164,6 @@ def replay(
                 break
         found = found.model_copy(update={"episode": len(results), "proposed_by": decision.policy})
         results.append(found)
-        policy.observe(found)
     return tuple(results)
 
 

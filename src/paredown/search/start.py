@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 from paredown.search.base import Decision, Policy, Remembered, View
-from paredown.spec.result import TrialResult
 from paredown.spec.strategy import Strategy
 
 
@@ -42,6 +41,3 @@ class WarmStart(Policy):
         if outside:
             reason += f"; {outside} given are not in the space"
         return view.decide(first, reason=reason, policy=self.name)
-
-    def observe(self, result: TrialResult) -> None:
-        self.then.observe(result)

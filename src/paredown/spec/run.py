@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paredown.spec.benchmarks import split_request
-from paredown.spec.speed import Grid
+from paredown.spec.speed import SpeedGrid
 from paredown.spec.target import Limits
 
 PolicyName = Annotated[
@@ -48,7 +48,7 @@ class EvaluateConfig(BaseModel):
     """Repeats of the latency measurement at least, after one warm-up."""
     repeat_s: float = Field(default=5.0, gt=0)
     """Seconds within which repeats go on until the intervals of the medians are within 5 %."""
-    grid: Grid | None = None
+    grid: SpeedGrid | None = None
     """Prompt lengths and batch sizes at which latency and throughput are measured as well; None:
     only at `prompt_tokens`, batch 1. `paredown evaluate` has a grid of its own."""
     energy_s: float = Field(default=0.5, ge=0, le=60)

@@ -11,7 +11,7 @@ from paredown.errors import ConfigError
 _Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 
 
-class Grid(BaseModel):
+class SpeedGrid(BaseModel):
     """At which points a model is timed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -27,7 +27,7 @@ class Grid(BaseModel):
     there are three at least."""
 
     @staticmethod
-    def parse(text: str) -> Grid | None:
+    def parse(text: str) -> SpeedGrid | None:
         """`32,128x1,4`: prompts of 32 and 128 tokens, each alone and four side by side; or `off`.
 
         Raises:
@@ -37,7 +37,7 @@ class Grid(BaseModel):
             return None
         try:
             prompts, batches = ([int(n) for n in part.split(",")] for part in text.split("x"))
-            return Grid(prompts=tuple(prompts), batches=tuple(batches))
+            return SpeedGrid(prompts=tuple(prompts), batches=tuple(batches))
         except ValueError:
             raise ConfigError(
                 f"--grid {text!r}: give lengths of prompts and sizes of batches, as in "

@@ -11,7 +11,7 @@ from paredown.spec.run import Objective
 
 @final
 @dataclass(frozen=True)
-class Grid(Policy):
+class GridSearch(Policy):
     """Every strategy once, in the order of the space: single methods, then pipelines."""
 
     name: ClassVar[str] = "grid"

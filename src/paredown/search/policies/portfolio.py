@@ -16,10 +16,9 @@ from paredown.search.cost import spent
 from paredown.search.policies.bandit import Bandit
 from paredown.search.policies.bayesian import Bayesian
 from paredown.search.policies.evolutionary import Evolutionary
-from paredown.search.policies.grid import Grid
+from paredown.search.policies.grid import GridSearch
 from paredown.search.policies.random import Uniform
 from paredown.search.policies.surrogate import Expected
-from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES, Objective
 
 MINIMUM = 0.02
@@ -98,7 +97,7 @@ class Portfolio(Policy):
             Evolutionary(seed=seed, objectives=objectives),
             Bandit(seed=seed, objectives=objectives),
             Uniform(seed=seed),
-            Grid(),
+            GridSearch(),
         )
         best = Arm(policy=Expected(seed=seed, objectives=objectives), promise=PROMISE)
         arms = [best, *(Arm(policy=policy) for policy in classical)]
@@ -120,10 +119,6 @@ class Portfolio(Policy):
             refused += f"; {arm.name}: {decision}"
         reason = f"no arm had an answer: next in the order of the space{refused}"
         return view.decide(view.left[0], reason=reason, policy=self.name)
-
-    def observe(self, result: TrialResult) -> None:
-        for arm in self.arms:
-            arm.policy.observe(result)
 
     def shares(self, view: View) -> dict[str, float]:
         """The share of the cost that each arm is due, by its name; they add up to 1."""

@@ -20,7 +20,7 @@ BUILTIN: dict[str, str] = {
     "bayesian": "paredown.search.policies.bayesian:Bayesian",
     "evolutionary": "paredown.search.policies.evolutionary:Evolutionary",
     "bandit": "paredown.search.policies.bandit:Bandit",
-    "grid": "paredown.search.policies.grid:Grid",
+    "grid": "paredown.search.policies.grid:GridSearch",
     "random": "paredown.search.policies.random:Uniform",
 }
 
