@@ -29,9 +29,9 @@ from paredown.coordinate.skills import (
 )
 from paredown.judge.hypervolume import gains
 from paredown.search.base import Remembered
+from paredown.search.enumerated import Enumerated
 from paredown.search.policies import registry as policies
 from paredown.search.replay import Table, replay, whole
-from paredown.search.space import Space
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.run import RunConfig
 from paredown.spec.strategy import Strategy
@@ -44,7 +44,7 @@ LIMITS = Limits()
 
 def search(
     table: Table,
-    space: Space,
+    space: Enumerated,
     *,
     seed: int,
     episodes: int,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from paredown.search.base import Budget
+from paredown.search.enumerated import Enumerated
 from paredown.search.policies.portfolio import ADVISOR_PROMISE, CAP, STRIKES, Arm, Portfolio
 from paredown.search.policies.random import Uniform
 from paredown.search.replay import Table
-from paredown.search.space import Space
 from paredown.spec.result import TrialResult
 from paredown.spec.target import Limits
 from tests.search.search_fakes import build, model_spec, play, result, smooth_truth, use_fakes
@@ -34,13 +34,13 @@ def advisors(monkeypatch: pytest.MonkeyPatch) -> Any:
     return search_advisors
 
 
-def _table(space: Space) -> Table:
+def _table(space: Enumerated) -> Table:
     trials = [smooth_truth(s, n) for n, s in enumerate(space.strategies, start=1)]
     return Table(
         about={},
         baseline=result(None, episode=0, perplexity=20.0, size=768e3),
         by_hash={t.strategy.hash: t for t in trials if t.strategy is not None},
-        predicted_bytes=space.predicted_bytes,
+        predicted_bytes=space.sizes,
     )
 
 

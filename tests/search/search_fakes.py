@@ -14,7 +14,7 @@ from paredown.errors import GroupSizeError, StrategyError
 from paredown.methods import registry
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.search.base import Budget, Policy
-from paredown.search.space import Space
+from paredown.search.enumerated import Enumerated
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.result import Failure, FailureKind, Measurement, TrialResult
@@ -161,9 +161,9 @@ def model_spec() -> ModelSpec:
     )  # fmt: skip
 
 
-def build(limits: Limits | None = None, **options: Any) -> Space:
+def build(limits: Limits | None = None, **options: Any) -> Enumerated:
     """The space of the fakes."""
-    return Space.build(model_spec(), Target(limits=limits or Limits()), **options)
+    return Enumerated.build(model_spec(), Target(limits=limits or Limits()), **options)
 
 
 def _measured(name: str, value: float, unit: Unit) -> Measurement:
@@ -225,7 +225,7 @@ def smooth_truth(strategy: Strategy, episode: int) -> TrialResult:
 
 def play(
     policy: Policy,
-    space: Space,
+    space: Enumerated,
     *,
     episodes: int,
     truth: Truth = smooth_truth,

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from paredown.methods import registry
 from paredown.methods.base import Context, Kind, Method, Params
+from paredown.search.enumerated import Enumerated
 from paredown.search.replay import Table
-from paredown.search.space import Space
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
@@ -123,7 +123,7 @@ def trial(strategy: Strategy, *, episode: int, world: int) -> TrialResult:
 
 def table(*, world: int, max_steps: int = 2) -> Table:
     """The whole space of these methods, every strategy tried once."""
-    space = Space.build(model_spec(), Target(), max_steps=max_steps)
+    space = Enumerated.build(model_spec(), Target(), max_steps=max_steps)
     baseline = result(None, episode=0, perplexity=20.0, size=BASE_SIZE)
     trials = {
         key: trial(strategy, episode=number, world=world)
@@ -133,5 +133,5 @@ def table(*, world: int, max_steps: int = 2) -> Table:
         about={"synthetic": True, "world": world},
         baseline=baseline,
         by_hash=trials,
-        predicted_bytes=space.predicted_bytes,
+        predicted_bytes=space.sizes,
     )

@@ -9,7 +9,6 @@ from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.judge.hypervolume import covered
 from paredown.methods import registry
 from paredown.search.base import Budget
-from paredown.search.index import index_of
 from paredown.search.policies.bandit import Bandit
 from paredown.search.policies.random import Uniform
 from paredown.spec.result import TrialResult
@@ -50,7 +49,7 @@ def test_the_method_that_gained_most_goes_on_near_its_best_trial() -> None:
     )
     assert "round" in {step.method for step in chosen.steps}
     assert reason.startswith("round promises most gain per second")
-    near = min(index_of(build(methods=("round", "cut"))).distance(chosen, registry.canonical(t))
+    near = min(build(methods=("round", "cut")).index.distance(chosen, registry.canonical(t))
                for t in ("round", "round(bits=8)"))  # fmt: skip
     assert near == 1
 

@@ -10,10 +10,10 @@ from paredown.judge.hypervolume import Score, covered
 from paredown.methods import registry
 from paredown.methods.base import Kind
 from paredown.search.base import Budget
-from paredown.search.index import genome, index_of
+from paredown.search.enumerated import Enumerated
+from paredown.search.index import genome
 from paredown.search.policies.evolutionary import Evolutionary, crowding, survivors
 from paredown.search.policies.random import Uniform
-from paredown.search.space import Space
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
@@ -59,7 +59,7 @@ def test_crowding_hand_worked() -> None:
     assert crowding(same).tolist() == [np.inf, 0.0, np.inf]
 
 
-def _child(space: Space, parent: Strategy, seed: int) -> Strategy:
+def _child(space: Enumerated, parent: Strategy, seed: int) -> Strategy:
     history = [
         result(None, episode=0, perplexity=20.0, size=768e3),
         result(parent, episode=1, perplexity=21.0, size=3e5),
@@ -76,7 +76,7 @@ def test_a_child_differs_from_its_parent_in_one_place() -> None:
     space = build()
     parent = registry.canonical("cut > round")
     children = [_child(space, parent, seed) for seed in range(60)]
-    index = index_of(space)
+    index = space.index
     assert all(0 < index.distance(parent, child) <= 3 for child in children)
     kinds = {frozenset(genome(child)) for child in children}
     both = frozenset({Kind.PRUNING, Kind.QUANTIZATION})

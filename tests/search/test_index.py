@@ -8,7 +8,7 @@ import pytest
 
 from paredown.methods import registry
 from paredown.methods.base import Kind
-from paredown.search.index import ALONE, SWAPPED, genome, index_of
+from paredown.search.index import ALONE, SWAPPED, genome
 from tests.search.search_fakes import build, use_fakes
 
 
@@ -32,14 +32,14 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_distances(one: str, other: str, distance: int) -> None:
-    index = index_of(build())
+    index = build().index
     first, second = registry.canonical(one), registry.canonical(other)
     assert index.distance(first, second) == index.distance(second, first) == distance
 
 
 def test_distance_is_a_metric() -> None:
     space = build()
-    index = index_of(space)
+    index = space.index
     some = space.strategies[::9]
     for a, b, c in product(some, repeat=3):
         assert index.distance(a, c) <= index.distance(a, b) + index.distance(b, c)
@@ -47,18 +47,17 @@ def test_distance_is_a_metric() -> None:
 
 def test_the_nearest_has_the_wanted_methods_and_is_allowed() -> None:
     space = build()
-    index = index_of(space)
+    index = space.index
     wanted = genome(registry.canonical("round(bits=2)"))
-    everything = set(space.by_hash)
-    assert index.nearest(wanted, everything) == registry.canonical("round(bits=2)")
-    without = everything - {registry.canonical("round(bits=2)").hash}
-    assert index.nearest(wanted, without) == registry.canonical("round")
-    assert index.nearest(wanted, set()) is None
-    assert index.nearest({}, everything) is None
+    assert index.nearest(wanted, space.__contains__) == registry.canonical("round(bits=2)")
+    without = registry.canonical("round(bits=2)")
+    assert index.nearest(wanted, lambda s: s != without) == registry.canonical("round")
+    assert index.nearest(wanted, lambda s: False) is None
+    assert index.nearest({}, space.__contains__) is None
 
 
 def test_methods_are_listed_by_kind_in_the_order_of_the_space() -> None:
-    assert index_of(build()).methods == {
+    assert build().index.methods == {
         Kind.QUANTIZATION: ["round", "solve"],
         Kind.PRUNING: ["cut", "trim"],
         Kind.TUNING: ["mend"],

@@ -16,12 +16,12 @@ from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.search.base import Budget, Policy, View
+from paredown.search.enumerated import Enumerated
 from paredown.search.policies import bayesian
 from paredown.search.policies import registry as policies
 from paredown.search.policies.bayesian import Bayesian
 from paredown.search.policies.grid import GridSearch
 from paredown.search.policies.random import Uniform
-from paredown.search.space import Space
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES, RunConfig
 from paredown.spec.strategy import Strategy
@@ -47,7 +47,7 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def space() -> Space:
+def space() -> Enumerated:
     return build(methods=("round", "cut"), max_steps=2)
 
 
@@ -62,7 +62,7 @@ def sometimes_failing(strategy: Strategy, episode: int) -> TrialResult:
     )
 
 
-def view(history: Sequence[TrialResult], space: Space, *, episodes_left: int = 10) -> View:
+def view(history: Sequence[TrialResult], space: Enumerated, *, episodes_left: int = 10) -> View:
     return View(
         history=history, space=space, limits=Limits(), budget=Budget(episodes_left=episodes_left)
     )
@@ -71,7 +71,7 @@ def view(history: Sequence[TrialResult], space: Space, *, episodes_left: int = 1
 # The contract
 
 
-def test_the_whole_space_is_tried_without_duplicates(policy: Policy, space: Space) -> None:
+def test_the_whole_space_is_tried_without_duplicates(policy: Policy, space: Enumerated) -> None:
     results = play(policy, space, episodes=1000, truth=sometimes_failing)
     tried = [r.strategy.hash for r in results if r.strategy is not None]
     assert sorted(tried) == sorted(space.by_hash)
@@ -80,7 +80,7 @@ def test_the_whole_space_is_tried_without_duplicates(policy: Policy, space: Spac
     assert last.reason == f"all {len(space.by_hash)} strategies of the space were tried"
 
 
-def test_a_run_cut_short_goes_on_as_if_it_had_not_been(policy: Policy, space: Space) -> None:
+def test_a_run_cut_short_goes_on_as_if_it_had_not_been(policy: Policy, space: Enumerated) -> None:
     whole = play(policy, space, episodes=10, truth=sometimes_failing)
     fresh = policies.create(policy.name, seed=3, objectives=OBJECTIVES)
     for cut in (1, 6):
@@ -89,14 +89,14 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(policy: Policy, space: Sp
         assert proposed(resumed) == proposed(whole)
 
 
-def test_results_survive_the_experiment_folder(policy: Policy, space: Space) -> None:
+def test_results_survive_the_experiment_folder(policy: Policy, space: Enumerated) -> None:
     whole = play(policy, space, episodes=8)
     reread = tuple(TrialResult.model_validate_json(r.model_dump_json()) for r in whole)
     first, second = (policy.propose(h, space, Limits(), budget=MORE) for h in (whole, reread))
     assert first == second
 
 
-def test_a_decision_says_what_why_and_what_to_expect(policy: Policy, space: Space) -> None:
+def test_a_decision_says_what_why_and_what_to_expect(policy: Policy, space: Enumerated) -> None:
     history = play(policy, space, episodes=7)
     decision = policy.propose(history, space, Limits(), budget=MORE)
     assert decision.strategy is not None
@@ -109,7 +109,7 @@ def test_a_decision_says_what_why_and_what_to_expect(policy: Policy, space: Spac
 
 
 def test_a_decision_predicts_its_seconds_from_trials_of_its_methods(
-    policy: Policy, space: Space
+    policy: Policy, space: Enumerated
 ) -> None:
     tried = [s for s in space.strategies if len(s.steps) == 1]
     history = [BASELINE] + [
@@ -122,7 +122,7 @@ def test_a_decision_predicts_its_seconds_from_trials_of_its_methods(
 
 
 def test_what_would_take_longer_than_the_time_left_is_not_proposed(
-    policy: Policy, space: Space
+    policy: Policy, space: Enumerated
 ) -> None:
     by_method = {name: registry.canonical(name) for name in ("round", "cut")}
     history = [
@@ -144,7 +144,7 @@ def test_what_would_take_longer_than_the_time_left_is_not_proposed(
     )
 
 
-def test_a_batch_is_made_of_different_untried_strategies(policy: Policy, space: Space) -> None:
+def test_a_batch_is_made_of_different_untried_strategies(policy: Policy, space: Enumerated) -> None:
     history = play(policy, space, episodes=5, truth=sometimes_failing)
     batch = policy.propose_batch(history, space, Limits(), budget=MORE, count=4)
     again = policy.propose_batch(history, space, Limits(), budget=MORE, count=4)
@@ -173,18 +173,18 @@ def test_a_batch_ends_with_the_space(policy: Policy) -> None:
     ],
 )
 def test_a_used_up_budget_ends_the_search(
-    policy: Policy, space: Space, budget: Budget, reason: str
+    policy: Policy, space: Enumerated, budget: Budget, reason: str
 ) -> None:
     decision = policy.propose((BASELINE,), space, Limits(), budget=budget)
     assert (decision.action, decision.reason) == ("end", reason)
 
 
-def test_trials_of_another_space_do_not_disturb(policy: Policy, space: Space) -> None:
+def test_trials_of_another_space_do_not_disturb(policy: Policy, space: Enumerated) -> None:
     other = play(policy, build(methods=("trim", "mend")), episodes=6)
     assert len(play(policy, space, episodes=3, history=other)) == len(other) + 3
 
 
-def test_every_seed_is_a_seed(space: Space) -> None:
+def test_every_seed_is_a_seed(space: Enumerated) -> None:
     seeds = [
         view([BASELINE] * n, space).seed(seed, salt)
         for seed in (-1, 0, 1, 2**40)
@@ -261,7 +261,7 @@ def test_nothing_is_opened_twice() -> None:
 # GridSearch and random
 
 
-def test_the_grid_follows_the_order_of_the_space(space: Space) -> None:
+def test_the_grid_follows_the_order_of_the_space(space: Enumerated) -> None:
     results = play(GridSearch(), space, episodes=1000)
     assert proposed(results) == [registry.label(s) for s in space.strategies]
 
@@ -277,7 +277,7 @@ def test_other_seeds_give_other_sequences(name: str) -> None:
     assert runs[0] != runs[2]
 
 
-def test_random_is_uniform(space: Space) -> None:
+def test_random_is_uniform(space: Enumerated) -> None:
     first = [
         Uniform(seed=seed).propose((BASELINE,), space, Limits(), budget=MORE).strategy
         for seed in range(2000)
@@ -344,14 +344,16 @@ def test_bayesian_takes_a_failure_for_worse_than_a_broken_limit() -> None:
     assert np.mean(["round" in str(strategy) for strategy in drawn]) < 0.2
 
 
-def test_every_policy_survives_that_everything_fails(policy: Policy, space: Space) -> None:
+def test_every_policy_survives_that_everything_fails(policy: Policy, space: Enumerated) -> None:
     results = play(policy, space, episodes=1000, truth=lambda s, n: failure(s, episode=n))
     assert len(results) == len(space.by_hash) + 1
     no_baseline = (failure(space.strategies[0], episode=1),)
     assert policy.propose(no_baseline, space, Limits(), budget=MORE).strategy is not None
 
 
-def test_bayesian_falls_back_to_the_grid(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bayesian_falls_back_to_the_grid(
+    space: Enumerated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bayesian, "MAX_DRAWS", 0)
     history = play(GridSearch(), space, episodes=6)
     decision = Bayesian(seed=0).propose(history, space, Limits(), budget=Budget(episodes_left=1))
@@ -359,7 +361,7 @@ def test_bayesian_falls_back_to_the_grid(space: Space, monkeypatch: pytest.Monke
     assert "known strategies" in decision.reason
 
 
-def test_bayesian_learns_from_the_objectives_that_all_trials_have(space: Space) -> None:
+def test_bayesian_learns_from_the_objectives_that_all_trials_have(space: Enumerated) -> None:
     history = list(play(Bayesian(seed=0), space, episodes=4))
     decision = Bayesian(seed=0).propose(history, space, Limits(), budget=MORE)
     assert decision.reason.endswith("perplexity, size, decode_latency, peak_memory")
@@ -370,7 +372,7 @@ def test_bayesian_learns_from_the_objectives_that_all_trials_have(space: Space) 
 
 
 def test_of_draws_that_are_equally_good_the_cheapest_is_tried(
-    space: Space, monkeypatch: pytest.MonkeyPatch
+    space: Enumerated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = [registry.canonical(name) for name in ("round(bits=8)", "cut(ratio=0.125)")]
     monkeypatch.setattr(bayesian, "_draw", lambda *args, **options: drawn)
@@ -406,7 +408,7 @@ def test_bayesian_turns_away_from_broken_limits() -> None:
     assert share_of_round(Limits(max_accuracy_loss=10)) < 0.2
 
 
-def test_optuna_keeps_its_log_level(space: Space) -> None:
+def test_optuna_keeps_its_log_level(space: Enumerated) -> None:
     import optuna
 
     before = optuna.logging.get_verbosity()

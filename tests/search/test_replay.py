@@ -41,7 +41,9 @@ def test_a_table_reads_back_and_equal_tables_are_equal_files(table: Table, tmp_p
 
 
 def test_a_replay_looks_up_pays_and_ends_with_the_budget(table: Table) -> None:
-    results = replay(GridSearch(), table, space=table.space, episodes=5, seconds=500.0, limits=Limits())
+    results = replay(
+        GridSearch(), table, space=table.space, episodes=5, seconds=500.0, limits=Limits()
+    )
     strategies = [r.strategy for r in results if r.strategy is not None]
     assert strategies == list(table.space.strategies[: len(strategies)])
     for n, result in enumerate(results[1:], start=1):
@@ -55,7 +57,9 @@ def test_a_replay_looks_up_pays_and_ends_with_the_budget(table: Table) -> None:
 def test_a_replay_of_everything_covers_everything(table: Table) -> None:
     best = whole(table, PAIR, Limits())
     assert best == pytest.approx(covered([table.baseline, *table.trials], PAIR, Limits()))
-    results = replay(GridSearch(), table, space=table.space, episodes=9999, seconds=1e9, limits=Limits())
+    results = replay(
+        GridSearch(), table, space=table.space, episodes=9999, seconds=1e9, limits=Limits()
+    )
     found = curve(results, PAIR, Limits(), whole=best)
     assert found.share[-1] == pytest.approx(1.0)
     assert found.seconds[-1] == pytest.approx(sum(t.wall_s for t in table.trials))

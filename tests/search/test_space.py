@@ -8,8 +8,8 @@ import pytest
 
 from paredown.errors import ConfigError, MissingExtraError, StrategyError
 from paredown.methods import registry
-from paredown.search import space as space_module
-from paredown.search.space import Space
+from paredown.search import enumerated as space_module
+from paredown.search.enumerated import Enumerated
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Limits, Target
 from tests.search.search_fakes import METHODS, WORKING, build, model_spec, use_fakes
@@ -20,7 +20,7 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     use_fakes(monkeypatch)
 
 
-def labels(space: Space) -> list[str]:
+def labels(space: Enumerated) -> list[str]:
     return [registry.label(strategy) for strategy in space.strategies]
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_run_is_refused_with_its_reason() -> None:
 def test_predictions_are_kept() -> None:
     space = build()
     strategy = registry.canonical("cut > round")
-    assert space.predicted_bytes[strategy.hash] == 768_000 * 0.75 / 2
+    assert space.sizes[strategy.hash] == 768_000 * 0.75 / 2
     assert space.expected(strategy) == {
         "size": 288_000.0, "compression_ratio": pytest.approx(8 / 3),
     }  # fmt: skip
@@ -138,12 +138,12 @@ def test_what_misses_the_target_ratio_is_not_proposed(ratio: float) -> None:
     assert list(space.strategies) == expected
     assert 0 < len(expected) < len(everything.strategies)
     assert space.refused["trim"] == f"predicted ratio 1.33x < {ratio:g}x"
-    assert set(space.predicted_bytes) == set(space.by_hash)
+    assert set(space.sizes) == set(space.by_hash)
 
 
 def test_what_does_not_fit_is_not_proposed() -> None:
     space = build(Limits(max_memory_gb=0.000384))
-    assert max(space.predicted_bytes.values()) == 384_000
+    assert max(space.sizes.values()) == 384_000
     assert space.refused["trim"] == "weights alone take 0.00 GB > 0.000384 GB"
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from paredown.errors import AdviceError, ConfigError, did_you_mean
 from paredown.methods import registry
 from paredown.search.base import View
-from paredown.search.index import genome, index_of
+from paredown.search.index import genome
 from paredown.spec.strategy import Strategy
 
 MAX_ANSWER = 8000
@@ -133,11 +133,11 @@ def require_proposable(strategy: Strategy, view: View) -> Strategy:
         AdviceError: it is not in the space, known already, or takes longer than the time left.
     """
     shown = registry.label(strategy)
-    if strategy.hash not in view.space.by_hash:
+    if strategy not in view.space:
         raise AdviceError(f"{shown} is not in the search space; {_nearest(strategy, view)}")
-    if all(strategy.hash != other.hash for other in view.untried):
+    if strategy.hash in view.tried:
         raise AdviceError(f"{shown} was tried already, or is running; {_nearest(strategy, view)}")
-    if all(strategy.hash != other.hash for other in view.left):
+    if not view.is_in_time(strategy):
         seconds = view.costs.seconds(strategy)
         raise AdviceError(f"{shown} would take {seconds:.0f} s, longer than the time left")
     return strategy
@@ -145,9 +145,8 @@ def require_proposable(strategy: Strategy, view: View) -> Strategy:
 
 def _nearest(strategy: Strategy, view: View) -> str:
     """The untried strategy with the same methods that is nearest, or the methods there are."""
-    index = index_of(view.space)
-    left = {other.hash for other in view.left}
-    near = index.nearest(genome(strategy), left)
+    index = view.space.index
+    near = view.nearest(genome(strategy))
     if near is not None:
         return f"the nearest untried one is {registry.label(near)}"
     known = {method for methods in index.methods.values() for method in methods}

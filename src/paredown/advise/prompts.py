@@ -17,7 +17,6 @@ from paredown.advise.client import Message
 from paredown.judge.quantities import loss
 from paredown.methods import registry
 from paredown.search.base import View
-from paredown.search.index import index_of
 from paredown.search.outlook import Outlook, shortlist
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
@@ -173,7 +172,7 @@ def _with_unit(value: float | None, unit: str) -> str:
 
 
 def _methods(view: View) -> list[str]:
-    index = index_of(view.space)
+    index = view.space.index
     lines = []
     for kind, names in index.methods.items():
         for name in names:

@@ -150,7 +150,7 @@ def _open(folder: Path, plan: Plan) -> Experiment:
     experiment.events.add(
         "started",
         episodes=plan.config.episodes,
-        strategies=len(plan.space.by_hash),
+        strategies=len(plan.space.strategies),
         methods=tuple(methods),
     )
     for label, reason in plan.space.refused.items():

@@ -16,6 +16,7 @@ from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base
 from paredown.pipeline.messages import TextSpec
+from paredown.search.enumerated import Enumerated
 from paredown.search.space import Space
 from paredown.spec.benchmarks import check_text_name
 from paredown.spec.headers import weights_files
@@ -71,7 +72,7 @@ def prepare(config: RunConfig) -> Plan:
     folder = locate(config.model)
     spec = infer_spec(folder, name=config.model)
     target = Target(device=device, limits=config.limits)
-    space = Space.build(spec, target, methods=config.methods, max_steps=config.max_steps)
+    space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     base = open_base(config.model, folder, spec)
     return Plan(config=config, base=base, machine=machine, target=target, text=text, space=space)
 

@@ -18,7 +18,7 @@ from paredown.judge.quantities import QUANTITIES
 from paredown.methods import registry
 from paredown.report.findings import find
 from paredown.search.base import Remembered
-from paredown.search.index import genome, index_of
+from paredown.search.index import genome
 from paredown.search.space import Space
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
@@ -255,12 +255,12 @@ def _effects(skill: Skill) -> dict[Objective, float]:
 
 
 def _in_space(strategy: Strategy, space: Space) -> Strategy | None:
-    if strategy.hash in space.by_hash:
-        return space.by_hash[strategy.hash]
+    if strategy in space:
+        return strategy
     known = registry.names()
     if any(step.method not in known for step in strategy.steps):
         return None
-    return index_of(space).nearest(genome(strategy), space.by_hash)
+    return space.nearest(genome(strategy), space.__contains__)
 
 
 def _greedy(

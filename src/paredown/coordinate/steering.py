@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast, final
 
@@ -107,10 +107,7 @@ def without(space: Space, excluded: tuple[str, ...]) -> Space:
     """The space without the strategies that use an excluded method; remembered."""
     if not excluded:
         return space
-    kept = {key: s for key, s in space.by_hash.items() if not uses(s, excluded)}
-    return replace(
-        space, by_hash=kept, predicted_bytes={key: space.predicted_bytes[key] for key in kept}
-    )
+    return space.without(excluded)
 
 
 def predict(strategy: Strategy, plan: Plan) -> int:
@@ -119,9 +116,8 @@ def predict(strategy: Strategy, plan: Plan) -> int:
     Raises:
         ConfigError: it cannot run on this model, or its size alone breaks a limit.
     """
-    known = plan.space.predicted_bytes.get(strategy.hash)
-    if known is not None:
-        return known
+    if strategy in plan.space:
+        return plan.space.predicted_bytes(strategy)
     size = registry.check(strategy, plan.base.spec, plan.target).weight_bytes
     reason = broken_by_size(size, plan.space.baseline_bytes / size, plan.config.limits)
     if reason is not None:
@@ -251,7 +247,7 @@ class Steering:
                 f"try: no episode is left for {shown} (--episodes {episodes}); "
                 "a run with more episodes can go on with --resume"
             )
-        in_space = strategy.hash in plan.space.by_hash
+        in_space = strategy in plan.space
         self._record("try", strategy=plain(strategy), label=shown, in_space=in_space)
         return f"{shown} will be episode {begun + len(asked) + 1}"
 
@@ -272,7 +268,7 @@ class Steering:
             return f"exclude: {method} is excluded already"
         if method not in searched:
             return f"exclude: {method!r} is not searched here; {did_you_mean(method, searched)}"
-        left = without(plan.space, (*wishes.excluded, method)).by_hash.keys()
+        left = _listed(without(plan.space, (*wishes.excluded, method)))
         tried = _started(experiment)
         asked = [s for s in wishes.asked if not uses(s, [method])]
         if not (left - tried) and not asked:
@@ -324,7 +320,7 @@ class Steering:
         results, running, wishes = experiment.results(), experiment.in_flight(), self.wishes()
         done = sum(r.episode > 0 for r in results)
         now = "" if running is None else f", running: {registry.label(running[1])}"
-        left = without(plan.space, wishes.excluded).by_hash.keys() - _started(experiment)
+        left = _listed(without(plan.space, wishes.excluded)) - _started(experiment)
         lines = (
             f"{done} of {plan.config.episodes} episodes done{now}",
             "paused" if self.paused else "",
@@ -353,6 +349,11 @@ def _begun(results: Sequence[TrialResult], running: tuple[int, Strategy] | None)
 
 def _hash(strategy: Strategy | None) -> str:
     return "" if strategy is None else strategy.hash
+
+
+def _listed(space: Space) -> set[str]:
+    """Hashes of the strategies that the space lists."""
+    return {strategy.hash for strategy in space.strategies}
 
 
 def _methods(space: Space) -> list[str]:

@@ -52,6 +52,9 @@ BUILTIN: dict[str, str] = {
     "heads": "paredown.methods.heads:Heads",
 }
 GROUP = "paredown.methods"
+MAX_REMEMBERED = 1000
+"""Characters of a step that a planner remembers. A longer one holds a plan, which is hardly ever
+met twice, and the spec after it takes a hundred kilobytes."""
 
 
 @cache
@@ -196,28 +199,38 @@ class Planner:
 
     def check(self, strategy: Strategy) -> ModelSpec:
         """See `registry.check`."""
-        steps = [(str(step), *self._resolve(step)) for step in strategy.steps]
-        state = self._start
-        for text, method, params in steps:
-            key = id(state), text
-            if key not in self._after:
-                try:
-                    self._after[key] = self._intern(self._step(state, method, params))
-                except ConfigError as error:
-                    self._after[key] = error
-            found = self._after[key]
-            if isinstance(found, ConfigError):
-                raise found.with_traceback(None)
-            state = found
+        state, is_kept = self._start, True
+        for text, method, params in [self._resolve(step) for step in strategy.steps]:
+            # What follows a state that is not kept cannot be remembered either: by its id, another
+            # state would be found there once this one is gone.
+            is_kept = is_kept and len(text) <= MAX_REMEMBERED
+            state = (self._remembered if is_kept else self._step)(state, method, params, text)
         return state.spec
 
-    def _resolve(self, step: Step) -> tuple[AnyMethod, Params]:
+    def _remembered(self, state: _State, method: AnyMethod, params: Params, text: str) -> _State:
+        """`_step`, worked out once."""
+        key = id(state), text
+        if key not in self._after:
+            try:
+                self._after[key] = self._intern(self._step(state, method, params, text))
+            except ConfigError as error:
+                self._after[key] = error
+        found = self._after[key]
+        if isinstance(found, ConfigError):
+            raise found.with_traceback(None)
+        return found
+
+    def _resolve(self, step: Step) -> tuple[str, AnyMethod, Params]:
+        """The step as text, which stands for it, its method and its parameters."""
         text = str(step)
+        if len(text) > MAX_REMEMBERED:
+            return text, load(step.method), params_of(step)
         if text not in self._settings:
             self._settings[text] = load(step.method), params_of(step)
-        return self._settings[text]
+        return text, *self._settings[text]
 
-    def _step(self, state: _State, method: AnyMethod, params: Params) -> _State:
+    def _step(self, state: _State, method: AnyMethod, params: Params, text: str) -> _State:
+        """The model after one more step, `text` for short."""
         require_extra(method)
         packed_by = state.packed_by
         if packed_by is not None and state.is_sparse:

@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from random import Random
 from typing import ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
 from paredown.methods import registry
 from paredown.search.cost import CostModel
+from paredown.search.index import Genome
 from paredown.search.space import Space
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -22,6 +24,9 @@ from paredown.spec.target import Limits
 
 Action = Literal["quantization", "pruning", "tuning", "pipeline", "search", "end"]
 
+DRAWS = 1000
+"""Samples of a space that may turn out to be known, or to take too long, before a policy gives up.
+"""
 OPENING_SHARE = 1 / 3
 """At most this share of the trials goes into seeing each method once."""
 
@@ -105,22 +110,55 @@ class View:
         return [*finished, *(p.strategy for p in self.pending if p.strategy is not None)]
 
     @cached_property
+    def tried(self) -> set[str]:
+        """Hashes of what was started."""
+        return {strategy.hash for strategy in self.started}
+
+    @cached_property
     def untried(self) -> list[Strategy]:
-        """Strategies of the space that were not started yet, in the space's order."""
-        tried = {strategy.hash for strategy in self.started}
-        return [strategy for key, strategy in self.space.by_hash.items() if key not in tried]
+        """Listed strategies of the space that were not started yet, in the space's order."""
+        return [s for s in self.space.strategies if s.hash not in self.tried]
 
     @cached_property
     def left(self) -> list[Strategy]:
-        """What may be proposed: untried, and not known to take longer than the time left."""
+        """Of the listed strategies, what may be proposed: untried, and in time."""
+        return [strategy for strategy in self.untried if self.is_in_time(strategy)]
+
+    def is_in_time(self, strategy: Strategy) -> bool:
+        """Whether it is not known to take longer than the time left."""
         seconds = self.budget.seconds_left
-        if seconds is None:
-            return self.untried
-        return [
-            strategy
-            for strategy in self.untried
-            if not self.costs.knows(strategy) or self.costs.seconds(strategy) <= seconds
-        ]
+        if seconds is None or not self.costs.knows(strategy):
+            return True
+        return self.costs.seconds(strategy) <= seconds
+
+    def may(self, strategy: Strategy) -> bool:
+        """Whether a strategy (canonical), listed or not, may be proposed."""
+        # In this order: in a space that is not listed, to be in it is the dear question.
+        return (
+            strategy.hash not in self.tried and self.is_in_time(strategy) and strategy in self.space
+        )
+
+    def nearest(self, wanted: Genome) -> Strategy | None:
+        """What may be proposed with the wanted methods, as near as there is."""
+        return self.space.nearest(wanted, self.may)
+
+    def draw(self, rng: Random) -> Strategy | None:
+        """Something that may be proposed: of a listed space, each equally likely; of another, as
+        it samples, and None where that finds nothing new."""
+        if self.space.is_listed:
+            return rng.choice(self.left)
+        drawn = (self.space.sample(rng) for _ in range(DRAWS))
+        return next(filter(self.may, drawn), None)
+
+    def following(self, *, reason: str, policy: str) -> Decision:
+        """The decision for the next one in the order of the space; where the list of one that goes
+        on is used up, for a draw; to end where there is nothing."""
+        if self.left:
+            return self.decide(self.left[0], reason=reason, policy=policy)
+        found = None if self.space.is_listed else self.draw(Random(self.seed(0, "following")))
+        if found is None:
+            return end(f"{reason}, where nothing new was found", policy=policy)
+        return self.decide(found, reason=f"{reason}, beyond what is listed", policy=policy)
 
     @cached_property
     def costs(self) -> CostModel:
@@ -138,10 +176,13 @@ class View:
             return "all episodes are used"
         if self.budget.seconds_left is not None and self.budget.seconds_left <= 0:
             return "the time budget is used up"
-        if not self.untried:
-            return f"all {len(self.space.by_hash)} strategies of the space were tried"
-        if not self.left:
-            shortest = min(map(self.costs.seconds, self.untried))
+        if self.space.is_listed and not self.untried:
+            return f"all {len(self.space.strategies)} strategies of the space were tried"
+        # What a trial takes depends on its methods alone, so these stand for all that is not
+        # listed; and a plan has no need of the list.
+        among = self.untried if self.space.is_listed else self.space.first_of_methods().values()
+        if not any(map(self.is_in_time, among)):
+            shortest = min(map(self.costs.seconds, among))
             return (
                 f"the {self.budget.seconds_left:.0f} s left are too few for any strategy: the "
                 f"shortest is expected to take {shortest:.0f} s"
@@ -173,9 +214,8 @@ class View:
             not spread and started >= math.ceil(whole_run * OPENING_SHARE)
         ):
             return None
-        left = {strategy.hash for strategy in self.left}
         firsts = self.space.first_of_methods()
-        return next((s for name, s in firsts.items() if name not in seen and s.hash in left), None)
+        return next((s for name, s in firsts.items() if name not in seen and self.may(s)), None)
 
     def opened_by(self, policy: str, *, spread: bool = False) -> Decision | None:
         """The decision for a method not seen yet, where it is time for one: see `opening`."""
@@ -205,8 +245,9 @@ class Policy(ABC):
     `View` at every call, and randomness comes from `View.seed`. So a killed run, resumed with the
     same seed, proposes exactly what the uninterrupted run would have proposed.
 
-    A policy chooses among `view.left`, so nothing is proposed twice, and nothing that the space
-    knows to be infeasible.
+    A policy chooses what `view.may` be proposed: nothing twice, and nothing that the space knows
+    to be infeasible. Of a space that is not listed, those that weigh all strategies against each
+    other see the listed ones (`view.left`); others draw, and go from neighbour to neighbour.
 
     A policy that `--policy` can name has a class method `create(*, seed, objectives)` besides.
 
@@ -218,7 +259,8 @@ class Policy(ABC):
 
     @abstractmethod
     def choose(self, view: View) -> Decision:
-        """One of `view.left`, which is not empty, and why."""
+        """Something that may be proposed, and why. Asked only where `view.why_end` is None, so in
+        a listed space `view.left` is not empty; in another one the answer may be to end."""
 
     def propose(
         self,

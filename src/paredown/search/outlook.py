@@ -50,8 +50,8 @@ class Outlook:
         if not names or not view.left:
             return None
         seen = scores(view.history, names, view.limits)
-        known = [score for score in seen if score.strategy.hash in view.space.by_hash]
-        told = [r for r in view.remembered if r.strategy.hash in view.space.by_hash]
+        known = [score for score in seen if score.strategy in view.space]
+        told = [r for r in view.remembered if r.strategy in view.space]
         new = rows_of(view.space, view.left)
         found: dict[Objective, Forecast] = {}
         for column, name in enumerate(names):

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paredown.analysis.pareto import FloatArray
-from paredown.search.index import index_of
 from paredown.search.space import Space
 from paredown.spec.serial import canonical
 from paredown.spec.strategy import Strategy
@@ -73,7 +72,7 @@ class Features:
 @lru_cache(maxsize=4)
 def features_of(space: Space) -> Features:
     """The features of a space; remembered."""
-    varied = index_of(space).values
+    varied = space.index.values
     columns: dict[tuple[str, ...], int] = {}
     for strategy in space.strategies:
         for feature in parts(strategy):
@@ -84,15 +83,19 @@ def features_of(space: Space) -> Features:
 
 @lru_cache(maxsize=4)
 def _all_rows(space: Space) -> dict[str, FloatArray]:
-    return dict(zip(space.by_hash, features_of(space).rows(space.strategies), strict=True))
+    rows = features_of(space).rows(space.strategies)
+    return {strategy.hash: row for strategy, row in zip(space.strategies, rows, strict=True)}
 
 
 def rows_of(space: Space, strategies: Sequence[Strategy]) -> FloatArray:
-    """(n, columns) features of strategies of the space; remembered."""
+    """(n, columns) features of strategies of the space; those of listed ones are remembered."""
+    features, known = features_of(space), _all_rows(space)
+    others = [strategy for strategy in strategies if strategy.hash not in known]
+    # Of what is not listed, the features that it shares with what is: of a plan, its size alone.
+    found = dict(zip((s.hash for s in others), features.rows(others), strict=True))
     if not strategies:
-        return features_of(space).rows(())
-    known = _all_rows(space)
-    return np.array([known[strategy.hash] for strategy in strategies])
+        return features.rows(())
+    return np.array([known.get(s.hash, found.get(s.hash)) for s in strategies])
 
 
 def forecast(

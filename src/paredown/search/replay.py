@@ -18,7 +18,7 @@ from paredown.analysis.pareto import FloatArray
 from paredown.judge.hypervolume import covered, gains
 from paredown.search.base import Budget, Policy
 from paredown.search.cost import spent
-from paredown.search.space import Space, in_turns
+from paredown.search.enumerated import Enumerated, in_turns
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.serial import SCHEMA_VERSION, canonical
@@ -73,11 +73,11 @@ class Table:
         return list(self.by_hash.values())
 
     @property
-    def space(self) -> Space:
+    def space(self) -> Enumerated:
         """What policies choose from: exactly the strategies of the table.
 
-        In the order that `Space.build` gives a space, whatever order they were recorded in: the
-        methods in turns, single ones before pipelines.
+        In the order that `Enumerated.build` gives a space, whatever order they were recorded in:
+        the methods in turns, single ones before pipelines.
         """
         size = self.baseline.value("size")
         if size is None:
@@ -91,9 +91,9 @@ class Table:
             for length in lengths
             for strategy in in_turns(among for t, among in templates.items() if len(t) == length)
         ]
-        return Space(
+        return Enumerated(
             by_hash={strategy.hash: strategy for strategy in ordered},
-            predicted_bytes=self.predicted_bytes,
+            sizes=self.predicted_bytes,
             refused={},
             baseline_bytes=int(size),
         )
@@ -132,7 +132,7 @@ def replay(
     policy: Policy,
     table: Table,
     *,
-    space: Space,
+    space: Enumerated,
     episodes: int,
     seconds: float | None,
     limits: Limits,

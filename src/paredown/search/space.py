@@ -1,120 +1,125 @@
-"""The search space: every strategy worth trying, in the order in which a grid tries them.
+"""The search space: what is allowed, what it would weigh, and how to find one's way in it.
 
-Nothing here loads a weight. What cannot run on this model, or is known from its predicted size to
-break a limit, is left out before the search begins, each with its reason.
+A space is a constraint, not a list: it says whether a strategy may be proposed and why not, draws
+one, and knows what lies one step away. `Enumerated` is the space that is listed as well, `Product`
+the one that cannot be, because a plan gives each unit of the model a value of its own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice, pairwise, permutations, zip_longest
-from typing import Self, final
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
+from itertools import zip_longest
+from random import Random
+from typing import ClassVar, Self, final
 
-from paredown.errors import ConfigError, MissingExtraError, StrategyError, did_you_mean
+from paredown.errors import ConfigError
 from paredown.judge.limits import broken_by_size
 from paredown.methods import registry
-from paredown.methods.base import AnyMethod, Kind
-from paredown.spec.domain import Scalar, domains
+from paredown.methods.base import Kind
+from paredown.search.index import Genome, Index, genome, kind_of, strategy_of
 from paredown.spec.model import ModelSpec
-from paredown.spec.strategy import Step, Strategy
-from paredown.spec.target import Limits, Target
-from paredown.spec.units import GB
-
-MAX_SINGLE = 512
-"""Most strategies of one method alone, nearest to its default first."""
-MAX_PIPELINE = 64
-"""Most strategies of one sequence of methods."""
-MAX_PIPELINES = 1000
-"""Most pipelines of one length, over all sequences of methods."""
-PIPELINE_VALUES = 2
-"""Values of each domain, from the first, that pipelines combine."""
-_STAGE = {Kind.PRUNING: 0, Kind.TUNING: 1, Kind.QUANTIZATION: 2}
-
-Template = tuple[str, ...]
-"""Names of the methods of a strategy, in order."""
+from paredown.spec.strategy import Strategy
+from paredown.spec.target import Target
 
 
 @final
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Space:
-    """Strategies to choose from, none twice, all checked against the model and the target.
+class Rules:
+    """What may run on a model, for a target, and what its weights would take. Nothing is loaded.
+
+    Asked about any strategy, in a space or not; the answers are worked out when asked for, once.
 
     Attributes:
-        by_hash: strategies (canonical) by their hash, most promising first.
-        predicted_bytes: weights after the strategy, by its hash.
-        refused: why a strategy or a whole method is left out, by its label for people.
+        spec: the model.
+        limits: of the user.
         baseline_bytes: weights before compression; predicted ratios refer to it.
     """
 
-    by_hash: dict[str, Strategy]
-    predicted_bytes: dict[str, int]
+    def __init__(self, spec: ModelSpec, target: Target, *, baseline_bytes: int | None) -> None:
+        """`baseline_bytes`: None takes those of `spec`."""
+        self.spec, self.limits = spec, target.limits
+        self.baseline_bytes = spec.weight_bytes if baseline_bytes is None else baseline_bytes
+        self._planner = registry.Planner(spec, target)
+        self._bytes: dict[str, int] = {}
+
+    def predicted_bytes(self, strategy: Strategy) -> int:
+        """Weights after a strategy (canonical).
+
+        Raises:
+            ConfigError: it cannot run on this model; says why, and the mend.
+        """
+        known = self._bytes.get(strategy.hash)
+        if known is None:
+            known = self._bytes[strategy.hash] = self._planner.check(strategy).weight_bytes
+        return known
+
+    def broken_limit(self, strategy: Strategy) -> str | None:
+        """Which limit its predicted size breaks by itself, if one. Raises: as above."""
+        size = self.predicted_bytes(strategy)
+        return broken_by_size(size, self.baseline_bytes / size, self.limits)
+
+    def refusal(self, strategy: Strategy) -> str | None:
+        """Why a strategy (canonical) cannot be tried; None if it can."""
+        try:
+            return self.broken_limit(strategy)
+        except ConfigError as error:
+            return str(error)
+
+
+class Space(ABC):
+    """Strategies that may be proposed: all checked against the model, the target and its limits.
+
+    Strategies that go in and come out are canonical: every parameter is explicit.
+
+    Attributes:
+        is_listed: whether `strategies` are all there are.
+        refused: why a strategy or a whole method was left out of the list, by its label for people.
+        baseline_bytes: weights before compression; predicted ratios refer to it.
+    """
+
+    is_listed: ClassVar[bool]
     refused: dict[str, str]
     baseline_bytes: int
 
-    @classmethod
-    def build(
-        cls,
-        spec: ModelSpec,
-        target: Target,
-        *,
-        methods: tuple[str, ...] | None = None,
-        max_steps: int = 2,
-        baseline_bytes: int | None = None,
-    ) -> Self:
-        """Enumerate, check, and order.
-
-        First come single methods in turns: the default of each (the first value of every search
-        domain), then of each the strategy next nearest to it, where a step away is one place in
-        the order of a domain. Of one method at most `MAX_SINGLE` are taken. Then come pipelines of
-        two methods, then of three, in turns likewise: pruning, then tuning, then quantization, no
-        kind twice (so there are none of four). Pipelines combine only the first `PIPELINE_VALUES`
-        values of each domain, at most `MAX_PIPELINE` per sequence of methods and `MAX_PIPELINES`
-        per length: the fine choices can be read off the single methods.
-
-        Args:
-            spec: the model.
-            target: where it will run, and the user's limits.
-            methods: restrict to these, and take them in this order; None means all known ones.
-            max_steps: longest pipeline.
-            baseline_bytes: bytes of the baseline's weights; None takes them from `spec`.
-
-        Raises:
-            StrategyError: a name in `methods` is unknown, or cannot run on this model at all.
-            MissingExtraError: a method named in `methods` needs a library that is missing.
-            ConfigError: no strategy is possible, or none can meet a limit; names the nearest.
-        """
-        refused: dict[str, str] = {}
-        usable = _usable(methods, refused)
-        by_hash: dict[str, Strategy] = {}
-        predicted: dict[str, int] = {}
-        planner = registry.Planner(spec, target)
-        for raw in _enumerate(usable, max_steps):
-            try:
-                strategy = registry.canonical(raw)
-            except StrategyError as error:  # a parameter without default and search domain
-                refused[str(raw)] = str(error)
-                continue
-            key = strategy.hash
-            try:
-                predicted[key] = planner.check(strategy).weight_bytes
-                by_hash[key] = strategy
-            except ConfigError as error:
-                refused[registry.label(strategy)] = str(error)
-        _require_some(methods, by_hash, refused)
-        whole = cls(
-            by_hash=by_hash,
-            predicted_bytes=predicted,
-            refused=refused,
-            baseline_bytes=spec.weight_bytes if baseline_bytes is None else baseline_bytes,
-        )
-        return whole._within(target.limits)
+    @property
+    @abstractmethod
+    def strategies(self) -> tuple[Strategy, ...]:
+        """Those that are listed, none twice, most promising first: what a grid tries."""
 
     @property
-    def strategies(self) -> tuple[Strategy, ...]:
-        """All of them, most promising first."""
-        return tuple(self.by_hash.values())
+    @abstractmethod
+    def index(self) -> Index:
+        """Distances, and what the space has of methods and values."""
+
+    @abstractmethod
+    def refusal(self, strategy: Strategy) -> str | None:
+        """Why a strategy is not in the space; None if it is."""
+
+    @abstractmethod
+    def predicted_bytes(self, strategy: Strategy) -> int:
+        """Weights after a strategy of the space."""
+
+    @abstractmethod
+    def sample(self, rng: Random) -> Strategy:
+        """A strategy of the space; over an enumerated one, each is equally likely."""
+
+    @abstractmethod
+    def nearest(self, wanted: Genome, may: Callable[[Strategy], bool]) -> Strategy | None:
+        """A strategy with the wanted methods that `may` be taken, as near as the space has one."""
+
+    @abstractmethod
+    def without(self, methods: Collection[str]) -> Self:
+        """The space without the strategies that use one of these methods."""
+
+    def __contains__(self, strategy: Strategy) -> bool:
+        return self.refusal(strategy) is None
+
+    def neighbours(self, strategy: Strategy) -> Iterator[Strategy]:
+        """Those of the space one step away: a parameter's next value, one unit of a plan, another
+        method of a kind, a step more, a step less. Found while they are read: a plan over 200
+        units has hundreds, and each costs a check."""
+        around = map(strategy_of, self.index.around(genome(strategy)))
+        return (near for near in around if near in self)
 
     def first_of_methods(self) -> dict[str, Strategy]:
         """Of every method the first strategy with it, by its name; kinds in turns."""
@@ -124,158 +129,15 @@ class Space:
                 firsts.setdefault(step.method, strategy)
         by_kind: dict[Kind, list[str]] = {}
         for name in firsts:
-            by_kind.setdefault(registry.load(name).kind, []).append(name)
+            by_kind.setdefault(kind_of(name), []).append(name)
         turns = zip_longest(*by_kind.values())
         return {name: firsts[name] for turn in turns for name in turn if name is not None}
 
     def ratio(self, strategy: Strategy) -> float:
         """Predicted compression ratio."""
-        return self.baseline_bytes / self.predicted_bytes[strategy.hash]
+        return self.baseline_bytes / self.predicted_bytes(strategy)
 
     def expected(self, strategy: Strategy) -> dict[str, float]:
         """What is known before running, by measurement name."""
-        size = float(self.predicted_bytes[strategy.hash])
+        size = float(self.predicted_bytes(strategy))
         return {"size": size, "compression_ratio": self.ratio(strategy)}
-
-    def _within(self, limits: Limits) -> Self:
-        """Without the strategies whose predicted size alone breaks a limit."""
-        broken = {
-            key: reason
-            for key, strategy in self.by_hash.items()
-            if (reason := self._broken_limit(strategy, limits)) is not None
-        }
-        if len(broken) == len(self.by_hash):
-            smallest = min(self.by_hash, key=self.predicted_bytes.__getitem__)
-            raise ConfigError(self._unreachable(self.by_hash[smallest], limits))
-        labels = {registry.label(self.by_hash[key]): reason for key, reason in broken.items()}
-        kept = {key: s for key, s in self.by_hash.items() if key not in broken}
-        return type(self)(
-            by_hash=kept,
-            predicted_bytes={key: self.predicted_bytes[key] for key in kept},
-            refused={**self.refused, **labels},
-            baseline_bytes=self.baseline_bytes,
-        )
-
-    def _broken_limit(self, strategy: Strategy, limits: Limits) -> str | None:
-        return broken_by_size(self.predicted_bytes[strategy.hash], self.ratio(strategy), limits)
-
-    def _unreachable(self, smallest: Strategy, limits: Limits) -> str:
-        """The message for limits that no strategy meets; its numbers, as limits, can be met."""
-        name, ratio = registry.label(smallest), self.ratio(smallest)
-        if limits.target_ratio is not None and ratio < limits.target_ratio:
-            return (
-                f"target_ratio: no strategy reaches {limits.target_ratio:g}x; the smallest is "
-                f"{name} at {math.floor(ratio * 100) / 100:g}x; lower the limit or allow more "
-                "methods or steps"
-            )
-        gigabytes = self.predicted_bytes[smallest.hash] / GB
-        return (
-            f"max_memory_gb: no strategy fits into {limits.max_memory_gb:g} GB; the smallest is "
-            f"{name}, whose weights alone take {_round_up(gigabytes):g} GB; raise the limit or "
-            "allow more methods or steps"
-        )
-
-
-def _round_up(value: float) -> float:
-    """To three significant digits, never below `value`."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return math.ceil(value / unit) * unit
-
-
-def _usable(methods: tuple[str, ...] | None, refused: dict[str, str]) -> dict[str, AnyMethod]:
-    """Methods to combine, by name. One whose library is missing is refused, or, if asked for by
-    name, raised."""
-    known = registry.names()
-    for name in methods or ():
-        if name not in known:
-            raise StrategyError(f"methods: {name!r} is unknown; {did_you_mean(name, known)}")
-    usable: dict[str, AnyMethod] = {}
-    for name in known if methods is None else methods:
-        method = registry.load(name)
-        try:
-            registry.require_extra(method)
-        except MissingExtraError as error:
-            if methods is not None:
-                raise
-            refused[name] = str(error)
-        else:
-            usable[name] = method
-    return usable
-
-
-def _enumerate(usable: dict[str, AnyMethod], max_steps: int) -> Iterator[Strategy]:
-    """Strategies in the order of the space; parameters outside the search domains are left out."""
-    for length in range(1, min(max_steps, len(_STAGE)) + 1):
-        templates = _templates(usable, length)
-        turns = in_turns([_of_template(template, usable) for template in templates])
-        yield from turns if length == 1 else islice(turns, MAX_PIPELINES)
-
-
-def _templates(usable: dict[str, AnyMethod], length: int) -> list[Template]:
-    """Sequences of methods, each later in the order of kinds than the one before."""
-    stage = {name: _STAGE[method.kind] for name, method in usable.items()}
-    return [
-        names
-        for names in permutations(usable, length)
-        if all(stage[first] < stage[second] for first, second in pairwise(names))
-    ]
-
-
-def _of_template(template: Template, usable: dict[str, AnyMethod]) -> Iterator[Strategy]:
-    """Strategies of one sequence of methods, nearest to the defaults first."""
-    single = len(template) == 1
-    axes: list[tuple[int, str, tuple[Scalar, ...]]] = [
-        (place, field, choice.values if single else choice.values[:PIPELINE_VALUES])
-        for place, name in enumerate(template)
-        for field, choice in domains(usable[name].params_type).items()
-    ]
-    ranks = _by_distance([len(values) for _, _, values in axes])
-    for rank in islice(ranks, MAX_SINGLE if single else MAX_PIPELINE):
-        params: list[dict[str, Scalar]] = [{} for _ in template]
-        for (place, field, values), index in zip(axes, rank, strict=True):
-            params[place][field] = values[index]
-        steps = zip(template, params, strict=True)
-        yield Strategy(steps=tuple(Step(method=name, params=given) for name, given in steps))
-
-
-def _by_distance(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Index tuples by their sum; among equal sums, earlier places move first."""
-    for total in range(sum(sizes) - len(sizes) + 1):
-        yield from _with_sum(sizes, total)
-
-
-def _with_sum(sizes: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
-    if not sizes:
-        if total == 0:
-            yield ()
-        return
-    most_after = sum(sizes[1:]) - len(sizes[1:])
-    for first in range(min(sizes[0] - 1, total), max(0, total - most_after) - 1, -1):
-        for rest in _with_sum(sizes[1:], total - first):
-            yield (first, *rest)
-
-
-def in_turns(sources: Iterable[Iterable[Strategy]]) -> Iterator[Strategy]:
-    """The first of each, then the second of each, and so on."""
-    for turn in zip_longest(*sources):
-        yield from (strategy for strategy in turn if strategy is not None)
-
-
-def _require_some(
-    methods: tuple[str, ...] | None, by_hash: dict[str, Strategy], refused: dict[str, str]
-) -> None:
-    """Raise if nothing can run, or a method that was asked for cannot."""
-    possible = {step.method for strategy in by_hash.values() for step in strategy.steps}
-    for name in methods or ():
-        if name not in possible:
-            raise StrategyError(f"methods: {name} cannot run on this model: {_why(name, refused)}")
-    if not by_hash:
-        reasons = "; ".join(f"{label}: {reason}" for label, reason in list(refused.items())[:3])
-        raise ConfigError(f"no strategy can run on this model: {reasons or 'there are no methods'}")
-
-
-def _why(name: str, refused: dict[str, str]) -> str:
-    """The first reason given against a method."""
-    return next(
-        reason for label, reason in refused.items() if label == name or label.startswith(f"{name}(")
-    )

@@ -31,13 +31,12 @@ class WarmStart(Policy):
 
     def choose(self, view: View) -> Decision:
         view = replace(view, remembered=self.remembered)
-        left = {strategy.hash for strategy in view.left}
-        first = next((s for s in self.strategies if s.hash in left), None)
+        first = next(filter(view.may, self.strategies), None)
         if first is None:
             return self.then.choose(view)
         place = self.strategies.index(first) + 1
         reason = f"warm start ({place} of {len(self.strategies)})"
-        outside = sum(s.hash not in view.space.by_hash for s in self.strategies)
+        outside = sum(s not in view.space for s in self.strategies)
         if outside:
             reason += f"; {outside} given are not in the space"
         return view.decide(first, reason=reason, policy=self.name)

@@ -7,10 +7,15 @@ The first value should be the default; the order is the order in which a search 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from paredown.spec.model import ModelSpec
 
 Scalar = int | float | str | bool | None
 
@@ -23,6 +28,58 @@ class Choice:
 
     def __init__(self, *values: Scalar) -> None:
         object.__setattr__(self, "values", values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDomain:
+    """What a plan may be: of every unit of the model one of a few values.
+
+    With 200 units and 6 values these are 6^200 plans: they are sampled and changed unit by unit,
+    never listed. A unit that a plan does not name has the value of another parameter, so that an
+    empty plan is the uniform step.
+
+    Attributes:
+        values: of one unit, ascending: a step away is one place.
+        follows: the parameter whose value holds for the units that are not named.
+        units_of: names of the units of a model that a plan can assign.
+    """
+
+    values: tuple[Scalar, ...]
+    follows: str
+    units_of: Callable[[ModelSpec], Sequence[str]]
+
+    def sample(self, units: Sequence[str], uniform: Scalar, rng: Random) -> dict[str, Scalar]:
+        """A plan over `units`, where `uniform` is the value of those that are not named.
+
+        First the share of each value is drawn (evenly from all mixtures, the Dirichlet
+        distribution with parameter 1), then each unit's value. Units drawn evenly would give
+        mixtures of one kind only: all values alike, and so all plans of one size.
+        """
+        weights = [rng.expovariate(1.0) for _ in self.values]
+        drawn = rng.choices(self.values, weights, k=len(units))
+        return self.normal(dict(zip(units, drawn, strict=True)), uniform)
+
+    def beside(self, value: Scalar) -> list[Scalar]:
+        """The values one place away; where `value` is not among them, all."""
+        if value not in self.values:
+            return list(self.values)
+        place = self.values.index(value)
+        return [self.values[i] for i in (place - 1, place + 1) if 0 <= i < len(self.values)]
+
+    @staticmethod
+    def normal(plan: Mapping[str, Scalar], uniform: Scalar) -> dict[str, Scalar]:
+        """The plan without what it says in vain, so that equal assignments are equal plans."""
+        return {unit: value for unit, value in plan.items() if value != uniform}
+
+
+def plan_domains(params_type: type[BaseModel]) -> dict[str, PlanDomain]:
+    """Fields of a parameter class that are plans, in the order of declaration."""
+    return {
+        name: marker
+        for name, field in params_type.model_fields.items()
+        for marker in field.metadata
+        if isinstance(marker, PlanDomain)
+    }
 
 
 def domains(params_type: type[BaseModel]) -> dict[str, Choice]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from paredown.errors import ConfigError, GroupSizeError
 from paredown.methods.base import Context, Kind, Method, Params
-from paredown.spec.domain import Choice
+from paredown.spec.domain import Choice, PlanDomain
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.scheme import Scheme, needs_own_format
@@ -30,8 +30,16 @@ if TYPE_CHECKING:
 
 KEPT = 16
 """`plan` says 16 bits of a layer that is left as it is."""
+LONG_PLAN = 16
+"""Schemes of a plan of more entries are not remembered: a search makes thousands of such plans,
+each met once."""
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that vLLM joins into one, which therefore need one scheme."""
+
+
+def block_linears(spec: ModelSpec) -> tuple[str, ...]:
+    """What a plan of integer grids assigns: the linear layers of all blocks, by module name."""
+    return spec.structure.linears
 
 
 class GroupParams(Params):
@@ -43,7 +51,10 @@ class GroupParams(Params):
     """Input features sharing one scale; must divide every layer's width. -1: one group a row."""
     symmetric: Annotated[bool, Choice(True, False)] = True
     """Zero-point fixed at 0. Asymmetric grids store a zero-point per group as well."""
-    plan: dict[str, int] = Field(default_factory=dict)
+    plan: Annotated[
+        dict[str, int],
+        PlanDomain(values=(2, 3, 4, 5, 6, 8), follows="bits", units_of=block_linears),
+    ] = Field(default_factory=dict)
     """Other bits for some layers, by name or wildcard, as in `{"*.down_proj": 8}`; 16 leaves a
     layer as it is. The last pattern that matches decides."""
     embedding_bits: Annotated[int | None, Field(ge=4, le=8), Choice(None, 8)] = None
@@ -93,6 +104,8 @@ def schemes_of(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
     Raises:
         ConfigError: a pattern of `skip` or `plan` matches no layer.
     """
+    if len(params.plan) > LONG_PLAN:
+        return _schemes(spec, params)
     key = (
         *("schemes", params.bits, params.group_size, params.symmetric, params.embedding_bits),
         *(params.skip, tuple(params.plan.items())),
@@ -107,10 +120,11 @@ def _schemes(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
     linears = select_linears(spec, params.skip)
     bits = dict.fromkeys(linears, params.bits)
     for pattern, chosen in params.plan.items():
-        if not any(matches(name, pattern) for name in spec.structure.linears):
+        named = _named_by(pattern, spec)
+        if not named:
             example = "".join(f"; names look like {n!r}" for n in spec.structure.linears[:1])
             raise ConfigError(f"plan: {pattern!r} matches no layer{example}")
-        bits |= {name: chosen for name in linears if matches(name, pattern)}
+        bits |= {name: chosen for name in named if name in bits}
     grids = {width: Scheme(width, params.group_size, params.symmetric) for width in bits.values()}
     schemes = {name: grids[width] for name, width in bits.items() if width != KEPT}
     if params.embedding_bits is not None:
@@ -118,6 +132,26 @@ def _schemes(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
         scheme = Scheme(params.embedding_bits, group, symmetric=True)
         schemes |= dict.fromkeys(packable_embeddings(spec), scheme)
     return schemes
+
+
+def _named_by(pattern: str, spec: ModelSpec) -> Sequence[str]:
+    """The block linears that a pattern of `plan` matches, as `matches` says.
+
+    A plan that names 200 layers one by one would ask 200 x 200 times; names without wildcards are
+    looked up instead, among all ends of all names.
+    """
+    if any(mark in pattern for mark in "*?["):
+        return [name for name in spec.structure.linears if matches(name, pattern)]
+    key = "linears by the ends of their names"
+    if key not in spec.derived:
+        ends: dict[str, list[str]] = {}
+        for name in spec.structure.linears:
+            parts = name.split(".")
+            for first in range(len(parts)):
+                ends.setdefault(".".join(parts[first:]), []).append(name)
+        spec.derived[key] = ends
+    found: Sequence[str] = spec.derived[key].get(pattern, ())
+    return found
 
 
 def check_groups(spec: ModelSpec, params: GroupParams) -> None:

@@ -10,7 +10,6 @@ from typing import ClassVar, Self, final
 from paredown.judge.hypervolume import Score, gains, measured, scores
 from paredown.search.base import Decision, Policy, View
 from paredown.search.cost import spent
-from paredown.search.index import index_of
 from paredown.search.policies.evolutionary import survivors
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.strategy import Strategy
@@ -48,6 +47,8 @@ class Bandit(Policy):
     def choose(self, view: View) -> Decision:
         if (first := view.opened_by(self.name, spread=True)) is not None:
             return first
+        if not view.left:
+            return view.following(reason="all that is listed was tried", policy=self.name)
         bounds = self._bounds(view)
         open_to = {step.method for strategy in view.left for step in strategy.steps}
         method = max((m for m in bounds if m in open_to), key=bounds.__getitem__)
@@ -108,7 +109,7 @@ class Bandit(Policy):
         among = [s for s in view.left if any(step.method == method for step in s.steps)]
         if not anchors:
             return among[0], "first with it in the order of the space"
-        index = index_of(view.space)
+        index = view.space.index
         rng = Random(view.seed(self.seed, self.name))
         _, _, _, chosen, anchor = min(
             (

@@ -70,12 +70,12 @@ class Bayesian(Policy):
         names = measured(view.history, self.objectives)
         if not names:
             reason = "nothing to learn from yet: next in the order of the space"
-            return view.decide(view.left[0], reason=reason, policy=self.name)
+            return view.following(reason=reason, policy=self.name)
         seen = scores(view.history, names, view.limits)
         drawn = _draw(seen, view, objectives=len(names), seed=view.seed(self.seed, self.name))
-        if not drawn:
+        if not drawn:  # or all that is listed was tried
             reason = f"{MAX_DRAWS} draws fell on known strategies: next in the order of the space"
-            return view.decide(view.left[0], reason=reason, policy=self.name)
+            return view.following(reason=reason, policy=self.name)
         chosen = min(drawn, key=view.costs.seconds)
         by = ", ".join(QUANTITIES[name].measurement for name in names)
         reason = f"likeliest to be good, judged by {len(seen)} trials on {by}"
@@ -134,9 +134,9 @@ def _flatten(space: Space) -> _Flat:
     methods = {step.method for strategy in space.strategies for step in strategy.steps}
     kinds = {name: registry.load(name).kind for name in methods}
     flat = _Flat(codes={}, values={}, following={})
-    for key, strategy in space.by_hash.items():
+    for strategy in space.strategies:
         code = _encode(strategy, kinds)
-        flat.codes[key] = code
+        flat.codes[strategy.hash] = code
         for place, (name, value) in enumerate(code):
             flat.following[code[:place]] = name
             values = flat.values.setdefault(name, [])

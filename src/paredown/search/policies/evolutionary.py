@@ -18,9 +18,9 @@ from paredown.analysis.pareto import FloatArray, pareto_mask
 from paredown.judge.hypervolume import Score, measured, scores
 from paredown.methods.base import Kind
 from paredown.search.base import Decision, Policy, View
-from paredown.search.index import Genome, Index, genome, index_of
+from paredown.search.index import Genome, Index, genome
+from paredown.spec.domain import Scalar
 from paredown.spec.run import OBJECTIVES, Objective
-from paredown.spec.serial import canonical
 from paredown.spec.strategy import Step, Strategy
 
 POPULATION = 20
@@ -41,8 +41,9 @@ class Evolutionary(Policy):
     The parents are the best trials by rank of non-dominance, then by crowding; those that broke a
     limit rank behind all others, by how much they broke it. A child takes the step of each kind
     from one of two parents and is changed in one place: a parameter to a neighbouring value, a
-    method for another of its kind, a step added or dropped. A child that was tried already gives
-    way to its nearest untried relative with the same methods.
+    method for another of its kind, a step added or dropped; of a plan, some units to neighbouring
+    values. A child that was tried already gives way to its nearest untried relative with the same
+    methods.
 
     Attributes:
         seed: of the run.
@@ -66,19 +67,18 @@ class Evolutionary(Policy):
             return first
         names = measured(view.history, self.objectives)
         known = scores(view.history, names, view.limits) if names else []
-        parents = survivors([s for s in known if s.strategy.hash in view.space.by_hash])
+        parents = survivors([s for s in known if s.strategy in view.space])
         rng = Random(view.seed(self.seed, self.name))
         born: dict[str, tuple[Strategy, str]] = {}
-        allowed = {strategy.hash for strategy in view.left}
         for _ in range(TRIES if parents else 0):
-            child = _breed(parents, index_of(view.space), allowed, rng)
+            child = _breed(parents, view, rng)
             if child is not None:
                 born.setdefault(child[0].hash, child)
             if len(born) == CHILDREN:
                 break
         if not born:
             reason = "no parents with untried children: next in the order of the space"
-            return view.decide(view.left[0], reason=reason, policy=self.name)
+            return view.following(reason=reason, policy=self.name)
         chosen, reason = min(born.values(), key=lambda child: view.costs.seconds(child[0]))
         return view.decide(chosen, reason=reason, policy=self.name)
 
@@ -114,22 +114,23 @@ def crowding(rows: FloatArray) -> FloatArray:
     return apart
 
 
-def _breed(
-    parents: Sequence[Score], index: Index, allowed: set[str], rng: Random
-) -> tuple[Strategy, str] | None:
+def _breed(parents: Sequence[Score], view: View, rng: Random) -> tuple[Strategy, str] | None:
     """An untried child and where it comes from; None where chance led nowhere."""
+    index = view.space.index
     mother = _tournament(parents, rng)
     child, origin = genome(mother.strategy), f"child of episode {mother.episode}"
     if rng.random() < CROSSOVER:
         father = _tournament(parents, rng)
         if father.episode != mother.episode:
-            child = _cross(child, genome(father.strategy), rng)
+            child = _cross(child, genome(father.strategy), index, rng)
             origin = f"child of episodes {mother.episode} and {father.episode}"
-    changes = (_shift, _shift, _swap, _extend, _shorten)
+    changes: tuple[Change, ...] = (_shift, _shift, _swap, _extend, _shorten)
+    if index.planned(child):  # hundreds of units deserve more than one chance in six
+        changes += (_reassign,) * 3
     changed = rng.choice(changes)(child, index, parents, rng)
     if changed is None:
         return None
-    found = index.nearest(changed[0], allowed)
+    found = view.nearest(changed[0])
     return None if found is None else (found, f"{origin}, {changed[1]}")
 
 
@@ -138,14 +139,28 @@ def _tournament(parents: Sequence[Score], rng: Random) -> Score:
     return parents[min(rng.randrange(len(parents)), rng.randrange(len(parents)))]
 
 
-def _cross(one: Genome, other: Genome, rng: Random) -> Genome:
-    """The step of each kind, or its absence, from either parent; never empty."""
+def _cross(one: Genome, other: Genome, index: Index, rng: Random) -> Genome:
+    """The step of each kind, or its absence, from either parent; never empty. Where both have the
+    same method, each unit of its plan comes from either."""
     child = {
         kind: source[kind]
         for kind in Kind
         if kind in (source := one if rng.random() < 0.5 else other)
     }
+    for kind, name in index.planned(child):
+        if kind in one and kind in other and one[kind].method == other[kind].method:
+            child[kind] = _cross_plans(child[kind], one[kind], other[kind], name, index, rng)
     return child or one
+
+
+def _cross_plans(child: Step, one: Step, other: Step, name: str, index: Index, rng: Random) -> Step:
+    """The child's step, each unit as in either parent (uniform crossover)."""
+    axis = index.plans[child.method, name]
+    changes: dict[str, Scalar] = {}
+    for unit in axis.units:
+        source = one if rng.random() < 0.5 else other
+        changes[unit] = source.params[name].get(unit, axis.uniform(source))
+    return axis.changed(child, name, changes)
 
 
 Change = Callable[[Genome, Index, Sequence[Score], Random], "tuple[Genome, str] | None"]
@@ -155,23 +170,32 @@ def _shift(
     child: Genome, index: Index, parents: Sequence[Score], rng: Random
 ) -> tuple[Genome, str] | None:
     """One parameter to a neighbouring value."""
-    places = [
-        (kind, name)
-        for kind, step in child.items()
-        for name in step.params
-        if (step.method, name) in index.values
-    ]
+    places = index.searched(child)
     if not places:
         return None
     kind, name = rng.choice(places)
     step = child[kind]
-    known = index.values[step.method, name]
-    text = canonical(step.params[name])
-    at = known.index(text) if text in known else 0
-    to = rng.choice([i for i in (at - 1, at + 1) if 0 <= i < len(known)])
-    value = _value_of(index, step.method, name, known[to])
-    changed = Step(method=step.method, params={**step.params, name: value})
-    return {**child, kind: changed}, f"{step.method}: {name} towards {known[to]}"
+    to = rng.choice(index.beside(step, name))
+    changed = index.with_value(step, name, to)
+    return {**child, kind: changed}, f"{step.method}: {name} towards {to}"
+
+
+def _reassign(
+    child: Genome, index: Index, parents: Sequence[Score], rng: Random
+) -> tuple[Genome, str] | None:
+    """Some units of a plan to neighbouring values: half of the time one, else two, four, eight..:
+    near the front single units count, and far from it one of hundreds would be no step at all."""
+    kind, name = rng.choice(index.planned(child))
+    step = child[kind]
+    axis = index.plans[step.method, name]
+    count = 1
+    while count < len(axis.units) and rng.random() < 0.5:
+        count *= 2
+    chosen = rng.sample(axis.units, min(count, len(axis.units)))
+    plan, uniform = step.params[name], axis.uniform(step)
+    changes = {u: rng.choice(axis.domain.beside(plan.get(u, uniform))) for u in chosen}
+    reason = f"{step.method}: {len(chosen)} units of its {name} moved"
+    return {**child, kind: axis.changed(step, name, changes)}, reason
 
 
 def _swap(
@@ -213,17 +237,4 @@ def _shorten(
 def _usual(method: str, index: Index, parents: Sequence[Score]) -> Step:
     """The method as the best parent has it, else at the first parameters of the space."""
     tried = (step for p in parents for step in p.strategy.steps if step.method == method)
-    first = (step for among in index.templates.values() for strategy in among
-             for step in strategy.steps if step.method == method)  # fmt: skip
-    return next(tried, None) or next(first)
-
-
-def _value_of(index: Index, method: str, name: str, text: str) -> object:
-    """The value whose canonical form is `text`."""
-    return next(
-        step.params[name]
-        for among in index.templates.values()
-        for strategy in among
-        for step in strategy.steps
-        if step.method == method and canonical(step.params[name]) == text
-    )
+    return next(tried, None) or index.usual[method]

@@ -21,7 +21,7 @@ class GridSearch(Policy):
         return cls()
 
     def choose(self, view: View) -> Decision:
-        whole = len(view.space.by_hash)
+        whole = len(view.space.strategies)
         place = whole - len(view.untried) + 1
         reason = f"next in the order of the space ({place} of {whole})"
-        return view.decide(view.left[0], reason=reason, policy=self.name)
+        return view.following(reason=reason, policy=self.name)

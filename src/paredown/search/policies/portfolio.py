@@ -118,7 +118,7 @@ class Portfolio(Policy):
             self.strikes[arm.name] += 1
             refused += f"; {arm.name}: {decision}"
         reason = f"no arm had an answer: next in the order of the space{refused}"
-        return view.decide(view.left[0], reason=reason, policy=self.name)
+        return view.following(reason=reason, policy=self.name)
 
     def shares(self, view: View) -> dict[str, float]:
         """The share of the cost that each arm is due, by its name; they add up to 1."""
@@ -144,7 +144,7 @@ class Portfolio(Policy):
             return f"could not answer ({error})"
         if decision.strategy is None:
             return f"has nothing to propose ({decision.reason})"
-        if all(decision.strategy.hash != strategy.hash for strategy in view.left):
+        if not view.may(decision.strategy):
             return f"proposed what is known or impossible ({decision.strategy})"
         return decision
 

@@ -57,7 +57,7 @@ class Expected(Policy):
         outlook = Outlook.of(view, self.objectives)
         if outlook is None:
             reason = "nothing to learn from yet: next in the order of the space"
-            return view.decide(view.left[0], reason=reason, policy=self.name)
+            return view.following(reason=reason, policy=self.name)
         rng = np.random.default_rng(view.seed(self.seed, self.name))
         gain = _gains(outlook, view.limits, rng)
         seconds = np.array([view.costs.seconds(strategy) for strategy in outlook.strategies])
