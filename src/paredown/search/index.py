@@ -189,7 +189,7 @@ class Index:
             axis = self.plans[step.method, name]
             for unit in axis.units:
                 here = step.params[name].get(unit, axis.uniform(step))
-                for value in axis.domain.beside(here):
+                for value in {axis.domain.moved(here, up=up) for up in (False, True)} - {here}:
                     yield {**start, kind: axis.changed(step, name, {unit: value})}
         for kind, methods in self.methods.items():
             for method in methods:

@@ -59,12 +59,12 @@ class PlanDomain:
         drawn = rng.choices(self.values, weights, k=len(units))
         return self.normal(dict(zip(units, drawn, strict=True)), uniform)
 
-    def beside(self, value: Scalar) -> list[Scalar]:
-        """The values one place away; where `value` is not among them, all."""
+    def moved(self, value: Scalar, *, up: bool) -> Scalar:
+        """The value one place up or down; at the end, or outside the domain, the value itself."""
         if value not in self.values:
-            return list(self.values)
-        place = self.values.index(value)
-        return [self.values[i] for i in (place - 1, place + 1) if 0 <= i < len(self.values)]
+            return value
+        place = self.values.index(value) + (1 if up else -1)
+        return self.values[place] if 0 <= place < len(self.values) else value
 
     @staticmethod
     def normal(plan: Mapping[str, Scalar], uniform: Scalar) -> dict[str, Scalar]:

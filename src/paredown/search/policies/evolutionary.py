@@ -183,18 +183,19 @@ def _shift(
 def _reassign(
     child: Genome, index: Index, parents: Sequence[Score], rng: Random
 ) -> tuple[Genome, str] | None:
-    """Some units of a plan to neighbouring values: half of the time one, else two, four, eight..:
-    near the front single units count, and far from it one of hundreds would be no step at all."""
+    """Some units of a plan one place up, or one down; as likely one as two, four, .. or all of
+    them: near the front single units count, and far from it one of hundreds is no step at all."""
     kind, name = rng.choice(index.planned(child))
     step = child[kind]
     axis = index.plans[step.method, name]
-    count = 1
-    while count < len(axis.units) and rng.random() < 0.5:
-        count *= 2
-    chosen = rng.sample(axis.units, min(count, len(axis.units)))
     plan, uniform = step.params[name], axis.uniform(step)
-    changes = {u: rng.choice(axis.domain.beside(plan.get(u, uniform))) for u in chosen}
-    reason = f"{step.method}: {len(chosen)} units of its {name} moved"
+    count = min(2 ** rng.randint(0, len(axis.units).bit_length()), len(axis.units))
+    up = rng.random() < 0.5
+    changes = {
+        unit: axis.domain.moved(plan.get(unit, uniform), up=up)
+        for unit in rng.sample(axis.units, count)
+    }
+    reason = f"{step.method}: {count} units of its {name} {'up' if up else 'down'}"
     return {**child, kind: axis.changed(step, name, changes)}, reason
 
 
