@@ -15,6 +15,7 @@ from paredown.methods import registry
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.search.base import Budget, Policy
 from paredown.search.enumerated import Enumerated
+from paredown.search.space import Space
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.result import Failure, FailureKind, Measurement, TrialResult
@@ -225,7 +226,7 @@ def smooth_truth(strategy: Strategy, episode: int) -> TrialResult:
 
 def play(
     policy: Policy,
-    space: Enumerated,
+    space: Space,
     *,
     episodes: int,
     truth: Truth = smooth_truth,
