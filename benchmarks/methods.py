@@ -108,19 +108,19 @@ def compress(model: Path, strategy: str, scratch: Path, options: dict[str, Any])
     return {**done.model_dump(), "seconds": time.monotonic() - start, "peak_bytes": peak_rss()}
 
 
-def verify(strategy: str, scratch: Path) -> dict[str, Any]:
+def verify(scratch: Path) -> dict[str, Any]:
     """Child: reload through every loader that the method claims."""
-    from paredown.methods import registry
     from paredown.pipeline.messages import EXPECTED, VerifyJob
     from paredown.pipeline.work.verify import verify as run_job
+    from paredown.runtimes.registry import readers
+    from paredown.spec.infer import infer_spec
 
-    method, params = registry.resolve(registry.canonical(strategy))[-1]
     expected = scratch / EXPECTED
     job = VerifyJob(
         device="cpu",
         artifact=scratch / "artifact",
         expected=expected if expected.exists() else None,
-        plain="transformers" in method.runtimes_of(params),
+        plain="transformers" in readers(infer_spec(scratch / "artifact")),
     )
     return run_job(job, lambda share, message: None).model_dump()
 
@@ -197,7 +197,7 @@ def measure(strategy: str, model: Path, options: dict[str, Any], peer: Path | No
                 row |= _run_peer(model, scratch, options, peer)
             else:
                 row |= child("compress", str(model), strategy, name, settings).result
-                row |= child("verify", strategy, name).result
+                row |= child("verify", name).result
             row |= child("judge", str(model), str(scratch / "artifact"), settings).result
         except SystemExit as error:
             row["error"] = str(error).strip().splitlines()[-1]
@@ -298,7 +298,7 @@ def _be_child(task: str, *words: str) -> None:
         model, strategy, scratch, settings = words
         found = compress(Path(model), strategy, Path(scratch), json.loads(settings))
     elif task == "verify":
-        found = verify(words[0], Path(words[1]))
+        found = verify(Path(words[0]))
     else:
         found = judge(Path(words[0]), Path(words[1]), json.loads(words[2]))
     print(json.dumps(found))

@@ -41,9 +41,10 @@ def page() -> str:
             [_summary(method) for method in methods],
         ),
         "",
-        "*loads in*: paredown and transformers are tested with every method; `vllm` means that the",
-        "format is one that vLLM documents, with no artifact run in it here, and says nothing of",
-        "mixtures of experts and of models that see images, where it is untested.",
+        "*loads in*: with default parameters, of a plain model; derived from what is stored, see",
+        "`paredown runtimes`. `torch` (that is `paredown.load`) and `transformers` are tested with",
+        "every method; `vllm` means that vLLM documents the format, with no artifact run in it",
+        "here, and says nothing of mixtures of experts and of models that see images.",
         "",
         "*searched*: the values that a search tries, most promising first; other parameters keep",
         "their default in a search, and can be set in a strategy.",
@@ -60,7 +61,7 @@ def _summary(method: AnyMethod) -> tuple[str, ...]:
         method.summary,
         "yes" if method.needs_data else "no",
         "" if method.extra is None else f"`pip install paredown[{method.extra[1]}]`",
-        ", ".join(method.runtimes),
+        ", ".join(registry.default_readers(method)),
     )
 
 

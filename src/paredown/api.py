@@ -35,7 +35,7 @@ from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request
 from paredown.spec.model import ModelSpec
 from paredown.spec.progress import StageProgress
-from paredown.spec.result import TrialResult
+from paredown.spec.result import LoadsIn, TrialResult
 from paredown.spec.run import CalibrationConfig, EvaluateConfig, RunConfig
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Target
@@ -186,6 +186,8 @@ class Compressed:
     strategy: Strategy
     notes: tuple[str, ...]
     seconds: float
+    loads_in: tuple[LoadsIn, ...] = ()
+    """The runtimes that load it, and how that is known."""
 
 
 def compress(
@@ -197,6 +199,7 @@ def compress(
     calibration: CalibrationConfig | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
+    runtime: str = "torch",
     seed: int = 0,
     trust_remote_code: bool = False,
     watch: StageProgress | None = None,
@@ -208,6 +211,7 @@ def compress(
         strategy: as text (`"gptq(bits=4)"`) or parsed.
         output: new folder for the artifact.
         data: text whose training part calibrates, unless `calibration.source` names another.
+        runtime: engine that has to load the artifact; a strategy that it does not hold is refused.
 
     Raises:
         ConfigError: the request is wrong; nothing was written.
@@ -221,7 +225,7 @@ def compress(
     require_writable(output.parent)
     text = check_text(data, calibration.source, data_dir)
     machine = detect()
-    target = Target(device=choose_device(device, machine))
+    target = Target(device=choose_device(device, machine), runtime=runtime)
     with LocalExecutor() as executor:
         executor.start()
         folder = locate(model)
@@ -244,7 +248,7 @@ def compress(
     if built.failure is not None:
         kind = ConfigError if built.config_error else MethodError
         raise kind(f"{registry.label(canonical)}: {built.failure.message}")
-    return Compressed(output, canonical, built.notes, built.seconds)
+    return Compressed(output, canonical, built.notes, built.seconds, built.loads_in)
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from paredown.blocks.probe import probe_tokens
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Params
+from paredown.runtimes.registry import readers
 from paredown.runtimes.torch.load import load, load_dense
 from paredown.runtimes.torch.proof import compare, probe
 from paredown.spec.infer import infer_spec
@@ -216,8 +217,8 @@ def test_runtimes_of_what_follows_unequal_widths(unequal: Path, tmp_path: Path) 
     method, params = registry.resolve(parse_strategy("rtn(bits=4, group_size=32)"))[0]
     context = MethodConformance().context(tmp_path)
     method.apply(Checkpoint(unequal), tmp_path / "out", params, context)
-    assert registry.runtimes(method, params, infer_spec(tmp_path / "out")) == ("paredown",)
-    assert "transformers" in method.runtimes_of(params)
+    assert readers(infer_spec(tmp_path / "out")) == ("torch",)
+    assert "transformers" in registry.default_readers(method)
 
 
 @pytest.mark.parametrize("step", ["int8", "nf4"])
@@ -257,11 +258,10 @@ def test_a_runtime_that_needs_one_width_refuses_global_scope(llama: ModelSpec) -
     registry.check(padded, llama, Target(runtime="transformers"))
 
 
-def test_runtimes_depend_on_the_scope() -> None:
-    method, params = registry.resolve(parse_strategy(GLOBAL))[0]
-    assert method.runtimes_of(params) == ("paredown",)
-    method, params = registry.resolve(parse_strategy("l2_structured"))[0]
-    assert "transformers" in method.runtimes_of(params)
+def test_runtimes_depend_on_the_scope(llama: ModelSpec) -> None:
+    assert readers(registry.check(parse_strategy(GLOBAL), llama, Target())) == ("torch",)
+    plain = registry.check(parse_strategy("l2_structured(ratio=0.4)"), llama, Target())
+    assert "transformers" in readers(plain)
 
 
 def test_equal_widths_without_global_scope_is_refused() -> None:

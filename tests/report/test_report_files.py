@@ -19,7 +19,7 @@ from paredown.report.markdown import report_markdown
 from paredown.report.tables import EPISODE_COLUMNS, FRONT_COLUMNS
 from paredown.report.write import write_progress_files, write_report
 from paredown.spec.model import VisionSpec
-from paredown.spec.result import TrialResult
+from paredown.spec.result import LoadsIn, TrialResult
 from paredown.store.experiment import read_experiment
 from tests.report.report_samples import baseline, failed, findings, ok, point, record, several
 
@@ -197,6 +197,9 @@ def test_the_figure_shows_what_has_ratio_and_loss(tmp_path: Path) -> None:
     assert shown[2].loss_stderr == pytest.approx(1.04)  # 1 % of 20.8, over the baseline's 20
 
 
+CHECKED = (LoadsIn(runtime="transformers", known="checked"),)
+
+
 def test_the_report_says_how_to_load_what_was_kept(tmp_path: Path) -> None:
     kept = several()[2].model_copy(update={"artifact": "episode_002/artifact"})
     results = (*several()[:2], kept)
@@ -204,15 +207,14 @@ def test_the_report_says_how_to_load_what_was_kept(tmp_path: Path) -> None:
     assert "**Take episode 2, `gptq(bits=4)`**: the smallest artifact" in report
     assert "model = paredown.load('episode_002/artifact')" in report
     assert "AutoModelForCausalLM" not in report
-    checked = kept.model_copy(update={"notes": ("plain transformers loads it (checked)",)})
+    checked = kept.model_copy(update={"loads_in": CHECKED})
     report = report_markdown(findings(tmp_path / "y", (*several()[:2], checked)), None)
     assert "AutoModelForCausalLM.from_pretrained('episode_002/artifact'" in report
     assert "AutoModelForImageTextToText" not in report
 
 
 def test_a_model_that_sees_is_loaded_by_its_own_class(tmp_path: Path) -> None:
-    notes = ("plain transformers loads it (checked)",)
-    kept = several()[2].model_copy(update={"artifact": "episode_002/artifact", "notes": notes})
+    kept = several()[2].model_copy(update={"artifact": "episode_002/artifact", "loads_in": CHECKED})
     found = findings(tmp_path / "x", (*several()[:2], kept))
     vision = VisionSpec(
         model_type="clip", layers=2, hidden_size=8, intermediate_size=16, parameters=9

@@ -26,5 +26,4 @@ def test_devices_and_runtimes() -> None:
     assert Target().device == "cpu"
     with pytest.raises(ValidationError):
         Target.model_validate({"device": "tpu"})
-    with pytest.raises(ValidationError):
-        Target.model_validate({"runtime": "llama.cpp"})
+    assert Target().runtime == "torch"

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import BlockWalk, submodule
-from paredown.spec.structure import Block
+from paredown.spec.structure import Block, input_name
 from paredown.store.cache import Cache
 
-_SHARED_INPUT = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"w1", "w3"})
 MIN_TOKENS = 32
 """An expert that fewer calibration tokens are routed to gets the identity for its Hessian, which
 means rounding to nearest: what so few tokens say of it would be chance."""
@@ -142,11 +141,8 @@ def _accumulate(total: Tensor, count: Tensor) -> Callable[[nn.Module, Any], None
 
 
 def _input_of(block: Block, name: str) -> str:
-    """Name of the input a layer reads; siblings such as q, k and v share one."""
-    parent, _, leaf = name.rpartition(".")
-    shared = next((s for s in _SHARED_INPUT if leaf in s), None)
-    key = f"{parent}.{'+'.join(sorted(shared))}" if shared else name
-    return key.removeprefix(block.prefix + ".")
+    """Name within the block of the input that a layer reads."""
+    return input_name(name).removeprefix(block.prefix + ".")
 
 
 def _blocks(source: Checkpoint) -> tuple[Block, ...]:

@@ -169,7 +169,7 @@ def _detailed(console: Console, findings: Judged, state: State) -> None:
             console.print(
                 TextTable(columns=MEASUREMENT_COLUMNS, rows=measurement_rows(result), title=title)
             )
-        for note in (*result.notes, *(f"limit missed: {text}" for text in result.unmet)):
+        for note in (*result.remarks, *(f"limit missed: {text}" for text in result.unmet)):
             console.print(f"  episode {result.episode}: {note}")
 
 
@@ -214,7 +214,7 @@ def _print_recommendation(console: Console, findings: Judged) -> None:
     console.print(f"  {chosen.reason}")
     if best.artifact is not None:
         console.print(f"  {findings.record.folder / best.artifact}", soft_wrap=True)
-    for note in best.notes:
+    for note in best.remarks:
         console.print(f"  note: {note}")
     if second is not None:
         console.print(f"Runner-up: {name_of(second)}")
@@ -235,7 +235,7 @@ def _print_verdicts(console: Console, findings: Judged) -> None:
     for result in findings.record.results:
         for note in score_notes(result):
             console.print(f"  episode {result.episode}: {note}")
-        for note in result.notes:
+        for note in result.remarks:
             if note.startswith(NOT_SCORED):
                 console.print(f"  episode {result.episode}: {note}")
 

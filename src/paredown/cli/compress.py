@@ -24,6 +24,10 @@ def compress(
         Path | None, typer.Option(help="Folder with offline data sets (also: PAREDOWN_DATA).")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    runtime: Annotated[
+        str,
+        typer.Option(help="Engine that must load the artifact; 'paredown runtimes' lists them."),
+    ] = "torch",
     seed: Annotated[int, typer.Option(help="Same seed, same artifact.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
@@ -54,6 +58,7 @@ def compress(
             calibration=calibration_config(samples, length),
             data_dir=data_dir,
             device=device,
+            runtime=runtime,
             seed=seed,
             watch=progress.watch,
         )
@@ -65,6 +70,7 @@ def compress(
             "size_bytes": size,
             "seconds": round(done.seconds, 2),
             "notes": list(done.notes),
+            "loads_in": [found.model_dump(mode="json") for found in done.loads_in],
         }
         print(json.dumps(document, indent=2))
         return
@@ -74,6 +80,6 @@ def compress(
             f"{human_seconds(done.seconds)}"
         )
     )
-    for note in done.notes:
+    for note in (*done.notes, *filter(None, (found.words for found in done.loads_in))):
         console.print(Text(f"  - {note}"))
     console.print(Text(f"measure it: paredown evaluate {done.folder}"))

@@ -120,7 +120,7 @@ def evaluate(
     console.print()
     if result.verdict is not None:
         console.print(Text(result.verdict, style="bold"))
-    for note in (*result.notes, *score_notes(result)):
+    for note in (*result.remarks, *score_notes(result)):
         console.print(Text(f"  - {note}"))
     if output is not None:
         console.print(f"  {output / 'results.json'} says how each was measured", soft_wrap=True)

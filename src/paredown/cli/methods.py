@@ -47,7 +47,7 @@ def _document(name: str) -> dict[str, object]:
         "kind": method.kind.value,
         "summary": method.summary,
         "needs_data": method.needs_data,
-        "runtimes": list(method.runtimes),
+        "runtimes": list(registry.default_readers(method)),
         "missing": missing,
         "parameters": [
             {

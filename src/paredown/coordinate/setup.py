@@ -16,6 +16,7 @@ from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base
 from paredown.pipeline.messages import TextSpec
+from paredown.runtimes.registry import engine
 from paredown.search.enumerated import Enumerated
 from paredown.search.space import Space
 from paredown.spec.benchmarks import check_text_name
@@ -69,9 +70,10 @@ def prepare(config: RunConfig) -> Plan:
     device = choose_device(config.device, machine)
     for name in config.methods or ():
         registry.load(name)  # a misspelt name is told before a model is fetched
+    engine(config.runtime)  # everything is measured in it, so it must be here
     folder = locate(config.model)
     spec = infer_spec(folder, name=config.model)
-    target = Target(device=device, limits=config.limits)
+    target = Target(device=device, runtime=config.runtime, limits=config.limits)
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     base = open_base(config.model, folder, spec)
     return Plan(config=config, base=base, machine=machine, target=target, text=text, space=space)

@@ -90,8 +90,6 @@ class Method(ABC, Generic[P]):
         needs_data: whether `apply` reads `context.calibration`; `reads_data` where it depends on
             parameters.
         extra: (importable module, pip extra) of an optional library, else None.
-        runtimes: what loads the artifact, most capable first; `runtimes_of` where it depends on
-            parameters.
     """
 
     name: ClassVar[str]
@@ -100,11 +98,6 @@ class Method(ABC, Generic[P]):
     params_type: ClassVar[type[Params]]
     needs_data: ClassVar[bool] = False
     extra: ClassVar[tuple[str, str] | None] = None
-    runtimes: ClassVar[tuple[str, ...]] = ("paredown", "transformers")
-
-    def runtimes_of(self, params: P) -> tuple[str, ...]:
-        """What loads an artifact made with these parameters, most capable first."""
-        return self.runtimes
 
     def reads_data(self, params: P) -> bool:
         """Whether `apply` reads `context.calibration` with these parameters."""
@@ -120,7 +113,8 @@ class Method(ABC, Generic[P]):
 
     @abstractmethod
     def predict(self, spec: ModelSpec, params: P) -> ModelSpec:
-        """The spec after this step, with the exact list of stored tensors."""
+        """The spec after this step: the exact list of stored tensors, and in `options` what each
+        layer is stored as, so that a runtime can be asked whether it holds that."""
 
     @abstractmethod
     def apply(self, source: Checkpoint, out: Path, params: P, context: Context) -> Tensor | None:

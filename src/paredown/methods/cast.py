@@ -63,7 +63,6 @@ class Bf16(Method[CastParams]):
     kind = Kind.QUANTIZATION
     summary = "cast to bfloat16"
     params_type = CastParams
-    runtimes = ("paredown", "transformers", "vllm")
 
     def check(self, spec: ModelSpec, params: CastParams, target: Target) -> None:
         _check(spec, "BF16", self.name)
@@ -86,7 +85,6 @@ class Fp16(Method[CastParams]):
     kind = Kind.QUANTIZATION
     summary = "cast to float16"
     params_type = CastParams
-    runtimes = ("paredown", "transformers", "vllm")
 
     def check(self, spec: ModelSpec, params: CastParams, target: Target) -> None:
         _check(spec, "F16", self.name)

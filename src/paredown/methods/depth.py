@@ -39,7 +39,6 @@ class Depth(Method[DepthParams]):
     summary = "remove the blocks that change their input least; faster everywhere"
     params_type = DepthParams
     needs_data = True
-    runtimes = ("paredown", "transformers", "vllm")
 
     def check(self, spec: ModelSpec, params: DepthParams, target: Target) -> None:
         blocks = spec.structure.blocks

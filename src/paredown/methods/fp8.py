@@ -39,7 +39,6 @@ class Fp8(Method[Fp8Params]):
     kind = Kind.QUANTIZATION
     summary = "FP8 (E4M3) weights and activations, on GPUs that have FP8; no data needed"
     params_type = Fp8Params
-    runtimes = ("paredown", "transformers", "vllm")
 
     def check(self, spec: ModelSpec, params: Fp8Params, target: Target) -> None:
         check_eight_bit(self.name, spec, params.skip, activations=params.activations == "dynamic")
@@ -52,7 +51,9 @@ class Fp8(Method[Fp8Params]):
             _require_fp8_gpu()
 
     def predict(self, spec: ModelSpec, params: Fp8Params) -> ModelSpec:
-        return predict_eight_bit(spec, params.skip, "F8_E4M3")
+        return predict_eight_bit(
+            spec, params.skip, "F8_E4M3", activations=params.activations == "dynamic"
+        )
 
     def apply(self, source: Checkpoint, out: Path, params: Fp8Params, context: Context) -> Tensor:
         from paredown.artifact.eight_bit import EightBit

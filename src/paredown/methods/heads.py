@@ -47,7 +47,6 @@ class Heads(Method[HeadsParams]):
     summary = "remove key-value heads with their queries; the cache shrinks as well"
     params_type = HeadsParams
     needs_data = True
-    runtimes = ("paredown", "transformers", "vllm")
 
     def check(self, spec: ModelSpec, params: HeadsParams, target: Target) -> None:
         if spec.model_type not in FAMILIES:

@@ -13,10 +13,12 @@ from pydantic import ValidationError
 
 from paredown.errors import ConfigError, MissingExtraError, StrategyError, did_you_mean
 from paredown.methods.base import AnyMethod, Kind, Params
+from paredown.runtimes import registry as runtimes
+from paredown.runtimes.base import require_read
 from paredown.spec.model import ModelSpec
+from paredown.spec.reference import plain_model, seeing_model
 from paredown.spec.strategy import Step, Strategy, parse_strategy
 from paredown.spec.target import Target
-from paredown.spec.widths import needs_own_loader
 
 BUILTIN: dict[str, str] = {
     "bf16": "paredown.methods.cast:Bf16",
@@ -155,10 +157,21 @@ def require_extra(method: AnyMethod) -> None:
         raise MissingExtraError(f"method {method.name!r}", method.extra[0], method.extra[1])
 
 
-def runtimes(method: AnyMethod, params: Params, made: ModelSpec) -> tuple[str, ...]:
-    """What loads an artifact of the spec `made`, most capable first."""
-    own = made.quantization == "paredown" or needs_own_loader(made)
-    return ("paredown",) if own else method.runtimes_of(params)
+def default_readers(method: AnyMethod) -> tuple[str, ...]:
+    """The runtimes that load what a method makes of a plain model with its defaults.
+
+    Of a LLaVA where the method wants a model that sees; what other parameters, models and steps
+    bring is asked of the predicted spec (`runtimes.registry.readers`).
+    """
+    params = method.params_type()
+    target = Target(device="cuda")  # a method that only GPUs run is listed all the same
+    for spec in (plain_model(), seeing_model()):
+        try:
+            method.check(spec, params, target)
+        except ConfigError:
+            continue
+        return runtimes.readers(method.predict(spec, params))
+    return runtimes.readers(method.predict(plain_model(), params))
 
 
 def check(strategy: Strategy, spec: ModelSpec, target: Target) -> ModelSpec:
@@ -190,7 +203,8 @@ class Planner:
     """
 
     def __init__(self, spec: ModelSpec, target: Target) -> None:
-        self._target = target
+        self._target, self._runtime = target, runtimes.load(target.runtime)
+        self._why_not: dict[int, str] = {}  # by state: why the runtime does not load it, or nothing
         self._start = _State(spec, spec.quantization)
         self._states: dict[tuple[object, ...], list[_State]] = {}
         self._after: dict[tuple[int, str], _State | ConfigError] = {}  # by state and step
@@ -205,7 +219,27 @@ class Planner:
             # state would be found there once this one is gone.
             is_kept = is_kept and len(text) <= MAX_REMEMBERED
             state = (self._remembered if is_kept else self._step)(state, method, params, text)
+        why_not = self._unheld(state, is_kept=is_kept)
+        if why_not:
+            raise StrategyError(f"{label(strategy)}{why_not}")
         return state.spec
+
+    def _unheld(self, state: _State, *, is_kept: bool) -> str:
+        """Why the target's runtime does not load a result; empty if it does.
+
+        Only the end of a strategy is asked: steps on the way need not be held.
+        """
+        key = id(state)
+        if key in self._why_not:
+            return self._why_not[key]
+        try:
+            require_read(self._runtime, state.spec, self._target.device, what="")
+            found = ""
+        except ConfigError as error:
+            found = str(error)
+        if is_kept:
+            self._why_not[key] = found
+        return found
 
     def _remembered(self, state: _State, method: AnyMethod, params: Params, text: str) -> _State:
         """`_step`, worked out once."""

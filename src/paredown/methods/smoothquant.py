@@ -46,7 +46,6 @@ class Smoothquant(Method[SmoothquantParams]):
     summary = "int8 weights and activations (W8A8), smoothed on calibration text"
     params_type = SmoothquantParams
     needs_data = True
-    runtimes = ("paredown", "transformers", "vllm")
 
     def check(self, spec: ModelSpec, params: SmoothquantParams, target: Target) -> None:
         check_eight_bit(self.name, spec, params.skip)

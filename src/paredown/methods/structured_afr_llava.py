@@ -67,7 +67,6 @@ class StructuredAfrLlava(NeuronMethod[StructuredAfrLlavaParams]):
     name = "structured_afr_llava"
     summary = "remove MLP neurons of a LLaVA model, in its language model and its vision tower"
     params_type = StructuredAfrLlavaParams
-    runtimes = ("paredown", "transformers")
 
     def reads_data(self, params: StructuredAfrLlavaParams) -> bool:
         return params.images is None

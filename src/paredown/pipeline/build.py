@@ -6,12 +6,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.messages import EXPECTED, CompressJob, VerifyJob
+from paredown.runtimes import registry as runtimes
+from paredown.runtimes.base import Claim
 from paredown.spec.infer import infer_spec
 from paredown.spec.progress import StageProgress
-from paredown.spec.result import CHECKED_PLAIN, Failure
+from paredown.spec.result import Evidence, Failure, LoadsIn
 from paredown.spec.strategy import Strategy
 
 
@@ -21,6 +22,7 @@ class Built(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     notes: tuple[str, ...] = ()
+    loads_in: tuple[LoadsIn, ...] = ()
     failure: Failure | None = None
     config_error: bool = False
     seconds: float = 0.0
@@ -46,18 +48,18 @@ def build(
     """
     clock = Clock(bench, folder, timeout_s, watch)
     try:
-        notes = _compress_and_verify(bench, strategy, out, clock, worst=worst)
+        notes, loads_in = _compress_and_verify(bench, strategy, out, clock, worst=worst)
     except TrialFailed as error:
         discard(out)
         return Built(failure=error.failure, config_error=error.config_error, seconds=clock.elapsed)
     finally:
         tidy(folder)
-    return Built(notes=notes, seconds=clock.elapsed)
+    return Built(notes=notes, loads_in=loads_in, seconds=clock.elapsed)
 
 
 def _compress_and_verify(
     bench: Bench, strategy: Strategy, out: Path, clock: Clock, *, worst: float | None
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], tuple[LoadsIn, ...]]:
     built = clock.run(
         CompressJob(
             device=bench.device,
@@ -74,16 +76,15 @@ def _compress_and_verify(
         )
     )
     expected = clock.folder / EXPECTED
-    last, params = registry.resolve(strategy)[-1]
-    made = infer_spec(out)
-    runtimes = registry.runtimes(last, params, made)
+    # Asked of what was made, not of what was meant: only the files decide what loads them.
+    claims = runtimes.claims(infer_spec(out))
     checked = clock.run(
         VerifyJob(
             device=bench.device,
             trust_remote_code=bench.trust_remote_code,
             artifact=out,
             expected=expected if expected.exists() else None,
-            plain="transformers" in runtimes,
+            plain=claims["transformers"].holds,
             held_out=None if worst is None else bench.held_out,
             worst=worst or 0.0,
         )
@@ -98,14 +99,18 @@ def _compress_and_verify(
         notes.append(
             f"predicted {built.predicted_bytes} bytes of tensors, stored {built.stored_bytes}"
         )
-    if checked.kl_transformers is not None:
-        notes.append(CHECKED_PLAIN)
-    if "vllm" in runtimes:
-        untested = made.experts or made.vision
-        what = "a mixture of experts" if made.experts else "a model that sees images"
-        notes.append(
-            f"vLLM knows this format; whether it reads it of {what} is untested"
-            if untested
-            else "vLLM reads this format (not run here)"
-        )
-    return tuple(notes)
+    seen = {"torch"} | ({"transformers"} if checked.kl_transformers is not None else set())
+    return tuple(notes), _loads_in(claims, seen)
+
+
+def _loads_in(claims: dict[str, Claim], seen: set[str]) -> tuple[LoadsIn, ...]:
+    """What loads an artifact: in which runtimes it was seen to load, and what others claim."""
+    found = []
+    for name, claim in claims.items():
+        if name in seen:
+            found.append(LoadsIn(runtime=name, known="checked"))
+        elif claim.holds:
+            # Nothing was run in it, whatever it is known for.
+            known: Evidence = "untested" if claim.evidence == "untested" else "documented"
+            found.append(LoadsIn(runtime=name, known=known, detail=claim.why))
+    return tuple(found)

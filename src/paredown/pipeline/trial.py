@@ -78,6 +78,7 @@ def measure(
             measurements=measured,
             speed=found.speed,
             notes=tuple(dict.fromkeys((*built.notes, *found.notes))),
+            loads_in=built.loads_in,
             artifact=None if strategy is None else f"{folder.name}/artifact",
             **flat_fields(measured),
         )

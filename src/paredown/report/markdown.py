@@ -23,7 +23,7 @@ from paredown.report.tables import (
     score_notes,
     score_rows,
 )
-from paredown.spec.result import CHECKED_PLAIN, TrialResult
+from paredown.spec.result import TrialResult
 from paredown.spec.units import human_bytes, human_count, human_seconds
 
 SCORES_FILE = "benchmark_scores.png"
@@ -61,7 +61,7 @@ def _result(findings: Judged) -> list[str]:
     if best is None:
         return [f"**No recommendation:** {_text(chosen.reason)}"]
     parts = [f"**Take {_named(best)}**: {_text(chosen.reason)}."]
-    parts += [f"- {_text(note)}" for note in best.notes]
+    parts += [f"- {_text(note)}" for note in best.remarks]
     sees = findings.record.spec.vision is not None
     parts += load_section(best, findings.record.config.model, sees=sees)
     if second is not None:
@@ -101,7 +101,7 @@ def load_section(result: TrialResult, model: str, *, sees: bool) -> list[str]:
 
 def loads_with_transformers(result: TrialResult) -> bool:
     """Whether plain transformers was seen to load this artifact."""
-    return CHECKED_PLAIN in result.notes
+    return any(f.runtime == "transformers" and f.known == "checked" for f in result.loads_in)
 
 
 def _asked(findings: Judged, stop_reason: str | None) -> list[str]:
@@ -173,7 +173,7 @@ def _episodes(findings: Judged) -> list[str]:
         return ["None has finished."]
     parts = [_table(EPISODE_COLUMNS, rows)]
     broken = [(str(r.episode), r.label, "; ".join(r.unmet)) for r in record.results if r.unmet]
-    notes = [(str(r.episode), r.label, "; ".join(r.notes)) for r in record.results if r.notes]
+    notes = [(str(r.episode), r.label, "; ".join(r.remarks)) for r in record.results if r.remarks]
     for title, column, entries in (
         ("Failures", "cause", failures(record.results)),
         ("Limits missed", "limits", broken),

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from paredown.spec.model import ModelSpec
-from paredown.spec.structure import Block
+from paredown.spec.structure import ATTENTION_INPUTS, MLP_INPUTS, Block
 
 GAIN_OFFSET = {
     "llama": 0.0, "mistral": 0.0, "qwen2": 0.0, "qwen3": 0.0,
@@ -51,8 +51,8 @@ def find_folds(spec: ModelSpec, block: Block, chosen: Collection[str]) -> tuple[
     if offset is None:
         return ()
     attention, mlp = f"{block.prefix}.self_attn", f"{block.prefix}.mlp"
-    queries = tuple(f"{attention}.{leaf}" for leaf in ("q_proj", "k_proj", "v_proj"))
-    inputs = (f"{mlp}.gate_proj", f"{mlp}.up_proj")
+    queries = tuple(f"{attention}.{leaf}" for leaf in ATTENTION_INPUTS)
+    inputs = tuple(f"{mlp}.{leaf}" for leaf in MLP_INPUTS)
     found = [
         Fold(f"{block.prefix}.{_ATTENTION_NORM}", queries, offset),
         Fold(f"{block.prefix}.{_mlp_norm(spec, block)}", inputs, offset),

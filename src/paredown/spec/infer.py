@@ -16,8 +16,9 @@ from typing import Any
 from paredown.spec.facts import EXPERT, HEAD, Reading
 from paredown.spec.headers import read_config, read_headers
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.packed import adapter_tensors, packed_shapes
+from paredown.spec.packed import adapter_tensors, is_targeted, packed_shapes, stored_options
 from paredown.spec.remote import remote_headers
+from paredown.spec.widths import FIELD
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 _BUFFER = re.compile(
@@ -50,7 +51,11 @@ def infer_spec(folder: Path, *, name: str | None = None) -> ModelSpec:
     if spec.quantization is None:
         return spec
     return spec.model_copy(
-        update={"adapter": adapter_tensors(folder), "packed_shapes": packed_shapes(folder)}
+        update={
+            "adapter": adapter_tensors(folder),
+            "packed_shapes": packed_shapes(folder),
+            "options": stored_options(spec, config),
+        }
     )
 
 
@@ -110,6 +115,7 @@ def spec_from(
         experts_per_token=per_token,
         vision=reading.vision(counts),
         quantization=None if quantization is None else quantization.method,
+        uneven_mlps=FIELD in config,
         unknown=tuple(unknown),
         tensors=stored,
         **facts,
@@ -142,7 +148,7 @@ class _Quantization:
 
     def _scheme(self, layer: str) -> tuple[int | None, int | None]:
         """Bits and group size of a layer, each where all schemes that may apply agree."""
-        found = [s for targets, s in self.schemes if any(_targets(t, layer) for t in targets)]
+        found = [s for targets, s in self.schemes if any(is_targeted(layer, t) for t in targets)]
         bits = {s.get("num_bits", s.get("bits", s.get("w_bit"))) for s in found}
         return _only_positive(bits), _only_positive({s.get("group_size") for s in found})
 
@@ -166,13 +172,6 @@ class _Quantization:
             self.unresolved = True
             return tensor.numel
         return tensor.numel * 32 // bits  # 32-bit words, packed without gaps
-
-
-def _targets(target: str, layer: str) -> bool:
-    """Whether a target of a quantization config names a layer: a class, a name, or a pattern."""
-    if target.startswith("re:"):
-        return re.match(target[3:], layer) is not None
-    return target == layer or ("." not in target and target[:1].isupper())
 
 
 def _only_positive(values: set[Any]) -> int | None:

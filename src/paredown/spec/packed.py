@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from paredown.errors import ModelError
 from paredown.spec.headers import TensorLocation, read_file_header, tensor_location, weights_files
+from paredown.spec.layers import Format, Option, dense_option, grid_option
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.reading import parse_json
 from paredown.spec.structure import find_structure
@@ -68,6 +72,91 @@ def _read(place: TensorLocation) -> bytes:
     with place.file.open("rb") as file:
         file.seek(place.offset)
         return file.read(place.nbytes)
+
+
+def is_targeted(layer: str, target: str) -> bool:
+    """Whether a target of a quantization config names a layer: a class, a name, or a pattern."""
+    if target.startswith("re:"):
+        return re.match(target[3:], layer) is not None
+    return target == layer or ("." not in target and target[:1].isupper())
+
+
+def stored_options(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Option]:
+    """What every layer of a checkpoint is stored as, by module name; dense layers are left out.
+
+    From the config and the names and dtypes of the stored tensors. Layers in formats that are not
+    written here are left out too: `spec.quantization` says that there is something.
+    """
+    said = config.get("quantization_config")
+    said = said if isinstance(said, dict) else {}
+    groups = said.get("config_groups")
+    groups = list(groups.values()) if isinstance(groups, dict) else []
+    found: dict[str, Option] = {}
+    for tensor in spec.tensors:
+        name, _, leaf = tensor.name.rpartition(".")
+        option = None
+        if leaf == "weight_packed":
+            option = _grid(name, groups, spec)
+        elif leaf == "weight_scale" and f"{name}.weight" in spec.by_name:
+            option = _eight_bit(spec.by_name[f"{name}.weight"].dtype, tensor.dtype, groups)
+        elif leaf == "weight_bitmask":
+            stored = spec.by_name.get(f"{name}.weight")
+            option = None if stored is None else sparse_option(stored.dtype)
+        elif leaf == "SCB":
+            option = LLM_INT8
+        elif leaf == "quant_map":
+            name, option = name.removesuffix(".weight"), NF4
+        if option is not None:
+            found[name] = option
+    return found
+
+
+LLM_INT8 = Option(format=Format.LLM_INT8, bits=8, scale_dtype="F32", activation_bits=8)
+"""What `int8` stores of a layer."""
+NF4 = Option(format=Format.NF4, bits=4, group_size=64, scale_dtype="F32")
+"""What `nf4` stores of a layer."""
+
+
+def sparse_option(dtype: str) -> Option:
+    """A bit per weight beside the values that are left, in the dtype that safetensors names."""
+    return Option(format=Format.SPARSE, bits=dense_option(dtype).bits)
+
+
+def byte_option(dtype: str, scale_dtype: str, *, activations: bool) -> Option | None:
+    """A byte per weight, INT8 or FP8 by the dtype of the codes, with one scale per row."""
+    formats = {"I8": Format.INT8, "F8_E4M3": Format.FP8}
+    if dtype not in formats:
+        return None
+    return Option(
+        format=formats[dtype],
+        bits=8,
+        scale_dtype=scale_dtype,
+        activation_bits=8 if activations else None,
+    )
+
+
+def _grid(name: str, groups: list[Any], spec: ModelSpec) -> Option | None:
+    said = [
+        g["weights"]
+        for g in groups
+        if isinstance(g, dict)
+        and isinstance(g.get("weights"), dict)
+        and any(is_targeted(name, t) for t in g.get("targets") or ())
+    ]
+    if len(said) != 1 or not isinstance(said[0].get("num_bits"), int):
+        return None  # two schemes for one layer, or none: not ours
+    scale = spec.by_name.get(f"{name}.weight_scale")
+    return grid_option(
+        said[0]["num_bits"],
+        said[0].get("group_size") or -1,
+        symmetric=said[0].get("symmetric") is not False,
+        scale_dtype=spec.dtype if scale is None else scale.dtype,
+    )
+
+
+def _eight_bit(dtype: str, scale_dtype: str, groups: list[Any]) -> Option | None:
+    activations = any(isinstance(g, dict) and g.get("input_activations") for g in groups)
+    return byte_option(dtype, scale_dtype, activations=activations)
 
 
 def linear_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:

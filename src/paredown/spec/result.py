@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
@@ -15,8 +16,9 @@ from paredown.spec.strategy import Strategy
 from paredown.spec.units import GB, Unit
 from paredown.spec.verdict import verdict
 
-CHECKED_PLAIN = "plain transformers loads it (checked)"
-"""The note of an artifact that plain transformers has loaded, in a fresh process, correctly."""
+Evidence = Literal["checked", "documented", "untested"]
+"""How it is known that a runtime loads something: seen here, or read in its documentation; or the
+format is known but not whether it is read of such a model."""
 
 NOT_SCORED = "not scored on"
 """How the note begins of a candidate that was not worth a benchmark."""
@@ -56,6 +58,44 @@ class Measurement(BaseModel):
         if (self.stderr is None) != (self.n == 1):
             raise ValueError(f"{self.name}: give stderr if and only if n > 1 (n = {self.n})")
         return self
+
+
+class LoadsIn(BaseModel):
+    """A runtime that loads an artifact, and how that is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    runtime: str
+    known: Evidence
+    detail: str = ""
+    """What is untested, e.g. `a mixture of experts`."""
+
+    @property
+    def words(self) -> str:
+        """As people read it; empty of the runtime in which everything is checked."""
+        called = {"transformers": "plain transformers", "vllm": "vLLM"}.get(
+            self.runtime, self.runtime
+        )
+        if self.runtime == "torch":
+            return ""
+        match self.known:
+            case "checked":
+                return f"{called} loads it (checked)"
+            case "documented":
+                return f"{called} reads this format (not run here)"
+            case "untested":
+                return (
+                    f"{called} knows this format; whether it reads it of {self.detail} is untested"
+                )
+
+
+_OLD_NOTES = (
+    (re.compile(r"plain transformers loads it \(checked\)"), "transformers", "checked"),
+    (re.compile(r"vLLM reads this format \(not run here\)"), "vllm", "documented"),
+    (re.compile(r"vLLM knows this format; whether it reads it of (.+) is untested"), "vllm",
+     "untested"),
+)  # fmt: skip
+"""Notes in which records of schema 1 said what loads an artifact -> runtime and evidence."""
 
 
 class FailureKind(StrEnum):
@@ -107,6 +147,8 @@ class TrialResult(BaseModel):
     """Limits of the user that this result does not meet, in words."""
     notes: tuple[str, ...] = ()
     """What a user of this artifact should know, e.g. that its format has no fast kernel."""
+    loads_in: tuple[LoadsIn, ...] = ()
+    """The runtimes that load the artifact, most capable first; empty for the baseline."""
     proposed_by: str | None = None
     """The policy that proposed the strategy, as in its decision; None where nobody recorded it."""
     expected: dict[str, float] = {}
@@ -132,6 +174,19 @@ class TrialResult(BaseModel):
     compression_ratio: float | None = None
     """Base weights files / artifact weights files."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_notes(cls, fields: Any) -> Any:
+        """Records used to say in notes what loads an artifact."""
+        if not isinstance(fields, dict) or "loads_in" in fields:
+            return fields
+        notes, found = [], []
+        for note in fields.get("notes") or ():
+            told = _told_by(note)
+            notes += [note] if told is None else []
+            found += [] if told is None else [told]
+        return fields | {"notes": tuple(notes), "loads_in": tuple(found)} if found else fields
+
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
         if (self.status == "failed") != (self.failure is not None):
@@ -144,6 +199,11 @@ class TrialResult(BaseModel):
         """What became of the model, in one line of words; None for a failure and for the base."""
         return None if self.status == "failed" or self.kind == "baseline" else verdict(self)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Everything that a user should know, in words: the notes, and what loads it."""
+        return (*self.notes, *filter(None, (found.words for found in self.loads_in)))
+
     def get(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""
         return next((m for m in self.measurements if m.name == name), None)
@@ -152,6 +212,15 @@ class TrialResult(BaseModel):
         """Value of the measurement called `name`, if there is one."""
         found = self.get(name)
         return None if found is None else found.value
+
+
+def _told_by(note: object) -> LoadsIn | None:
+    for pattern, runtime, known in _OLD_NOTES:
+        match = pattern.fullmatch(note) if isinstance(note, str) else None
+        if match is not None:
+            detail = "".join(match.groups())
+            return LoadsIn.model_validate({"runtime": runtime, "known": known, "detail": detail})
+    return None
 
 
 def flat_fields(measurements: tuple[Measurement, ...]) -> dict[str, float | None]:

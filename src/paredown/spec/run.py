@@ -162,6 +162,9 @@ class RunConfig(BaseModel):
     skills_file: Path | None = None
     """Where skills are kept; None: in the user's data folder."""
     seed: int = 0
+    runtime: str = "torch"
+    """Engine that will serve the model: only what it holds is tried, and everything is measured in
+    it. `paredown runtimes` lists them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
 

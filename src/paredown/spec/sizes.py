@@ -6,12 +6,11 @@ measured by `paredown evaluate`.
 
 from __future__ import annotations
 
-import re
 from typing import Literal, get_args
 
 from paredown.errors import ConfigError
 from paredown.spec.model import ModelSpec
-from paredown.spec.structure import Block, fused_experts, matrix_shape
+from paredown.spec.structure import Block, fused_experts, input_name, matrix_shape
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -19,12 +18,6 @@ DEFAULT_GROUP_SIZE = 64
 
 _CODE_BITS = {"int8": 8, "int4": 4}
 _SCALE_BYTES = 2  # bf16
-_SHARED_INPUT = (
-    re.compile(r"^(?P<where>.*)\b(q_proj|k_proj|v_proj)$"),
-    re.compile(r"^(?P<where>.*)\b(gate_proj|up_proj)$"),
-    re.compile(r"^(?P<where>.*)\b(w1|w3)$"),
-)
-"""Linears of a block that read the same input, and so share one Hessian."""
 
 
 def bytes_at(spec: ModelSpec, precision: Precision, group_size: int = DEFAULT_GROUP_SIZE) -> int:
@@ -114,7 +107,7 @@ def memory_to_quantize(spec: ModelSpec, calibration_tokens: int) -> int | None:
 def _block_bytes(spec: ModelSpec, block: Block) -> int:
     """A block in float32 with the Hessians of its distinct inputs."""
     weights = sum(t.numel for t in spec.tensors if t.name.startswith(block.prefix + "."))
-    widths = {_input_of(n): matrix_shape(spec, n)[1] for n in block.linears}
+    widths = {input_name(n): matrix_shape(spec, n)[1] for n in block.linears}
     return 4 * (weights + sum(width**2 for width in widths.values()) + _fused_hessians(spec, block))
 
 
@@ -122,12 +115,3 @@ def _fused_hessians(spec: ModelSpec, block: Block) -> int:
     """Numbers in the Hessians of experts that one tensor holds: one Hessian per expert."""
     names = (n for n in fused_experts(spec) if n.startswith(block.prefix + "."))
     return sum(spec.by_name[n].shape[0] * spec.by_name[n].shape[2] ** 2 for n in names)
-
-
-def _input_of(linear: str) -> str:
-    """A name for the input of a linear: linears with the same one share their Hessian."""
-    for number, pattern in enumerate(_SHARED_INPUT):
-        match = pattern.match(linear)
-        if match:
-            return f"{match['where']}#{number}"
-    return linear

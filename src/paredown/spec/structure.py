@@ -7,6 +7,7 @@ and a family that names its parts like a known one works without being listed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property, lru_cache
@@ -24,6 +25,10 @@ _NOT_LINEAR = re.compile(
 _CONV1D = {"c_attn", "c_proj", "c_fc", "q_attn"}
 _EXPERT = re.compile(r"(^|\.)experts\.\d+\.")
 _EXPERTS = re.compile(r"(^|\.)experts\.[^.]+$")
+ATTENTION_INPUTS = ("q_proj", "k_proj", "v_proj")
+MLP_INPUTS = ("gate_proj", "up_proj")
+_SIBLINGS = (ATTENTION_INPUTS, MLP_INPUTS, ("w1", "w3"))
+"""Last parts of the names of layers that read one input, wherever they stand beside each other."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,43 @@ def stored_transposed(spec: ModelSpec, name: str) -> bool:
         return False
     weight = spec.by_name.get(f"{name}.weight")
     return weight is not None and len(weight.shape) == 2
+
+
+@lru_cache(maxsize=50_000)
+def siblings(name: str) -> tuple[str, ...]:
+    """Module names of the layers that read the input which `name` reads, itself among them.
+
+    By name alone: a model need not have all of them.
+    """
+    parent, _, leaf = name.rpartition(".")
+    leaves = next((s for s in _SIBLINGS if leaf in s), None)
+    if leaves is None:
+        return (name,)
+    return tuple(f"{parent}.{s}" if parent else s for s in leaves)
+
+
+@lru_cache(maxsize=50_000)
+def input_name(name: str) -> str:
+    """A name for the input of a layer; layers with the same one read the same numbers."""
+    together = siblings(name)
+    if len(together) == 1:
+        return name
+    # Sorted, because cached Hessians are found under it.
+    leaves = "+".join(sorted(sibling.rpartition(".")[2] for sibling in together))
+    parent = name.rpartition(".")[0]
+    return f"{parent}.{leaves}" if parent else leaves
+
+
+def by_input(names: Iterable[str]) -> list[list[str]]:
+    """`names` in groups that read one input, each in the order of its siblings."""
+    left, groups = dict.fromkeys(names), []
+    for name in tuple(left):
+        group = [n for n in siblings(name) if n in left]
+        for member in group:
+            del left[member]
+        if group:  # else it went with an earlier sibling
+            groups.append(group)
+    return groups
 
 
 def is_expert(name: str) -> bool:

@@ -27,8 +27,9 @@ class Limits(BaseModel):
 class Target(BaseModel):
     """Device, runtime and limits."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     device: Device = "cpu"
-    runtime: Literal["paredown", "transformers"] = "paredown"
+    runtime: str = "torch"
+    """Name of the runtime that must hold whatever is made."""
     limits: Limits = Limits()

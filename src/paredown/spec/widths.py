@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from paredown.spec.headers import read_config
 from paredown.spec.model import ModelSpec
 
 FIELD = "mlp_widths"
 """Config field: widths of the MLPs in block order; there only where they are unequal."""
-
-
-def needs_own_loader(spec: ModelSpec) -> bool:
-    """Whether MLPs of unequal width keep plain transformers from building the model."""
-    return spec.path is not None and FIELD in read_config(spec.path)
 
 
 def unequal_widths(spec: ModelSpec) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from paredown.blocks.probe import probe_tokens
 from paredown.errors import MethodError, ParedownError
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Context, Params, Training
+from paredown.runtimes.registry import readers
 from paredown.runtimes.torch.load import load, load_dense
 from paredown.runtimes.torch.proof import check_kernels, compare, probe
 from paredown.spec.strategy import Step, Strategy
@@ -129,7 +130,8 @@ class MethodConformance:
         dtype = torch.float32 if exact else None
         found = probe(load(out, dtype=dtype), tokens)
         compare(found if claimed is None else claimed, found, "paredown")
-        if "transformers" in registry.runtimes(method, settings, made):
+        assert made.options == predicted.options
+        if "transformers" in readers(made):
             compare(found, probe(load_dense(out, dtype=dtype), tokens), "plain transformers")
         else:  # refused, not loaded as something else
             with pytest.raises((ValueError, RuntimeError, ParedownError)):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context
+from paredown.spec.layers import Option
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
+from paredown.spec.packed import LLM_INT8, NF4
 from paredown.spec.structure import select_linears, uses_conv1d
 from paredown.spec.widths import unequal_widths
 
@@ -45,15 +47,15 @@ def check_bitsandbytes(spec: ModelSpec, skip: tuple[str, ...], name: str) -> Non
 
 def predict_int8(spec: ModelSpec, skip: tuple[str, ...]) -> ModelSpec:
     """The exact tensors of an LLM.int8 checkpoint."""
-    return _replace(spec, skip, _int8_tensors)
+    return _replace(spec, skip, _int8_tensors, LLM_INT8)
 
 
 def predict_nf4(spec: ModelSpec, skip: tuple[str, ...], *, double_quant: bool) -> ModelSpec:
     """The exact tensors of an NF4 checkpoint."""
-    return _replace(spec, skip, _nested_tensors if double_quant else _nf4_tensors)
+    return _replace(spec, skip, _nested_tensors if double_quant else _nf4_tensors, NF4)
 
 
-def _replace(spec: ModelSpec, skip: tuple[str, ...], replacement: Any) -> ModelSpec:
+def _replace(spec: ModelSpec, skip: tuple[str, ...], replacement: Any, option: Option) -> ModelSpec:
     chosen = set(select_linears(spec, skip))
     tensors: list[TensorInfo] = []
     for tensor in spec.tensors:
@@ -65,7 +67,9 @@ def _replace(spec: ModelSpec, skip: tuple[str, ...], replacement: Any) -> ModelS
         tensors += [
             tensor_info(f"{name}.{key}", dtype, size) for key, dtype, size in replacement(shape)
         ]
-    return spec.with_tensors(tensors, quantization="bitsandbytes")
+    return spec.with_tensors(
+        tensors, quantization="bitsandbytes", options=dict.fromkeys(chosen, option)
+    )
 
 
 _Parts = list[tuple[str, str, tuple[int, ...]]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paredown.errors import ConfigError
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
+from paredown.spec.packed import byte_option
 from paredown.spec.structure import select_linears, uses_conv1d
 
 _FLAT_INPUTS = {"opt"}
@@ -35,7 +36,9 @@ def check_eight_bit(
         raise ConfigError("there is no layer to quantize: `skip` leaves out all of them")
 
 
-def predict_eight_bit(spec: ModelSpec, skip: tuple[str, ...], dtype: str) -> ModelSpec:
+def predict_eight_bit(
+    spec: ModelSpec, skip: tuple[str, ...], dtype: str, *, activations: bool = True
+) -> ModelSpec:
     """The exact tensors: per layer the codes, and a scale per row in the dtype of the weights."""
     chosen = set(select_linears(spec, skip))
     tensors: list[TensorInfo] = []
@@ -46,4 +49,9 @@ def predict_eight_bit(spec: ModelSpec, skip: tuple[str, ...], dtype: str) -> Mod
             continue
         scale = tensor_info(f"{name}.weight_scale", spec.dtype, (tensor.shape[0], 1))
         tensors += [tensor_info(tensor.name, dtype, tensor.shape), scale]
-    return spec.with_tensors(tensors, quantization="compressed-tensors")
+    option = byte_option(dtype, spec.dtype, activations=activations)
+    if option is None:
+        raise AssertionError(f"{dtype} is no dtype of codes")
+    return spec.with_tensors(
+        tensors, quantization="compressed-tensors", options=dict.fromkeys(chosen, option)
+    )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -15,6 +12,7 @@ from paredown.errors import ConfigError, GroupSizeError
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice, PlanDomain
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
+from paredown.spec.layers import grid_shapes
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.scheme import Scheme, needs_own_format
 from paredown.spec.structure import fused_experts, matches, matrix_shape, select_linears
@@ -33,8 +31,6 @@ KEPT = 16
 LONG_PLAN = 16
 """Schemes of a plan of more entries are not remembered: a search makes thousands of such plans,
 each met once."""
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers that vLLM joins into one, which therefore need one scheme."""
 
 
 def block_linears(spec: ModelSpec) -> tuple[str, ...]:
@@ -86,10 +82,6 @@ class GroupMethod(Method[G]):
     """A method whose result is codes on integer grids, stored as packed groups."""
 
     kind = Kind.QUANTIZATION
-    runtimes = ("paredown", "transformers", "vllm")
-
-    def runtimes_of(self, params: G) -> tuple[str, ...]:
-        return runtimes_of_groups(params)
 
     def check(self, spec: ModelSpec, params: G, target: Target) -> None:
         check_groups(spec, params)
@@ -189,43 +181,20 @@ def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
             continue
         tensors += _packed(name, matrix_shape(spec, name), schemes[name], spec.dtype)
     method = "paredown" if needs_own_format(spec, schemes) else "compressed-tensors"
-    return spec.with_tensors(tensors, quantization=method)
+    options = {name: scheme.option(spec.dtype) for name, scheme in schemes.items()}
+    return spec.with_tensors(tensors, quantization=method, options=spec.options | options)
 
 
-@lru_cache(maxsize=20_000)
 def _packed(
     name: str, shape: tuple[int, int], scheme: Scheme, dtype: str
 ) -> tuple[TensorInfo, ...]:
-    """What is stored of one packed matrix; planning asks for the same ones hundreds of times."""
-    rows, width = shape
-    groups = width // scheme.group_width(width)
-    words = math.ceil(width * scheme.bits / 32)
-    tensors = [
-        tensor_info(f"{name}.weight_packed", "I32", (rows, words)),
-        tensor_info(f"{name}.weight_scale", dtype, (rows, groups)),
-        tensor_info(f"{name}.weight_shape", "I64", (2,)),
-    ]
-    if not scheme.symmetric:
-        words = math.ceil(rows * scheme.bits / 32)
-        zero = tensor_info(f"{name}.weight_zero_point", "I32", (words, groups))
-        tensors.append(zero)
-    return tuple(tensors)
-
-
-def runtimes_of_groups(params: GroupParams) -> tuple[str, ...]:
-    """What loads the packed checkpoint."""
-    if params.embedding_bits is not None:
-        return ("paredown",)
-    if any(_splits_fused(pattern) for pattern in params.plan):
-        return ("paredown", "transformers")
-    return ("paredown", "transformers", "vllm")
-
-
-def _splits_fused(pattern: str) -> bool:
-    """Whether a pattern names one of the layers that vLLM joins, but not its siblings."""
-    last = pattern.rpartition(".")[2]
-    named = [sum(fnmatch(leaf, last) for leaf in leaves) for leaves in _FUSED]
-    return any(0 < n < len(leaves) for n, leaves in zip(named, _FUSED, strict=True))
+    """What is stored of one packed matrix."""
+    shapes = grid_shapes(shape, scheme.bits, scheme.group_size, symmetric=scheme.symmetric)
+    dtypes = {"weight_scale": dtype, "weight_shape": "I64"}
+    return tuple(
+        tensor_info(f"{name}.{leaf}", dtypes.get(leaf, "I32"), size)
+        for leaf, size in shapes.items()
+    )
 
 
 def round_each(

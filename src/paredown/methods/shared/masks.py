@@ -13,6 +13,7 @@ from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
+from paredown.spec.packed import sparse_option
 from paredown.spec.structure import fused_experts, matrix_shape, select_linears
 from paredown.spec.target import Target
 
@@ -87,11 +88,7 @@ class MaskMethod(Method[M]):
     """
 
     kind = Kind.PRUNING
-    runtimes = ("paredown", "transformers", "vllm")
     by_row: ClassVar[bool] = False
-
-    def runtimes_of(self, params: M) -> tuple[str, ...]:
-        return ("paredown",) if params.storage == "sparse" else self.runtimes
 
     def check(self, spec: ModelSpec, params: M, target: Target) -> None:
         _check(spec, params)
@@ -154,7 +151,8 @@ def _predict_sparse(spec: ModelSpec, params: MaskParams, by_row: bool) -> ModelS
             tensor_info(f"{tensor.name}_bitmask", "U8", (rows, row_bytes)),
             tensor_info(f"{tensor.name}_shape", "I64", (2,)),
         ]
-    return spec.with_tensors(tensors, quantization="paredown")
+    options = {name: sparse_option(spec.by_name[f"{name}.weight"].dtype) for name in layers}
+    return spec.with_tensors(tensors, quantization="paredown", options=spec.options | options)
 
 
 def remove(scores: Tensor, params: MaskParams, *, by_row: bool = False) -> Tensor:

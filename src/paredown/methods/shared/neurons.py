@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -81,19 +81,9 @@ class NeuronMethod(Method[N]):
 
     kind = Kind.PRUNING
     needs_data = True
-    runtimes: ClassVar[tuple[str, ...]] = ("paredown", "transformers", "vllm")
-
-    def runtimes_of(self, params: N) -> tuple[str, ...]:
-        unequal = params.scope == "global" and not params.equal_widths
-        return ("paredown",) if unequal else self.runtimes
 
     def check(self, spec: ModelSpec, params: N, target: Target) -> None:
         check_neurons(spec, params)
-        if target.runtime not in self.runtimes_of(params):
-            raise ConfigError(
-                f'{self.name}: scope = "global" leaves MLPs of unequal width, which '
-                f'{target.runtime} cannot load; use scope = "layer", or equal_widths = true'
-            )
 
     def predict(self, spec: ModelSpec, params: N) -> ModelSpec:
         """The tensors of the smaller checkpoint.
@@ -155,7 +145,8 @@ def predict_neurons(spec: ModelSpec, params: NeuronParams, *, bias: bool = False
     """The exact tensors of the narrower checkpoint; with `bias`, of one with MLP biases."""
     widths = _predicted_widths(spec, params)
     resized = resize_mlps(spec, spec.structure.mlps, widths, bias=bias)
-    return resized.model_copy(update={"intermediate_size": max(widths)})
+    uneven = len(set(widths)) > 1
+    return resized.model_copy(update={"intermediate_size": max(widths), "uneven_mlps": uneven})
 
 
 def resize_mlps(

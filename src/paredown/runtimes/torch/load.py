@@ -37,9 +37,8 @@ from paredown.runtimes.torch.norms import use_fused_norms
 from paredown.runtimes.torch.packed import PackedLinear, dense_dtype, pack_linears
 from paredown.runtimes.torch.sparse import load_sparse
 from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.structure import by_input
 from paredown.spec.widths import FIELD
-
-_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def _load_packed(
     model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
     kernels: Counter[str] = Counter()
     attach_embeddings(model, embeddings, checkpoint, dtype=dtype, device=device)
-    for names in _groups(layers):
+    for names in by_input(layers):
         parts = []
         for name in names:
             linear = model.get_submodule(module_name(model, name))
@@ -198,7 +197,7 @@ def _load_packed(
             kernels[packed.kernel] += 1
         del parts
         release()
-    for names in _groups(list(eight_bit)):
+    for names in by_input(eight_bit):
         found = eight_bit_linears(
             eight_bit_parts(checkpoint, names), eight_bit[names[0]], dtype=dtype, device=device
         )
@@ -226,22 +225,6 @@ def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
         if TORCH_DTYPES[tensor.dtype].is_floating_point and not tensor.dtype.startswith("F8"):
             sizes[tensor.dtype] += tensor.nbytes
     return TORCH_DTYPES[sizes.most_common(1)[0][0]]
-
-
-def _groups(names: list[str]) -> list[list[str]]:
-    """Layers that read the same input together, the rest alone."""
-    left, groups = dict.fromkeys(names), []
-    for name in names:
-        if name not in left:
-            continue
-        parent, _, leaf = name.rpartition(".")
-        siblings = next((s for s in _SIBLINGS if leaf in s), (leaf,))
-        group = [f"{parent}.{s}" if parent else s for s in siblings]
-        group = [n for n in group if n in left]
-        for member in group:
-            del left[member]
-        groups.append(group)
-    return groups
 
 
 def _notes(kernels: Counter[str], schemes: dict[str, Any], device: str) -> tuple[str, ...]:

@@ -1,0 +1,297 @@
+"""What a runtime is: an engine that holds, opens, scores, times and serves an artifact. No torch.
+
+A *runtime* makes claims: which options it holds, which layers it joins. They are asked while
+planning, before anything is compressed. An *engine* is a runtime that is driven here as well: it
+turns an artifact into a *package* (an artifact in its own files), and opens that as a *session*,
+through which everything is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+from typing import ClassVar
+
+from paredown.errors import ConfigError, MissingExtraError
+from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.layers import LayerUnit, Option, dense_option, grid_option, option_bytes
+from paredown.spec.model import ModelSpec
+from paredown.spec.packed import weights_bytes
+from paredown.spec.result import Evidence
+from paredown.spec.structure import matrix_shape
+from paredown.spec.target import Device
+
+GROUPS = (16, 32, 64, 128, -1)
+"""Group sizes that are offered to a search, where a runtime holds them and they divide."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """Whether a runtime holds something exactly, and how that is known."""
+
+    holds: bool
+    evidence: Evidence = "documented"
+    why: str = ""
+    """Why not; or, of an untested claim, what is untested."""
+    mend: str = ""
+    """What would do instead."""
+
+    @staticmethod
+    def refused(why: str, mend: str = "") -> Claim:
+        """It does not hold it."""
+        return Claim(holds=False, why=why, mend=mend)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """What an engine needs besides paredown itself."""
+
+    module: str | None = None
+    """Module that must be importable."""
+    extra: str | None = None
+    """Extra of paredown that installs it."""
+    binary: str | None = None
+    """Program that must be on the path."""
+    devices: tuple[Device, ...] = ("cpu", "cuda")
+    """Where it runs."""
+
+    def missing(self) -> str | None:
+        """What is not here, in words; None where all is."""
+        if self.module is not None and find_spec(self.module) is None:
+            mend = (
+                f"pip install 'paredown[{self.extra}]'"
+                if self.extra
+                else f"install it: {self.module}"
+            )
+            return f"module {self.module!r} is not installed; {mend}"
+        if self.binary is not None and which(self.binary) is None:
+            return f"program {self.binary!r} is not on the path"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An option that a runtime holds for a unit, and what it takes."""
+
+    option: Option
+    nbytes: int
+    """Of all layers of the unit, scales and shapes included; exact."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Package:
+    """An artifact in the files of a runtime."""
+
+    runtime: str
+    folder: Path
+    nbytes: int
+    """Of its weights files."""
+
+
+class Runtime(ABC):
+    """What an engine can hold. Stateless; subclasses are final.
+
+    Class attributes:
+        name: how users call it.
+        summary: one line for listings.
+        source: where its claims come from.
+        needs: what must be here to run it.
+        evidence: how it is known that it reads what it is said to hold.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[Needs]
+    evidence: ClassVar[Evidence] = "documented"
+
+    @abstractmethod
+    def holds(
+        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
+    ) -> Claim:
+        """Whether all layers of a unit can be stored as `option`, exactly.
+
+        Args:
+            spec: of the model before or after compression; layers are found by name.
+            device: where it will run; None: anywhere that the engine runs.
+        """
+
+    def joins(self, spec: ModelSpec) -> tuple[LayerUnit, ...]:
+        """The units of a model: block linears, embedding and head. Here: each stands alone."""
+        return tuple(LayerUnit((name,)) for name in _layers(spec))
+
+    def reads(self, spec: ModelSpec, device: Device | None = None) -> Claim:
+        """Whether the engine loads a whole artifact, from what is stored of every layer.
+
+        The spec may be predicted or read from a folder; nothing is loaded.
+        """
+        whole = self._whole(spec)
+        if not whole.holds:
+            return whole
+        unsure = whole if whole.evidence == "untested" else None
+        asked: set[tuple[Option, tuple[str, ...]]] = set()
+        for unit in self.joins(spec):
+            options = {spec.options.get(name) for name in unit.layers}
+            if options == {None}:
+                continue
+            if len(options) > 1:
+                return self._split(spec, unit)
+            option = next(o for o in options if o is not None)
+            # A model has hundreds of units of a few kinds; what is asked depends on kind alone.
+            kind = option, tuple(name.rpartition(".")[2] for name in unit.layers)
+            if kind in asked:
+                continue
+            asked.add(kind)
+            claim = self.holds(spec, unit, option, device)
+            if not claim.holds:
+                return self._with_nearest(claim, spec, unit, option, device)
+        return unsure or Claim(holds=True, evidence=self.evidence)
+
+    def options(
+        self, spec: ModelSpec, device: Device | None = None
+    ) -> dict[LayerUnit, tuple[Offer, ...]]:
+        """What a search may choose from, for every unit of an uncompressed model, smallest first.
+
+        As it is stored, and on every integer grid that the engine holds and whose groups divide
+        the unit's layers.
+        """
+        found = {}
+        for unit in self.joins(spec):
+            shapes = [matrix_shape(spec, name) for name in unit.layers]
+            offers = [
+                Offer(option, sum(option_bytes(option, shape) for shape in shapes))
+                for option in self._candidates(spec, shapes)
+                if self.holds(spec, unit, option, device).holds
+            ]
+            found[unit] = tuple(sorted(offers, key=lambda offer: offer.nbytes))
+        return found
+
+    def nearest(
+        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
+    ) -> Option | None:
+        """The grid most like `option` that the engine holds; None where it holds none.
+
+        More bits come before fewer: what is offered instead should not cost quality.
+        """
+        grids = (
+            grid_option(bits, group, symmetric=symmetric, scale_dtype=option.scale_dtype or "BF16")
+            for bits in range(2, 9)
+            for group in dict.fromkeys((option.group_size, *GROUPS))
+            for symmetric in (True, False)
+        )
+        held = [grid for grid in grids if self.holds(spec, unit, grid, device).holds]
+        return min(held, key=lambda grid: _distance(option, grid), default=None)
+
+    def _whole(self, spec: ModelSpec) -> Claim:
+        """What the engine says of the model apart from its layers' options."""
+        return Claim(holds=True, evidence=self.evidence)
+
+    def _candidates(self, spec: ModelSpec, shapes: list[tuple[int, int]]) -> list[Option]:
+        fits = [g for g in GROUPS if g < 0 or all(width % g == 0 for _, width in shapes)]
+        return [
+            dense_option(spec.dtype),
+            *(
+                grid_option(bits, group, symmetric=symmetric, scale_dtype=spec.dtype)
+                for bits in range(2, 9)
+                for group in fits
+                for symmetric in (True, False)
+            ),
+        ]
+
+    def _split(self, spec: ModelSpec, unit: LayerUnit) -> Claim:
+        said = "; ".join(
+            f"{name.rpartition('.')[2]}: {spec.options.get(name, 'as it is')}"
+            for name in unit.layers[:3]
+        )
+        return Claim.refused(
+            f"it joins {unit.name} and needs one option for all of them ({said})",
+            "give them the same bits, or `skip` all of them",
+        )
+
+    def _with_nearest(
+        self, claim: Claim, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None
+    ) -> Claim:
+        if claim.mend:
+            return claim
+        near = self.nearest(spec, unit, option, device)
+        mend = (
+            "leave the layer out with `skip`" if near is None else f"the nearest it holds: {near}"
+        )
+        return replace(claim, mend=mend)
+
+
+class Engine(Runtime):
+    """A runtime that is driven here."""
+
+    @abstractmethod
+    def export(self, artifact: Path, out: Path) -> Package:
+        """Turn an artifact into the engine's files in the new folder `out`.
+
+        They hold exactly the numbers that the artifact holds: never a second rounding. An engine
+        that reads the artifact's own folder writes nothing, and its package is that folder.
+
+        Raises:
+            ConfigError: the engine does not hold what is stored; the nearest that would do.
+        """
+
+    def server(self, package: Package, *, host: str, port: int) -> tuple[str, ...] | None:
+        """The command that serves a package behind OpenAI's API; None: it has no server."""
+        return None
+
+    def require(self) -> None:
+        """See that all is here that the engine needs.
+
+        Raises:
+            MissingExtraError: with the command that gets it.
+        """
+        needs = self.needs
+        if needs.module is not None and needs.extra is not None and find_spec(needs.module) is None:
+            raise MissingExtraError(f"runtime {self.name!r}", needs.module, needs.extra)
+        if (missing := needs.missing()) is not None:
+            raise ConfigError(f"runtime {self.name!r}: {missing}")
+
+
+def folder_package(runtime: Runtime, artifact: Path, spec: ModelSpec) -> Package:
+    """The package of an engine that reads an artifact's own folder: nothing is written.
+
+    Raises:
+        ConfigError: the engine does not hold what is stored.
+    """
+    require_read(runtime, spec, what=str(artifact))
+    return Package(runtime=runtime.name, folder=artifact, nbytes=weights_bytes(artifact))
+
+
+def require_read(
+    runtime: Runtime, spec: ModelSpec, device: Device | None = None, *, what: str
+) -> None:
+    """See that a runtime loads a model.
+
+    Raises:
+        ConfigError: why it does not, and what would do.
+    """
+    claim = runtime.reads(spec, device)
+    if not claim.holds:
+        mend = f"; {claim.mend}" if claim.mend else ""
+        raise ConfigError(f"{what}: {runtime.name} cannot load it: {claim.why}{mend}")
+
+
+def _layers(spec: ModelSpec) -> Iterable[str]:
+    """Block linears, then embedding and head; packed ones included, dense ones as well."""
+    dense = spec.structure.linears
+    return dict.fromkeys((*dense, *spec.options, *packable_embeddings(spec)))
+
+
+def _distance(wanted: Option, grid: Option) -> tuple[float, ...]:
+    """Sorts grids by how much they differ from what was wanted."""
+    # Fewer bits cost quality, so a bit less counts for more than several bits more.
+    bits = grid.bits - wanted.bits
+    step = bits if bits >= 0 else -4 * bits
+    rows = 1 << 20  # a group per row, as a number of inputs that exceeds any group
+    sizes = (s if s > 0 else rows for s in (wanted.group_size, grid.group_size))
+    apart = abs(math.log2(next(sizes)) - math.log2(next(sizes)))
+    return step + 0.5 * (grid.symmetric != wanted.symmetric), apart

@@ -1,0 +1,40 @@
+"""The runtime `torch`: what `paredown.load` reads, packed weights staying packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, final
+
+from paredown.runtimes.base import Claim, Engine, Needs, Package, folder_package
+from paredown.spec.infer import infer_spec
+from paredown.spec.layers import Format, LayerUnit, Option
+from paredown.spec.model import ModelSpec
+from paredown.spec.result import Evidence
+from paredown.spec.target import Device
+
+
+@final
+class Torch(Engine):
+    """Plain torch with packed layers of our own; it reads whatever the methods write."""
+
+    name = "torch"
+    summary = "paredown.load: packed weights stay packed, in torch"
+    source = "every artifact is reloaded in it, in a fresh process, before it counts"
+    needs = Needs(module="torch")
+    evidence: ClassVar[Evidence] = "checked"
+
+    def holds(
+        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
+    ) -> Claim:
+        match option.format:
+            case Format.GRID if not 2 <= option.bits <= 8:
+                return Claim.refused(f"its grids have 2 to 8 bits, not {option.bits}")
+            case Format.GRID if 0 <= option.group_size < 16:
+                return Claim.refused(
+                    f"groups of {option.group_size} are too short; 16 are the least"
+                )
+            case _:
+                return Claim(holds=True, evidence=self.evidence)
+
+    def export(self, artifact: Path, out: Path) -> Package:
+        return folder_package(self, artifact, infer_spec(artifact))

@@ -1,0 +1,82 @@
+"""The runtime `transformers`: plain transformers, which unpacks packed weights as it loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, final
+
+from paredown.runtimes.base import Claim, Engine, Needs, Package, folder_package
+from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.infer import infer_spec
+from paredown.spec.layers import Format, LayerUnit, Option
+from paredown.spec.model import ModelSpec
+from paredown.spec.result import Evidence
+from paredown.spec.structure import is_expert, uses_conv1d
+from paredown.spec.target import Device
+
+OWN = "paredown"
+"""`ModelSpec.quantization` of the format that other loaders refuse."""
+
+
+@final
+class Transformers(Engine):
+    """Plain transformers, with compressed-tensors, bitsandbytes and peft where they are needed."""
+
+    name = "transformers"
+    summary = "plain transformers: unpacks to 16 bits, smaller on disk only"
+    source = "every artifact that it should load is reloaded in it, in a fresh process"
+    needs = Needs(module="transformers")
+    evidence: ClassVar[Evidence] = "checked"
+
+    def holds(
+        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
+    ) -> Claim:
+        yes = Claim(holds=True, evidence=self.evidence)
+        if option.format is Format.SPARSE:
+            return Claim.refused("it does not read sparse weights", 'use storage = "dense"')
+        if option.format not in {Format.GRID, Format.INT8, Format.FP8}:
+            return yes
+        if uses_conv1d(spec):
+            return Claim.refused("compressed-tensors knows no Conv1D layers", "use int8, or torch")
+        if any(name in unit.layers for name in packable_embeddings(spec)):
+            return Claim.refused("it does not read packed embeddings", "leave embedding_bits out")
+        if any(map(is_expert, unit.layers)) and not option.symmetric:
+            # Its loader unpacks all experts by one symmetric scheme, whatever the config says.
+            return Claim.refused(
+                "it unpacks experts on symmetric grids only", "use symmetric = true"
+            )
+        return yes
+
+    def joins(self, spec: ModelSpec) -> tuple[LayerUnit, ...]:
+        """Each layer alone, but all experts of a model together: its loader takes one scheme."""
+        units = super().joins(spec)
+        experts = tuple(u.layers[0] for u in units if is_expert(u.layers[0]))
+        if not experts:
+            return units
+        alone = tuple(unit for unit in units if not is_expert(unit.layers[0]))
+        return (LayerUnit(experts), *alone)
+
+    def reads(self, spec: ModelSpec, device: Device | None = None) -> Claim:
+        claim = super().reads(spec, device)
+        if claim.holds and spec.quantization == OWN:
+            # The format says so itself: other loaders find no `quant_method` in it, and refuse.
+            return Claim.refused("it is written in paredown's own format")
+        return claim
+
+    def export(self, artifact: Path, out: Path) -> Package:
+        return folder_package(self, artifact, infer_spec(artifact))
+
+    def _whole(self, spec: ModelSpec) -> Claim:
+        if spec.uneven_mlps:
+            return Claim.refused(
+                "MLPs of unequal width, which transformers cannot build",
+                'use scope = "layer", or equal_widths = true',
+            )
+        experts = any(map(is_expert, spec.options))
+        if experts and len(set(spec.options.values())) > 1:
+            # It may unpack experts by the scheme of another layer.
+            return Claim.refused(
+                "it unpacks experts by one scheme for the whole model, and there are several",
+                "give all layers the same bits",
+            )
+        return Claim(holds=True, evidence=self.evidence)
