@@ -80,6 +80,8 @@ class LlmServer(ThreadingHTTPServer):
         """Gives `answers` in turn, and `then` for ever after."""
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[Seen] = []
+        self.asked = 0
+        """Connections of any kind, whatever came over them."""
         self._script = _Script(list(answers), then)
 
     @property
@@ -97,6 +99,10 @@ class LlmServer(ThreadingHTTPServer):
     def __exit__(self, *_: object) -> None:
         self.shutdown()
         self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.asked += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass
@@ -182,3 +188,23 @@ def dripping(seconds: float) -> Callable[[Handler], None]:
 def silent(seconds: float) -> Callable[[Handler], None]:
     """Say nothing for so long."""
     return lambda handler: time.sleep(seconds)
+
+
+def repeating(head: bytes, again: bytes, seconds: float) -> Callable[[Handler], None]:
+    """Begin as told, then send the same bytes again and again: a header line, a `100 Continue`."""
+
+    def drip(handler: Handler) -> None:
+        handler.wfile.write(head)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            handler.wfile.write(again)
+            handler.wfile.flush()
+            time.sleep(0.05)
+        handler.close_connection = True
+
+    return drip
+
+
+def redirect(to: str) -> Callable[[Handler], None]:
+    """Send the client, with what it has to say, elsewhere."""
+    return lambda handler: handler.send_body(307, b"", Location=to)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal, final
 
+from paredown.advise.exchange import BoundsError, Exchange
+from paredown.advise.untraced import untraced
 from paredown.errors import AdviceError, ConfigError, MissingExtraError
 from paredown.spec.redact import BLOT, redact, shown
 from paredown.spec.run import LlmConfig
@@ -22,10 +24,12 @@ KEY = "OPENAI_API_KEY"
 URL = "OPENAI_BASE_URL"
 OPENAI = "https://api.openai.com/v1"
 LOCAL = "local"
-MAX_ANSWER_BYTES = 200_000
-"""Largest body of an answer that is read; a whole one takes some kilobytes."""
 RETRIES = 1
 """After a lost connection, a rate limit or an error of the server."""
+_PAUSE_S = 0.5
+"""Before a second try, where the server does not say how long."""
+_MOST_TOKENS = 10**9
+"""A usage beyond it is no count of tokens."""
 CHARS_PER_TOKEN = 2.0
 """Fewer than any tokenizer needs for our prompts: tokens are never underestimated."""
 
@@ -41,6 +45,12 @@ PRICES: Mapping[str, tuple[float, float]] = {
 }
 """US dollars per million tokens (sent, received) at OpenAI: list prices of April 2026. Dated names
 such as gpt-4o-2024-05-13 are left out, because some of them cost something else."""
+
+_NO_COMPLETION = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError,
+    NotImplementedError,
+)  # fmt: skip
+"""What the client raises on bodies that are no chat completion: it trusts their shape."""
 
 Message = dict[str, str]
 """`role` and `content`."""
@@ -129,7 +139,7 @@ class Advisor:
         self.endpoint, self.config = endpoint, config
         self._client: Any = None
         self._http: Any = None
-        self._deadline = 0.0
+        self._exchange = Exchange()
         self._takes_schema = True
 
     def close(self) -> None:
@@ -157,19 +167,34 @@ class Advisor:
             form = {"name": "advice", "strict": True, "schema": schema}
             client = client.bind(response_format={"type": "json_schema", "json_schema": form})
         start = time.monotonic()
-        self._deadline = start + self.config.timeout_s
         try:
-            answer = client.invoke(list(messages))
+            with untraced(), self._exchange.within(self.config.timeout_s):
+                answer = self._invoke(client, list(messages))
+            return self._reply(answer, messages, time.monotonic() - start)
         except openai.BadRequestError as error:
             if schema is not None and "response_format" in str(error):
                 raise _SchemaRefusedError from None
             raise AdviceError(self._explain(error)) from None
-        except (openai.OpenAIError, OSError) as error:
-            raise AdviceError(self._explain(error)) from None
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            # What the client raises on bodies that are no chat completion.
+        except (openai.OpenAIError, BoundsError, OSError) as error:
+            raise AdviceError(self._exchange.late or self._explain(error)) from None
+        except _NO_COMPLETION as error:
             raise AdviceError(f"no chat completion came back ({self._explain(error)})") from None
-        return self._reply(answer, messages, time.monotonic() - start)
+
+    def _invoke(self, client: Any, messages: list[Message]) -> Any:
+        """Ask, and once more after a fault that may pass; all of it before the deadline."""
+        import openai
+
+        passing = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
+        for _ in range(RETRIES):
+            try:
+                return client.invoke(messages)
+            except passing as error:
+                pause = _retry_after(error)
+                refused = isinstance(error.__cause__, BoundsError)  # by us, and would be again
+                if refused or self._exchange.late or pause >= self._exchange.left_s:
+                    raise
+                time.sleep(pause)
+        return client.invoke(messages)
 
     def _open(self) -> Any:
         import openai
@@ -178,8 +203,10 @@ class Advisor:
         official = self.endpoint.url.startswith(OPENAI)
         self._http = openai.DefaultHttpxClient(
             timeout=self.config.timeout_s,
-            headers={"Accept-Encoding": "identity"},
-            event_hooks={"response": [self._bound]},
+            # A connection per exchange: one that is kept could not be shut at the deadline.
+            headers={"Accept-Encoding": "identity", "Connection": "close"},
+            event_hooks=self._exchange.hooks,
+            follow_redirects=False,
         )
         return ChatOpenAI(
             model=self.endpoint.model,
@@ -187,47 +214,22 @@ class Advisor:
             api_key=self.endpoint.key,
             max_completion_tokens=self.config.answer_tokens,
             timeout=self.config.timeout_s,
-            max_retries=RETRIES,
+            max_retries=0,  # its pauses know no deadline; see `_invoke`
             http_client=self._http,
             use_responses_api=False,
             # Its older name, which is the one that many other servers know.
             extra_body=None if official else {"max_tokens": self.config.answer_tokens},
         )
 
-    def _bound(self, response: Any) -> None:
-        """Read the body before the client does, within bounds."""
-        import openai
-
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":  # a small compressed body may be a huge one
-            raise openai.OpenAIError(f"the answer is compressed ({encoding[:20]})")
-        # The client's HTTP library, by way of the response: which one it is depends on its version.
-        library = __import__(type(response).__module__.partition(".")[0])
-        stream = response.stream
-        try:
-            response.stream = library.ByteStream(b"".join(self._bounded(stream)))
-        finally:
-            stream.close()
-
-    def _bounded(self, stream: Any) -> Iterator[bytes]:
-        import openai
-
-        size = 0
-        for part in stream:
-            size += len(part)
-            if size > MAX_ANSWER_BYTES:
-                raise openai.OpenAIError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
-            if time.monotonic() > self._deadline:
-                raise openai.OpenAIError(f"no whole answer in {self.config.timeout_s:g} s")
-            yield part
-
     def _reply(self, answer: Any, messages: Sequence[Message], seconds: float) -> Reply:
+        if answer.type != "ai":
+            raise AdviceError(f"the answer has the role {self._shown(str(answer.type))!r}")
         text = answer.content if isinstance(answer.content, str) else ""
         refusal = answer.additional_kwargs.get("refusal")
         if refusal and not text:
             raise AdviceError(f"the model refused: {self._shown(str(refusal))}")
         usage = answer.usage_metadata or {}
-        sent, received = (int(usage.get(k) or 0) for k in ("input_tokens", "output_tokens"))
+        sent, received = (_tokens(usage.get(k)) for k in ("input_tokens", "output_tokens"))
         reported = sent > 0 and received > 0
         if not reported:
             sent = estimate_tokens(messages)
@@ -260,6 +262,21 @@ class Advisor:
 
 class _SchemaRefusedError(Exception):
     """The endpoint does not know `response_format`."""
+
+
+def _tokens(value: Any) -> int:
+    """A number of tokens that an endpoint reports; 0 for what cannot be one."""
+    known = isinstance(value, int | float) and 0 <= value <= _MOST_TOKENS  # NaN compares false
+    return int(value) if known else 0
+
+
+def _retry_after(error: Exception) -> float:
+    """Seconds that a server asks to wait before the next try."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    try:
+        return max(0.0, float(headers.get("retry-after", _PAUSE_S)))
+    except ValueError:  # a date, as HTTP allows
+        return _PAUSE_S
 
 
 def price_of(endpoint: Endpoint, sent: int, received: int) -> float | None:

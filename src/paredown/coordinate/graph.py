@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from paredown.advise.untraced import untraced
 from paredown.coordinate import nodes
 from paredown.coordinate.nodes import Run
 from paredown.coordinate.state import State
@@ -44,5 +45,6 @@ def run_graph(run: Run) -> str:
     graph.add_edge("evaluation", "update_state")
     graph.add_edge("update_state", "coordinator")
     limit = _NODES_PER_EPISODE * (run.plan.config.episodes + 2) + 10
-    final = graph.compile().invoke({}, {"recursion_limit": limit})
+    with untraced():
+        final = graph.compile().invoke({}, {"recursion_limit": limit})
     return str(final["stop_reason"])
