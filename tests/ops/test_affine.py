@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from paredown.errors import NumericsError
-from paredown.ops.affine import SHRINK, Grid, dequantize, fit_grid, quantize, require_finite
+from paredown.ops.affine import (
+    SHRINK,
+    Grid,
+    dequantize,
+    fit_grid,
+    quantize,
+    require_finite,
+    stored_scale,
+)
 
 
 @pytest.fixture
@@ -282,3 +290,33 @@ def test_non_finite_weights_are_counted_and_refused(weight: torch.Tensor, bad: f
         fit(weight)
     with pytest.raises(NumericsError, match="hessian: 1 of 512"):
         require_finite(weight, "hessian")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("peak", [1.0, 1e-2, 1e-3, 1e-4])
+def test_the_error_in_float16_does_not_depend_on_the_size_of_the_weights(
+    bits: int, symmetric: bool, peak: float
+) -> None:
+    """Subnormal scales hold: the smallest normal float16 as a floor made 8 bits 13 times worse."""
+    whole = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    small = (whole / whole.abs().max() * peak).half()
+
+    def error(weight: torch.Tensor, dtype: torch.dtype) -> float:
+        grid = fit(weight, bits, symmetric=symmetric, scale_dtype=dtype)
+        back = dequantize(quantize(weight, grid), grid)
+        return float((back - weight.float()).norm() / weight.float().norm())
+
+    # Weights of 1e-4 in 8 bits have scales of 13 units of the smallest number that float16 has.
+    bound = 1.6 if peak < 1e-3 and bits == 8 else 1.05
+    assert error(small, torch.float16) <= bound * error(small, torch.float32)
+
+
+def test_a_subnormal_scale_never_clips_a_step() -> None:
+    smallest = 2.0**-24
+    ideal = torch.tensor([0.0, 0.3, 1.0, 1.4, 7.49, 2000.0]) * smallest
+    found = stored_scale(ideal, torch.float16, 255)
+    assert (found.double() / smallest).tolist() == [1.0, 1.0, 1.0, 2.0, 8.0, 2000.0]
+    # A step in 3: 7 instead of 7.49 clips 7 %, which is less than one of three steps.
+    assert float(stored_scale(ideal[4], torch.float16, 3)) / smallest == 7.0
+    assert torch.equal(stored_scale(ideal + 1, torch.float16, 255), (ideal + 1).half())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from paredown.errors import NumericsError
-from paredown.ops.repair import bias_for_mean, least_squares
+from paredown.ops.repair import bias_for_mean, centred, least_squares
 
 KEPT = torch.tensor([0, 2, 3, 5])
 REMOVED = torch.tensor([1, 4])
@@ -131,3 +131,39 @@ def test_bias_and_centred_repair_are_the_affine_fit() -> None:
     slow = torch.linalg.lstsq(design, (h @ w.T).double()).solution.T.float()
     torch.testing.assert_close(repaired, slow[:, :-1], rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(bias, slow[:, -1], rtol=1e-2, atol=1e-2)
+
+
+def test_indefinite_moments_are_damped_more_where_little_text_says_little() -> None:
+    """What rounding in float32 makes of the moments of neurons that always fire together."""
+    second = torch.eye(6) * 0.5 + 0.5
+    second[2, 3] = second[3, 2] = 1.2  # no covariance can be that large; at 1 % it is indefinite
+    found = least_squares(weights(), second, KEPT, damping=0.01)
+    assert torch.equal(found, least_squares(weights(), second, KEPT, damping=1.0))
+    assert found.isfinite().all()
+
+
+def test_moments_that_are_none_are_refused() -> None:
+    second = torch.eye(6)
+    second[2, 3] = second[3, 2] = 5.0
+    with pytest.raises(NumericsError, match="not positive definite"):
+        least_squares(weights(), second, KEPT)
+
+
+def test_a_neuron_that_does_not_vary_has_no_variance_of_rounding() -> None:
+    """On text that repeats itself, E h^2 - (E h)^2 is rounding: of either sign, and of no meaning.
+
+    Without `centred`, such neurons made the system indefinite at any damping.
+    """
+    h = activations(50)
+    h[:, [2, 4]] = torch.tensor([3.3, 1e3])  # constant
+    second, mean = torch.zeros(6, 6), torch.zeros(6)
+    for row in h:
+        second += torch.outer(row, row) / len(h)
+        mean += row / len(h)
+    assert float((second - torch.outer(mean, mean)).diagonal()[[2, 4]].abs().max()) > 0
+    found = centred(second, mean)
+    assert found[2].tolist() == found[:, 4].tolist() == [0.0] * 6
+    slow = torch.cov(h.T.double(), correction=0)
+    torch.testing.assert_close(found.double(), slow, rtol=1e-3, atol=1e-3 * float(slow.max()))
+    repaired = least_squares(weights(), found, KEPT)
+    assert torch.equal(repaired[:, 1], weights()[:, 2])  # the constant one learns nothing

@@ -15,7 +15,7 @@ from paredown.artifact.widths import set_vision_width, set_widths
 from paredown.blocks.skeleton import as_stored, read_matrix
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.ops.affine import require_finite
-from paredown.ops.repair import bias_for_mean, least_squares
+from paredown.ops.repair import bias_for_mean, centred, least_squares
 from paredown.spec.progress import Progress
 from paredown.spec.structure import Block, Mlp
 
@@ -137,10 +137,8 @@ def cut_mlp(
     output = whole.to(kept.device).float()
     smaller = output[:, kept]
     if activity is not None and cut.repair:
-        second = activity.second
-        if cut.bias:
-            second = second - torch.outer(activity.mean, activity.mean)
-        smaller = least_squares(output, second, kept)
+        second, mean = activity.second, activity.mean
+        smaller = least_squares(output, centred(second, mean) if cut.bias else second, kept)
     tensors[f"{mlp.output}.weight"] = smaller.to("cpu", whole.dtype)
     if activity is not None and cut.bias:
         bias = bias_for_mean(output, activity.mean, kept, smaller).cpu()

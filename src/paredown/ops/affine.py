@@ -110,13 +110,41 @@ def _grid(
     low: Tensor, high: Tensor, bits: int, group_size: int, symmetric: bool, dtype: torch.dtype
 ) -> Grid:
     levels = 2**bits - 1
-    smallest = torch.finfo(dtype).tiny
-    scale = ((high - low) / levels).clamp(min=smallest).to(dtype)
+    scale = stored_scale((high - low) / levels, dtype, levels)
     if symmetric:
         return Grid(bits, group_size, scale, None)
     bottom = -(2 ** (bits - 1))
     zero = (bottom - low / scale.float()).round().clamp(bottom, bottom + levels)
     return Grid(bits, group_size, scale, zero.to(torch.int8))
+
+
+def smallest_scale(dtype: torch.dtype) -> float:
+    """The smallest scale that is stored: for float16 a subnormal number, 2**-24.
+
+    The smallest *normal* float16, 6e-5, would be the step of every group of small weights: at 8
+    bits, all groups within 0.0078 would lose bits, and a model whose weights are spread over a
+    wide range (one matrix scaled down, the next one up) would not be itself any more. The other
+    dtypes reach down to 1e-38, where no model has weights.
+    """
+    info = torch.finfo(dtype)
+    return float(info.tiny * info.eps) if dtype is torch.float16 else float(info.tiny)
+
+
+def stored_scale(ideal: Tensor, dtype: torch.dtype, levels: float) -> Tensor:
+    """Scales rounded to the dtype they are stored in, none of them 0.
+
+    Subnormal float16 numbers lie `smallest_scale` apart, which for the smallest scales is much of
+    their size. Rounded down by more than a step in `levels`, a scale would clip the group's
+    largest weights; it is rounded up instead.
+    """
+    smallest = smallest_scale(dtype)
+    scale = ideal.clamp(min=smallest).to(dtype)
+    if dtype is not torch.float16:
+        return scale
+    short = ideal > scale.float() * (1.0 + 1.0 / levels)
+    # Not where a float16 ends: what is too large for it stays infinite, and is refused elsewhere.
+    higher = (scale.float() + smallest).to(dtype)
+    return torch.where(short & scale.isfinite(), higher, scale)
 
 
 def _group_error(groups: Tensor, grid: Grid, weights: Tensor | None) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from paredown.ops.affine import stored_scale
+
 
 @dataclass(frozen=True)
 class Number:
@@ -37,8 +39,8 @@ def quantize_rows(
     Error bound for int8: |x - code * scale| <= scale / 2, up to the rounding of the scale.
     """
     wide = x.float()
-    scale = (wide.abs().amax(-1, keepdim=True) / number.reach).to(scale_dtype)
-    scale = scale.clamp(min=torch.finfo(scale_dtype).tiny)
+    ideal = wide.abs().amax(-1, keepdim=True) / number.reach
+    scale = stored_scale(ideal, scale_dtype, number.high - number.low)
     codes = wide / scale.float()
     if number.kind == "int":
         codes = codes.round_()

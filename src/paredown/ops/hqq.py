@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paredown.ops.affine import Grid, fit_grid
+from paredown.ops.affine import Grid, fit_grid, smallest_scale
 
 BETA = 10.0
 """Strength that ties e to the residual, at the start."""
@@ -114,5 +114,5 @@ def _refit(
     offset = codes - zero[..., None]
     power = offset.square().sum(-1)
     fitted = (offset * target).sum(-1) / power.clamp(min=1e-12)
-    smallest = torch.finfo(grid.scale.dtype).tiny
+    smallest = smallest_scale(grid.scale.dtype)
     return torch.where((power > 0) & (fitted > smallest), fitted, scale), zero
