@@ -108,7 +108,15 @@ class BlockWalk:
         for parameter in self.model.parameters():
             if not parameter.is_meta and id(parameter) not in large:
                 parameter.data = parameter.data.to(self.dtype)
-        embedding.register_forward_hook(lambda module, args, output: output.to(self.dtype))
+        if hasattr(embedding, "embed_scale"):
+            # Rows are widened first: Gemma's sqrt(640) does not fit 16 bits, and a product rounded
+            # to them is another model than the one that is loaded in `dtype`.
+            factor = torch.as_tensor(embedding.embed_scale).to(self.dtype)
+            embedding.forward = lambda ids: (
+                nn.functional.embedding(ids, embedding.weight).to(self.dtype) * factor
+            )
+        else:
+            embedding.register_forward_hook(lambda module, args, output: output.to(self.dtype))
         head.forward = lambda hidden: _project(hidden, head.weight, head.bias)
 
     def _embed(self, batch: Tensor) -> Tensor:
