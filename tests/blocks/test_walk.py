@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.probe import probe_tokens
 from paredown.blocks.skeleton import (
     as_stored,
