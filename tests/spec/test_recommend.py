@@ -12,7 +12,8 @@ from paredown.errors import ConfigError, GroupSizeError
 from paredown.hardware.detect import Machine
 from paredown.methods import registry
 from paredown.methods.base import Context, Kind, Method, Params
-from paredown.methods.recommend import best_group_size, recommend
+from paredown.methods.recommend import recommend
+from paredown.methods.shared.groups import best_group_size
 from paredown.spec.infer import spec_from
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.structure import find_structure

@@ -38,7 +38,7 @@ class Int8(Method[Int8Params]):
     extra = ("bitsandbytes", "int8")
 
     def check(self, spec: ModelSpec, params: Int8Params, target: Target) -> None:
-        check_bitsandbytes(spec, params.skip, self.name)
+        check_bitsandbytes(spec, params.skip, self.name, kernel="int8", device=target.device)
 
     def predict(self, spec: ModelSpec, params: Int8Params) -> ModelSpec:
         return predict_int8(spec, params.skip)

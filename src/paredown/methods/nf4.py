@@ -42,7 +42,7 @@ class Nf4(Method[Nf4Params]):
     extra = ("bitsandbytes", "int8")
 
     def check(self, spec: ModelSpec, params: Nf4Params, target: Target) -> None:
-        check_bitsandbytes(spec, params.skip, self.name)
+        check_bitsandbytes(spec, params.skip, self.name, kernel="nf4", device=target.device)
 
     def predict(self, spec: ModelSpec, params: Nf4Params) -> ModelSpec:
         return predict_nf4(spec, params.skip, double_quant=params.double_quant)

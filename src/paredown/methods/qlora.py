@@ -59,7 +59,7 @@ class Qlora(Method[QloraParams]):
         if find_spec("bitsandbytes") is None:
             raise MissingExtraError("method 'qlora'", "bitsandbytes", "int8")
         if spec.quantization is None:
-            check_bitsandbytes(spec, params.skip, self.name)
+            check_bitsandbytes(spec, params.skip, self.name, kernel="nf4", device=target.device)
         elif not _is_nf4(spec):
             raise ConfigError(
                 f"qlora trains over NF4 weights, these are {spec.quantization}; use lora, which "

@@ -9,15 +9,14 @@ from pydantic import BaseModel, ConfigDict
 from paredown.errors import ConfigError
 from paredown.hardware.detect import Machine
 from paredown.methods import registry
+from paredown.methods.shared.groups import best_group_size
 from paredown.spec.model import ModelSpec
 from paredown.spec.run import CalibrationConfig
 from paredown.spec.sizes import memory_to_quantize
 from paredown.spec.strategy import Strategy, parse_strategy
-from paredown.spec.structure import uses_conv1d
 from paredown.spec.target import Target
 from paredown.spec.units import human_bytes
 
-GROUP_SIZES = (128, 64, 32)
 CAST = "bf16"
 SMALL_MODEL = 1_000_000_000
 """Below so many parameters, 4 bits cost quality that a user notices."""
@@ -61,14 +60,6 @@ def recommend(spec: ModelSpec, machine: Machine) -> list[Suggestion]:
                 Suggestion(strategy=text, reason=f"{size}; {why}", predicted_bytes=predicted)
             )
     return found
-
-
-def best_group_size(spec: ModelSpec) -> int:
-    """The largest usual group size that divides every linear's width, else -1 (whole rows)."""
-    axis = 0 if uses_conv1d(spec) else 1
-    widths = {spec.by_name[f"{n}.weight"].shape[axis] for n in spec.structure.linears}
-    fitting = (g for g in GROUP_SIZES if all(width % g == 0 for width in widths))
-    return next(fitting, -1) if widths else -1
 
 
 def calibration_tokens() -> int:

@@ -141,6 +141,25 @@ def matrix_shape(spec: ModelSpec, name: str) -> tuple[int, int]:
     return (second, first) if stored_transposed(spec, name) else (first, second)
 
 
+def uncovered(spec: ModelSpec) -> tuple[float, TensorInfo | None]:
+    """Share of the blocks' weights that is in no linear, and the largest tensor that is none.
+
+    Counted are tensors of two dimensions and more; vision towers are not.
+    """
+    if uncovered not in spec.derived:
+        linears = {f"{name}.weight" for name in spec.structure.linears}
+        inside = [
+            t
+            for t in spec.tensors
+            if len(t.shape) > 1 and not is_vision(t.name) and _place(t.name) is not None
+        ]
+        left = [t for t in inside if t.name not in linears]
+        share = sum(t.numel for t in left) / max(1, sum(t.numel for t in inside))
+        spec.derived[uncovered] = share, max(left, key=lambda t: t.numel, default=None)
+    found: tuple[float, TensorInfo | None] = spec.derived[uncovered]
+    return found
+
+
 def stored_transposed(spec: ModelSpec, name: str) -> bool:
     """Whether the weight of the module `name` is stored as (inp, out)."""
     if not uses_conv1d(spec) or name.rpartition(".")[2] not in _CONV1D:

@@ -63,6 +63,8 @@ class MethodConformance:
     """Parameters that fit the tiny model."""
     family: ClassVar[str] = "llama"
     dtype: ClassVar[torch.dtype] = torch.bfloat16
+    sizes: ClassVar[dict[str, int]] = {}
+    """Fields of the tiny model's config, where a kernel does not take every shape."""
 
     @pytest.fixture
     def method(self) -> AnyMethod:
@@ -74,7 +76,9 @@ class MethodConformance:
 
     @pytest.fixture
     def source(self, tmp_path: Path) -> Checkpoint:
-        return Checkpoint(tiny_model(tmp_path / "model", self.family, dtype=self.dtype))
+        return Checkpoint(
+            tiny_model(tmp_path / "model", self.family, dtype=self.dtype, **self.sizes)
+        )
 
     def context(self, tmp_path: Path, **changes: Any) -> Context:
         """What a worker would hand to the method."""
@@ -177,7 +181,13 @@ class MethodConformance:
         self, method: AnyMethod, settings: Params, tmp_path: Path
     ) -> None:
         tied = Checkpoint(
-            tiny_model(tmp_path / "tied", self.family, dtype=self.dtype, tie_word_embeddings=True)
+            tiny_model(
+                tmp_path / "tied",
+                self.family,
+                dtype=self.dtype,
+                tie_word_embeddings=True,
+                **self.sizes,
+            )
         )
         out, _ = self.run(method, tied, settings, tmp_path, "out")
         model = load(out)

@@ -27,6 +27,7 @@ from paredown.runtimes.torch.adapters import (
     round_adapter,
     write_adapter,
 )
+from paredown.runtimes.torch.kernels import use_fast_kernels
 from paredown.runtimes.torch.proof import probe
 from paredown.spec.packed import float_dtype
 from paredown.store.atomic import write_json
@@ -222,6 +223,7 @@ class Recovery:
         self.model.eval()  # dropout
         if self.source.spec.quantization == "bitsandbytes":
             cast_unpacked(self.model, self.stored)
+            use_fast_kernels(self.model)
         elif self.model.dtype != torch.float32:
             self.model.float()
         return probe(self.model, probe_tokens(self.source.spec.vocabulary or 2))

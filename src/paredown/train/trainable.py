@@ -20,6 +20,7 @@ from paredown.blocks.skeleton import (
     set_tensor,
 )
 from paredown.ops.affine import dequantize
+from paredown.runtimes.torch.kernels import keep_differentiable
 from paredown.runtimes.torch.load import load
 from paredown.runtimes.torch.packed import dense_dtype
 from paredown.spec.packed import float_dtype
@@ -38,6 +39,7 @@ def load_trainable(
     model = load(source.folder, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     if source.spec.quantization == "bitsandbytes":  # for which transformers ignores `dtype`
         cast_unpacked(model, dtype)
+        keep_differentiable(model)
     return model
 
 

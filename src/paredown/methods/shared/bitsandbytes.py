@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paredown.errors import ConfigError
+from paredown.errors import ConfigError, MethodError
 from paredown.methods.base import Context
+from paredown.methods.shared.groups import best_group_size
+from paredown.runtimes.kernels import Kernel, KernelName, Shape, multiples, refusals
 from paredown.spec.layers import Option
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.packed import LLM_INT8, NF4
-from paredown.spec.structure import select_linears, uses_conv1d
+from paredown.spec.structure import matrix_shape, select_linears, uncovered, uses_conv1d
+from paredown.spec.target import Device
 from paredown.spec.widths import unequal_widths
 
 if TYPE_CHECKING:
@@ -25,14 +30,26 @@ NESTED_BLOCK = 256
 STATE_BYTES = 192
 """Length to which the text that describes an NF4 matrix is filled up with blanks. As bitsandbytes
 writes it, its length depends on the digits of a number."""
+MOST = 0.5
+"""Share of the blocks' weights that may be in tensors that are no linears."""
+_OWN_LINEARS = {"falcon"}
+"""Model types whose layers are subclasses of nn.Linear; transformers hands bitsandbytes only
+`type(module) is nn.Linear` and Conv1D."""
 _STATE = "weight.quant_state.bitsandbytes__nf4"
 
 
-def check_bitsandbytes(spec: ModelSpec, skip: tuple[str, ...], name: str) -> None:
-    """Refuse what bitsandbytes cannot quantize.
+def check_bitsandbytes(
+    spec: ModelSpec, skip: tuple[str, ...], name: str, *, kernel: KernelName, device: Device
+) -> None:
+    """Refuse what bitsandbytes cannot quantize, or cannot compute with on this machine.
+
+    Args:
+        name: of the method, for messages.
+        kernel: what it will compute with.
 
     Raises:
-        ConfigError: experts, MLPs of unequal width, or no layer is left.
+        ConfigError: experts, MLPs of unequal width, layers that bitsandbytes leaves alone, no layer
+            is left, or a layer has a shape that the kernel refuses.
     """
     if widths := unequal_widths(spec):
         raise ConfigError(
@@ -41,8 +58,71 @@ def check_bitsandbytes(spec: ModelSpec, skip: tuple[str, ...], name: str) -> Non
         )
     if spec.experts:
         raise ConfigError(f"{spec.architecture}: {name} does not handle experts yet")
-    if not select_linears(spec, skip):
+    if spec.model_type in _OWN_LINEARS:
+        raise ConfigError(
+            f"{spec.architecture}: its layers are of a subclass of nn.Linear, which bitsandbytes "
+            f"leaves as they are; {name} would quantize nothing"
+        )
+    _require_most(spec, name)
+    chosen = select_linears(spec, skip)
+    if not chosen:
         raise ConfigError("there is no layer to quantize: `skip` leaves out all of them")
+    _ask_kernel(spec, skip, name, Kernel(name=kernel, device=device, dtype=spec.dtype))
+
+
+def _require_most(spec: ModelSpec, name: str) -> None:
+    """Refuse models most of whose weights would stay as they are without a word."""
+    share, largest = uncovered(spec)
+    if largest is not None and share > MOST:
+        raise ConfigError(
+            f"{spec.architecture}: {share:.0%} of the weights of its blocks are in no layer that "
+            f"{name} quantizes, such as {largest.name!r} of shape {largest.shape}"
+        )
+
+
+def _ask_kernel(spec: ModelSpec, skip: tuple[str, ...], name: str, kernel: Kernel) -> None:
+    shapes = {layer: matrix_shape(spec, layer) for layer in select_linears(spec, skip)}
+    refused = refusals(kernel, set(shapes.values()))
+    layers = {layer: shape for layer, shape in shapes.items() if shape in refused}
+    if not layers:
+        return
+    whose = "this processor's" if kernel.device == "cpu" else "this GPU's"
+    layer, shape = next(iter(layers.items()))
+    found = _broken_rule(kernel, layer, shape) or (
+        f"does not compute {layer}, a matrix of {shape[0]} x {shape[1]}"
+    )
+    mends = [*_smaller_skip(spec, skip, layers), _instead(spec, name)]
+    raise ConfigError(
+        f"{name}: {whose} kernel {found} (bitsandbytes: {refused[shape]}); use {' or '.join(mends)}"
+    )
+
+
+def _broken_rule(kernel: Kernel, layer: str, shape: Shape) -> str | None:
+    """What the kernel needs and `layer` has not, if it is as simple as that."""
+    needed = multiples(kernel)
+    if needed is None:
+        return None
+    for axis, word in ((1, "widths"), (0, "rows")):
+        if shape[axis] % needed[axis]:
+            return f"needs {word} in multiples of {needed[axis]}; {layer} has {shape[axis]}"
+    return None
+
+
+def _smaller_skip(
+    spec: ModelSpec, skip: tuple[str, ...], layers: dict[str, Shape]
+) -> Iterator[str]:
+    """`skip` with which nothing is refused, unless it leaves nothing to quantize."""
+    leaves = dict.fromkeys(f"*.{layer.rpartition('.')[2]}" for layer in layers)
+    wider = (*skip, *leaves)
+    if select_linears(spec, wider):
+        yield f"skip=[{', '.join(map(json.dumps, wider))}]"
+
+
+def _instead(spec: ModelSpec, name: str) -> str:
+    """The nearest strategy that needs no kernel of bitsandbytes."""
+    grid = f"group_size={best_group_size(spec)}"
+    nearest = {"int8": f"rtn(bits=8, {grid})", "qlora": f"gptq(bits=4, {grid}) > lora"}
+    return nearest.get(name, f"gptq(bits=4, {grid})")
 
 
 def predict_int8(spec: ModelSpec, skip: tuple[str, ...]) -> ModelSpec:
@@ -123,6 +203,7 @@ def quantize(
         Logits of the quantized model on the probe.
 
     Raises:
+        MethodError: bitsandbytes left a layer as it was.
         NumericsError: a layer holds a NaN or an infinity.
     """
     import torch
@@ -148,7 +229,13 @@ def quantize(
 
 
 def _write(model: Any, source: Checkpoint, out: Path, chosen: tuple[str, ...]) -> None:
-    """The quantized layers as the model holds them, the rest as the source stores it."""
+    """The quantized layers as the model holds them, the rest as the source stores it.
+
+    Before the first product: bitsandbytes may then repack a layer for a kernel, and what it saves
+    of a repacked one is no longer what was quantized.
+    """
+    import bitsandbytes as bnb
+
     from paredown.artifact.checkpoint import CheckpointWriter
     from paredown.blocks.skeleton import module_name
     from paredown.ops.affine import require_finite
@@ -156,6 +243,11 @@ def _write(model: Any, source: Checkpoint, out: Path, chosen: tuple[str, ...]) -
     with CheckpointWriter(out, source) as writer:
         for name in chosen:
             layer = model.get_submodule(module_name(model, name))
+            if not isinstance(layer, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt):
+                raise MethodError(
+                    f"{name}: bitsandbytes has not quantized this {type(layer).__name__}; it "
+                    "replaces nn.Linear itself only"
+                )
             for key, value in layer.state_dict().items():
                 if key == "bias":
                     continue

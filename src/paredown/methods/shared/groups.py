@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from paredown.ops.affine import Grid
     from paredown.spec.structure import Block
 
+USUAL_GROUPS = (128, 64, 32)
 KEPT = 16
 """`plan` says 16 bits of a layer that is left as it is."""
 LONG_PLAN = 16
@@ -88,6 +89,13 @@ class GroupMethod(Method[G]):
 
     def predict(self, spec: ModelSpec, params: G) -> ModelSpec:
         return predict_groups(spec, params)
+
+
+def best_group_size(spec: ModelSpec) -> int:
+    """The largest usual group size that divides every linear's width, else -1 (whole rows)."""
+    widths = {matrix_shape(spec, name)[1] for name in spec.structure.linears}
+    fitting = (g for g in USUAL_GROUPS if all(width % g == 0 for width in widths))
+    return next(fitting, -1) if widths else -1
 
 
 def schemes_of(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:

@@ -33,10 +33,12 @@ from paredown.runtimes.torch.adapters import attach_adapter, attach_with_peft, h
 from paredown.runtimes.torch.attention import use_float32_attention
 from paredown.runtimes.torch.eight_bit import eight_bit_linears, eight_bit_notes
 from paredown.runtimes.torch.embeddings import attach_embeddings
+from paredown.runtimes.torch.kernels import spare_refused_shapes
 from paredown.runtimes.torch.norms import use_fused_norms
 from paredown.runtimes.torch.packed import PackedLinear, dense_dtype, pack_linears
 from paredown.runtimes.torch.sparse import load_sparse
 from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.packed import float_dtype
 from paredown.spec.structure import by_input
 from paredown.spec.widths import FIELD
 
@@ -92,7 +94,15 @@ def _load(
         return _load_packed(checkpoint, device, dtype, trust_remote_code)
     if FIELD in checkpoint.config:
         return _load_unequal(checkpoint, device, dtype, trust_remote_code)
-    return _load_dense(checkpoint, device, dtype, trust_remote_code)
+    model = _load_dense(checkpoint, device, dtype, trust_remote_code)
+    spared = spare_refused_shapes(model, float_dtype(checkpoint.spec))
+    if spared:
+        note = (
+            f"{spared} layers have shapes that bitsandbytes' kernel for this processor refuses; "
+            "they compute without it here, and not at all in plain transformers"
+        )
+        model.paredown = replace(model.paredown, notes=(*model.paredown.notes, note))
+    return model
 
 
 def _load_unequal(

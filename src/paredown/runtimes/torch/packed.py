@@ -24,6 +24,9 @@ KERNEL_ROWS = 64
 """Up to this many rows the packed kernels beat unpacking once and multiplying densely."""
 DENSE_ELEMENTS = 1 << 21
 """Unpacked at a time; larger matrices, such as a head's, are multiplied in slices of rows."""
+_INT8_STEP = 16
+"""torch's int8 kernel reads so many codes at once, beyond a row whose width is no multiple of it:
+wrong products, or a crash where the memory behind is not ours."""
 _INT4_GROUPS = (256, 128, 64, 32)
 _STEP = 64
 """Slices of rows start at multiples of this, so that they hold whole blocks of every layout."""
@@ -39,7 +42,7 @@ def choose_kernel(grid: Grid, rows: int, width: int, device: str) -> Kernel:
     grouped = kernel_group(grid, width) is not None
     if grid.bits <= 4 and grouped and int4_layout(rows, width, device) is not None:
         return "int4"
-    if grid.group_size == width and int8_works(device):
+    if grid.group_size == width and width % _INT8_STEP == 0 and int8_works(device):
         return "int8"
     if grid.bits > 4 and grouped and int4_layout(2 * rows, width, device) is not None:
         return "int4x2"
