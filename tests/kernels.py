@@ -64,6 +64,7 @@ def fake_kernel(
         hangs: shapes that it never answers.
         fails: whether it ends before the first question.
     """
+    folder.mkdir(exist_ok=True)
     script, log = folder / "kernel.py", folder / "asked.jsonl"
     script.write_text(
         _PROCESS.format(log=str(log), answer=answer, crashes=crashes, hangs=hangs, fails=fails)

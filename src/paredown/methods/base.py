@@ -103,6 +103,13 @@ class Method(ABC, Generic[P]):
         """Whether `apply` reads `context.calibration` with these parameters."""
         return self.needs_data
 
+    def knows_bytes(self, params: P) -> bool:
+        """Whether the bytes that `predict` tells are exact with these parameters.
+
+        An artifact of other bytes then fails: its step did something else than it says.
+        """
+        return True
+
     @abstractmethod
     def check(self, spec: ModelSpec, params: P, target: Target) -> None:
         """Refuse, at planning time and from the spec alone, what cannot work.

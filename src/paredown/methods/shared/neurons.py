@@ -85,6 +85,9 @@ class NeuronMethod(Method[N]):
     def check(self, spec: ModelSpec, params: N, target: Target) -> None:
         check_neurons(spec, params)
 
+    def knows_bytes(self, params: N) -> bool:
+        return not (params.scope == "global" and params.equal_widths)  # the widest decides
+
     def predict(self, spec: ModelSpec, params: N) -> ModelSpec:
         """The tensors of the smaller checkpoint.
 
