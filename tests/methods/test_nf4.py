@@ -16,7 +16,7 @@ from paredown.methods import registry
 from paredown.methods.recommend import recommend
 from paredown.methods.shared.bitsandbytes import STATE_BYTES
 from paredown.runtimes.torch.load import load_dense
-from paredown.search.space import Space
+from paredown.search.enumerated import Enumerated
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import parse_strategy
@@ -201,10 +201,10 @@ def test_search_and_recommendations_leave_out_what_the_kernel_refuses(
     assert any(r.strategy.endswith("int8") for r in recommend(spec, MACHINE))
     fake_kernel(tmp_path / "unwilling", monkeypatch, answer='"no kernel"')
     assert not any(r.strategy.endswith("int8") for r in recommend(spec, MACHINE))
-    space = Space.build(spec, Target(), methods=("rtn", "hqq"), max_steps=1)
+    space = Enumerated.build(spec, Target(), methods=("rtn", "hqq"), max_steps=1)
     assert space.strategies
     with pytest.raises(StrategyError, match=r"nf4 cannot run on this model: .*no kernel"):
-        Space.build(spec, Target(), methods=("rtn", "nf4"), max_steps=1)
+        Enumerated.build(spec, Target(), methods=("rtn", "nf4"), max_steps=1)
 
 
 def test_listings_ask_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,9 @@ from paredown.spec.target import Target
 class FaultyParams(Params):
     """How to fail."""
 
-    how: Literal["hang", "crash", "kill", "exit", "memory", "raise", "lie", "nan", "ruin"] = "raise"
+    how: Literal[
+        "hang", "crash", "kill", "exit", "memory", "raise", "lie", "nan", "ruin", "nothing", "guess"
+    ] = "raise"
     """What happens in `apply`."""
 
 
@@ -32,8 +34,19 @@ class Faulty(Method[FaultyParams]):
     def check(self, spec: ModelSpec, params: FaultyParams, target: Target) -> None:
         pass
 
+    def knows_bytes(self, params: FaultyParams) -> bool:
+        return params.how != "guess"
+
     def predict(self, spec: ModelSpec, params: FaultyParams) -> ModelSpec:
-        return spec
+        if params.how not in ("nothing", "guess"):
+            return spec
+        eight = dict.fromkeys(spec.structure.linears, "I8")
+        return spec.with_tensors(
+            [
+                t.model_copy(update={"dtype": eight.get(t.name.removesuffix(".weight"), t.dtype)})
+                for t in spec.tensors
+            ]
+        )
 
     def apply(self, source: Any, out: Path, params: FaultyParams, context: Context) -> Any:
         (out / "half-written.bin").write_bytes(b"x")
@@ -53,9 +66,19 @@ class Faulty(Method[FaultyParams]):
                 raise RuntimeError("the library gave up")
             case "lie" | "nan":
                 return _write_wrong(source, out, params.how)
+            case "nothing" | "guess":
+                return _write_unchanged(source, out)
             case "ruin":
                 return _write_ruined(source, out)
         raise AssertionError(params.how)
+
+
+def _write_unchanged(source: Any, out: Path) -> None:
+    """Store the model as it was: it reloads, and nothing has been done to it."""
+    from paredown.artifact.checkpoint import CheckpointWriter
+
+    with CheckpointWriter(out, source) as writer:
+        writer.copy_rest(without=set())
 
 
 def _write_ruined(source: Any, out: Path) -> None:

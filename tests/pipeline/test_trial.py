@@ -102,6 +102,23 @@ def test_a_candidate_is_screened_only_where_that_is_asked(bench: Bench, tmp_path
     assert build(bench, ruined, tmp_path / "jobs", out, timeout_s=100).failure is None
 
 
+def test_an_artifact_of_other_bytes_than_predicted_fails(bench: Bench, tmp_path: Path) -> None:
+    """It reloads, because nothing has been done to it; but it passed as eight bits."""
+    idle = registry.canonical('faulty(how="nothing")')
+    built = build(bench, idle, tmp_path / "jobs", tmp_path / "a", timeout_s=100)
+    assert built.failure is not None
+    assert built.failure.kind is FailureKind.METHOD_ERROR
+    assert "not done to every layer what it says" in built.failure.message
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_method_that_cannot_know_its_bytes_may_differ(bench: Bench, tmp_path: Path) -> None:
+    unsure = registry.canonical('faulty(how="guess")')
+    built = build(bench, unsure, tmp_path / "jobs", tmp_path / "a", timeout_s=100)
+    assert built.failure is None
+    assert any(note.startswith("predicted ") for note in built.notes)
+
+
 def test_an_artifact_that_is_not_what_was_meant_fails_for_that_however_bad_it_is(
     bench: Bench, tmp_path: Path
 ) -> None:

@@ -87,6 +87,38 @@ def test_kernels_by_shape_and_bits() -> None:
     assert choose_kernel(part(64, 128, 8, 32)[1], 64, 128, "cpu") == "int4x2"
 
 
+@pytest.mark.parametrize("width", [8, 15, 17, 24, 31, 32, 48])
+@pytest.mark.parametrize("rows", [1, 3, 7, 16, 33])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_one_scale_per_row_of_any_width(rows: int, width: int, symmetric: bool) -> None:
+    """torch's int8 kernel reads beyond rows of 15, 17 or 31 codes, and crashes at the last."""
+    made = part(rows, width, 8, width, symmetric=symmetric, bias=True)
+    layer = pack_linears([made], dtype=torch.bfloat16, device="cpu")[0]
+    assert layer.kernel == ("int8" if width in (32, 48) else "unpack")
+    sizes = dequantize(*made[:2]).norm(dim=1)
+    for count in (1, 3, KERNEL_ROWS + 1):
+        x = inputs(count, width, torch.bfloat16)
+        # Of single products some nearly cancel out, so the error is held against their terms.
+        terms = x.float().norm(dim=1, keepdim=True) * sizes + expected(x, made).abs()
+        assert ((layer(x).float() - expected(x, made)).abs() <= 0.01 * terms).all()
+
+
+def test_torchs_kernel_is_never_called_beyond_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+
+    def product(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        called.append(codes.shape[1])
+        return x @ (codes * scale[:, None]).T.to(x.dtype)
+
+    monkeypatch.setattr(torch.ops.aten, "_weight_int8pack_mm", product)
+    for width in range(1, 129):
+        made = part(4, width, 8, width)
+        pack_linears([made], dtype=torch.bfloat16, device="cpu")[0](
+            inputs(1, width, torch.bfloat16)
+        )
+    assert called == [16, 32, 48, 64, 80, 96, 112, 128]
+
+
 @pytest.mark.parametrize(("bits", "bytes_per_weight"), [(2, 0.5), (4, 0.5), (8, 1.0)])
 def test_packed_weights_stay_packed(bits: int, bytes_per_weight: float) -> None:
     codes, grid, _ = part(64, 128, bits, 128)

@@ -149,7 +149,7 @@ def _read(path: Path | None) -> dict[Shape, str]:
         return {
             (int(rows), int(width)): str(why) for rows, width, why in json.loads(path.read_text())
         }
-    except (ValueError, TypeError, OSError):  # they are asked for again
+    except (ConfigError, ValueError, TypeError):  # they are asked for again
         return {}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.description import describe
+from paredown.errors import VerificationError
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Context, Params, Training
 from paredown.pipeline.messages import EXPECTED, CompressDone, CompressJob
@@ -44,7 +45,7 @@ def compress(job: CompressJob, folder: Path, progress: Progress) -> CompressDone
         folder: of the job; the logits that the artifact must reload to are left in it.
 
     Raises:
-        MethodError: a step failed on this model.
+        MethodError: a step failed on this model, or has not stored what it predicts.
     """
     cache = Cache.default()
     prefixes = PrefixCache(cache, job.strategy, _origin(job))
@@ -108,7 +109,9 @@ class _Step:
         for created in (target, scratch):
             created.mkdir(parents=True, exist_ok=True)
         expected = method.apply(source, target, params, self._context(method, scratch))
-        return _Made(expected, _predicted_bytes(method, params, source))
+        predicted = method.predict(source.spec, params).weight_bytes
+        require_predicted(method, params, predicted, Checkpoint(target).spec.weight_bytes)
+        return _Made(expected, predicted)
 
     def _context(self, method: AnyMethod, scratch: Path) -> Context:
         def report(share: float, message: str) -> None:
@@ -136,8 +139,20 @@ class _Step:
         return content_hash([_origin(self.job), earlier], length=32)
 
 
-def _predicted_bytes(method: AnyMethod, params: Params, source: Checkpoint) -> int:
-    return method.predict(source.spec, params).weight_bytes
+def require_predicted(method: AnyMethod, params: Params, predicted: int, stored: int) -> None:
+    """Let a step fail whose result has other bytes than it has predicted.
+
+    It did something else than it says: a library that left layers as they were, say, whose artifact
+    would reload faultlessly and pass as quantized.
+
+    Raises:
+        VerificationError: they differ, though the method knows them beforehand.
+    """
+    if predicted != stored and method.knows_bytes(params):
+        raise VerificationError(
+            f"{method.name} predicts {predicted} bytes of tensors and has stored {stored}: "
+            "it has not done to every layer what it says"
+        )
 
 
 def _windows(
