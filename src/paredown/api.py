@@ -15,28 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from paredown.artifact.source import locate
 from paredown.coordinate.run import DEFAULT_FOLDER, run_experiment
 from paredown.coordinate.setup import check_text, choose_device, open_base
 from paredown.coordinate.steering import Steering as Steering  # public
-from paredown.errors import ConfigError, MethodError, did_you_mean
+from paredown.errors import ConfigError, MethodError
 from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import detect
 from paredown.methods import registry
 from paredown.pipeline import trial
-from paredown.pipeline.bench import Bench
+from paredown.pipeline.bench import Base, Bench
 from paredown.pipeline.build import build
 from paredown.pipeline.executor import LocalExecutor
-from paredown.pipeline.messages import ITEMS
+from paredown.pipeline.messages import ITEMS, TextSpec
 from paredown.report.findings import Judged, find
 from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request
+from paredown.spec.explain import checked, checked_call
 from paredown.spec.model import ModelSpec
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import LoadsIn, TrialResult
-from paredown.spec.run import CalibrationConfig, EvaluateConfig, RunConfig
+from paredown.spec.run import CalibrationConfig, DeviceName, EvaluateConfig, RunConfig
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Target
 from paredown.store.atomic import require_writable
@@ -51,8 +50,8 @@ def _ignore(event: str, fields: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One result of an experiment, with the path of its artifact."""
+class FrontPoint:
+    """One point of the Pareto front: a result, with the path of its artifact."""
 
     result: TrialResult
     artifact: Path | None
@@ -77,21 +76,22 @@ class Front:
         return self.record.baseline
 
     @property
-    def choices(self) -> tuple[Choice, ...]:
+    def points(self) -> tuple[FrontPoint, ...]:
         """The results on the Pareto front, by episode."""
-        return tuple(self._choice(r) for r in self.findings.on_front)
+        return tuple(self._point(r) for r in self.findings.on_front)
 
     @property
-    def best(self) -> Choice | None:
+    def best(self) -> FrontPoint | None:
         """The recommended result; `findings.recommendation.reason` says why."""
         found = self.findings.result(self.findings.recommendation.episode)
-        return None if found is None else self._choice(found)
+        return None if found is None else self._point(found)
 
-    def _choice(self, result: TrialResult) -> Choice:
+    def _point(self, result: TrialResult) -> FrontPoint:
         kept = result.artifact
-        return Choice(result, None if kept is None else self.record.folder / kept)
+        return FrontPoint(result, None if kept is None else self.record.folder / kept)
 
 
+@checked_call
 def optimize(
     model: str,
     *,
@@ -117,7 +117,7 @@ def optimize(
         ConfigError: the request is wrong; nothing was started.
     """
     record = run_experiment(
-        make_config({"model": model, **settings}),
+        checked(RunConfig, {"model": model, **settings}),
         name=experiment_name,
         output_dir=Path(output_dir),
         resume=resume,
@@ -127,38 +127,14 @@ def optimize(
     return Front(record, find(record))
 
 
+@checked_call
 def open_front(folder: str | Path) -> Front:
     """The outcome so far of an experiment folder."""
     record = read_experiment(Path(folder))
     return Front(record, find(record))
 
 
-def make_config(settings: dict[str, Any]) -> RunConfig:
-    """A RunConfig, with wrong fields named in one line.
-
-    Raises:
-        ConfigError: an unknown field, or a value outside its range.
-    """
-    try:
-        return RunConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from None
-
-
-def explain(error: ValidationError) -> str:
-    """What is wrong with the settings, one clause per field, nearest names included."""
-    problems = []
-    for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            problems.append(f"no setting {field!r}; {did_you_mean(field, RunConfig.model_fields)}")
-        elif field == "llm.url":  # it may hold a key
-            problems.append(f"{field}: {item['msg']}")
-        else:
-            problems.append(f"{field} = {item['input']!r}: {item['msg']}")
-    return "; ".join(problems)
-
-
+@checked_call
 def infer_spec(model: str) -> ModelSpec:
     """What is known of a model from its config and headers; no weight is loaded.
 
@@ -168,6 +144,7 @@ def infer_spec(model: str) -> ModelSpec:
     return infer.infer_spec(locate(model), name=model)
 
 
+@checked_call
 def load(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
     """Load an artifact, packed weights staying packed, or any other model folder.
 
@@ -190,6 +167,7 @@ class Compressed:
     """The runtimes that load it, and how that is known."""
 
 
+@checked_call
 def compress(
     model: str,
     strategy: str | Strategy,
@@ -197,8 +175,8 @@ def compress(
     *,
     data: str = "pydoc",
     calibration: CalibrationConfig | None = None,
-    data_dir: Path | None = None,
-    device: str = "auto",
+    data_dir: str | Path | None = None,
+    device: DeviceName = "auto",
     runtime: str = "torch",
     seed: int = 0,
     trust_remote_code: bool = False,
@@ -219,15 +197,11 @@ def compress(
     """
     calibration = calibration or CalibrationConfig()
     canonical = registry.canonical(strategy)
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output} exists and is not empty; choose a new folder")
-    require_writable(output.parent)
-    text = check_text(data, calibration.source, data_dir)
-    machine = detect()
-    target = Target(device=choose_device(device, machine), runtime=runtime)
+    output = _new_folder(output)
+    text = check_text(data, calibration.source, _folder(data_dir))
+    target = Target(device=choose_device(device, detect()), runtime=runtime)
     with LocalExecutor() as executor:
-        executor.start()
+        executor.start()  # torch is imported there while the request is checked here
         folder = locate(model)
         spec = infer.infer_spec(folder, name=model)
         registry.check(canonical, spec, target)
@@ -241,6 +215,7 @@ def compress(
             executor=executor,
             trust_remote_code=trust_remote_code,
         )
+        # Beside the output, so that the finished artifact can be renamed into its place.
         with tempfile.TemporaryDirectory(prefix=".paredown-", dir=output.parent) as scratch:
             built = build(
                 bench, canonical, Path(scratch), output, timeout_s=_FOREVER_S, watch=watch
@@ -251,14 +226,15 @@ def compress(
     return Compressed(output, canonical, built.notes, built.seconds, built.loads_in)
 
 
+@checked_call
 def evaluate(
     model: str | Path,
     *,
     base: str | None = None,
     data: str | Sequence[str] = "pydoc",
     config: EvaluateConfig | None = None,
-    data_dir: Path | None = None,
-    device: str = "auto",
+    data_dir: str | Path | None = None,
+    device: DeviceName = "auto",
     items: str | Path | None = None,
     only_benchmarks: bool = False,
     trust_remote_code: bool = False,
@@ -277,39 +253,24 @@ def evaluate(
     Raises:
         ConfigError: the request is wrong, or the model cannot be measured.
     """
-    from paredown.artifact.description import read_description
-
-    name, named = split_request([data] if isinstance(data, str) else data)
-    config = config or EvaluateConfig()
-    benchmarks = tuple(dict.fromkeys((*config.benchmarks, *named)))
-    config = config.model_copy(update={"benchmarks": benchmarks})
-    check_text_name(name)
-    check_benchmarks(config, data_dir)
-    if only_benchmarks and not benchmarks:
-        raise ConfigError("only benchmarks are to be measured, and none is named; add -d arc_easy")
+    config, text = _what_to_measure(data, config, _folder(data_dir), only_benchmarks)
     if items is not None:
         require_writable(Path(items))
-    text = check_text(name, None, data_dir)
     target = choose_device(device, detect())
     with LocalExecutor() as executor, tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         executor.start()
         folder = locate(str(model))
-        described = read_description(folder)
-        base_name = base or (described["base_model"]["name"] if described else str(model))
-        base_folder = locate(base_name)
-        spec = infer.infer_spec(base_folder, name=base_name)
-        bench = Bench(
-            base=open_base(base_name, base_folder, spec),
-            text=text,
-            calibration=CalibrationConfig(),
-            evaluate=config,
-            device=target,
-            seed=0,
-            executor=executor,
-            trust_remote_code=trust_remote_code,
-        )
         result = trial.measure_folder(
-            bench,
+            Bench(
+                base=_base_of(folder, base or str(model), is_given=base is not None),
+                text=text,
+                calibration=CalibrationConfig(),
+                evaluate=config,
+                device=target,
+                seed=0,
+                executor=executor,
+                trust_remote_code=trust_remote_code,
+            ),
             folder,
             Path(scratch),
             label=str(model),
@@ -320,3 +281,54 @@ def evaluate(
         if items is not None and config.benchmarks:
             shutil.copytree(Path(scratch) / ITEMS, items, dirs_exist_ok=True)
         return result
+
+
+def _what_to_measure(
+    data: str | Sequence[str],
+    config: EvaluateConfig | None,
+    data_dir: Path | None,
+    only_benchmarks: bool,
+) -> tuple[EvaluateConfig, TextSpec]:
+    """The benchmarks that `data` names joined to the config, and the text.
+
+    Raises:
+        ConfigError: nothing is named, or what is named is not there.
+    """
+    if not data or not all(data):
+        raise ConfigError(f"data = {data!r}: give at least one text or benchmark")
+    name, named = split_request([data] if isinstance(data, str) else data)
+    config = config or EvaluateConfig()
+    benchmarks = tuple(dict.fromkeys((*config.benchmarks, *named)))
+    config = config.model_copy(update={"benchmarks": benchmarks})
+    check_text_name(name)
+    check_benchmarks(config, data_dir)
+    if only_benchmarks and not benchmarks:
+        raise ConfigError("only benchmarks are to be measured, and none is named; add -d arc_easy")
+    return config, check_text(name, None, data_dir)
+
+
+def _base_of(folder: Path, name: str, *, is_given: bool) -> Base:
+    """The base that a model is compared with: as given, else the artifact's own, else itself."""
+    from paredown.artifact.description import read_description
+
+    described = None if is_given else read_description(folder)
+    base_name = described["base_model"]["name"] if described else name
+    base_folder = locate(base_name)
+    return open_base(base_name, base_folder, infer.infer_spec(base_folder, name=base_name))
+
+
+def _new_folder(path: str | Path) -> Path:
+    """Where an artifact will be written.
+
+    Raises:
+        ConfigError: something is there already, or nothing can be written.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not empty; choose a new folder")
+    require_writable(folder.parent)
+    return folder
+
+
+def _folder(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from paredown.cli.settings import read_settings
+from paredown.cli.table import Table
 from paredown.errors import ConfigError
+from paredown.spec.run import RunConfig
 from paredown.testing.tiny import tiny_model
 
+RUN = Table.of(RunConfig, "PAREDOWN_RUN_")
 TWICE = "rtn(group_size=32) > rtn(group_size=32)"
 
 
@@ -108,8 +111,7 @@ def test_command_line_wins_over_environment_over_file(
     file.write_text("model: from-file\nepisodes: 1\nseed: 1\nlimits:\n  min_speedup: 1.5\n")
     monkeypatch.setenv("PAREDOWN_RUN_EPISODES", "2")
     monkeypatch.setenv("PAREDOWN_RUN_SEED", "2")
-    given = {"model": None, "seed": 3, "limits": {"target_ratio": 2.0, "min_speedup": None}}
-    config = read_settings(given, file)
+    config = read_settings(RUN, {"seed": 3, "limits": {"target_ratio": 2.0}}, file)
     assert (config.model, config.episodes, config.seed) == ("from-file", 2, 3)
     assert (config.limits.min_speedup, config.limits.target_ratio) == (1.5, 2.0)
 
@@ -118,4 +120,4 @@ def test_a_misspelt_setting_in_a_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("model: demo\nepisoodes: 1\n")
     with pytest.raises(ConfigError, match="no setting 'episoodes'; did you mean 'episodes'"):
-        read_settings({}, file)
+        read_settings(RUN, {}, file)

@@ -65,7 +65,7 @@ def test_an_experiment_leaves_everything_that_was_promised(tmp_path: Path) -> No
     assert front.best.artifact is not None
     model = paredown.load(front.best.artifact)
     assert type(model).__name__ == "LlamaForCausalLM"
-    kept = {c.result.episode for c in front.choices if c.artifact is not None}
+    kept = {c.result.episode for c in front.points if c.artifact is not None}
     on_disk = {int(p.parent.name[-3:]) for p in folder.glob("episode_*/artifact")}
     assert kept <= on_disk
 

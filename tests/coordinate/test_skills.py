@@ -268,7 +268,7 @@ def test_the_second_experiment_starts_where_the_first_has_ended(
     request = settings(tmp_path, skills=True, methods=("rtn", "gptq"), episodes=4)
     first = paredown.optimize(**request, experiment_name="a", output_dir=tmp_path)  # type: ignore[arg-type]
     kept = {r.strategy.hash for r in SkillStore(default_path()).evidence() if r.worked}
-    on_front = {c.result.strategy.hash for c in first.choices if c.result.strategy is not None}
+    on_front = {c.result.strategy.hash for c in first.points if c.result.strategy is not None}
     assert kept == on_front
     other = settings(tmp_path, skills=True, methods=("rtn", "gptq"), episodes=3, seed=7)
     second = paredown.optimize(**other, experiment_name="b", output_dir=tmp_path)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from paredown.errors import ModelError
@@ -27,11 +28,22 @@ def locate(name: str) -> Path:
     if path.is_file():
         raise ModelError(f"{name} is a file; give the folder that holds config.json")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise ModelError(
-            f"no model at {name!r}: there is no such folder; give a local folder, "
-            "a hub name such as 'Qwen/Qwen2.5-0.5B', or 'demo'"
+        near = get_close_matches(name, [DEMO, *_neighbours(path)], n=1)
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else ("give a local folder, a hub name such as 'Qwen/Qwen2.5-0.5B', or 'demo'")
         )
+        raise ModelError(f"no model at {name!r}: there is no such folder; {hint}")
     return cached(name) or _download(name)
+
+
+def _neighbours(path: Path) -> list[str]:
+    """The folders beside one that is missing, written as the user wrote it."""
+    try:
+        return [str(path.parent / f.name) for f in path.parent.iterdir() if f.is_dir()]
+    except OSError:  # it is not there either, or may not be read
+        return []
 
 
 def cached(name: str) -> Path | None:

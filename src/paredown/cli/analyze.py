@@ -104,10 +104,9 @@ def _is_locked(path: Path) -> bool:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from paredown.cli.terminal import make_console
 
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    return make_console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def _summary(console: Console, findings: Judged, state: State) -> None:

@@ -3,83 +3,103 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paredown.cli import complete
+from paredown.cli.options import with_settings
+from paredown.spec.requests import CompressRequest
 
+if TYPE_CHECKING:
+    from paredown.api import Compressed
+
+ENV_PREFIX = "PAREDOWN_COMPRESS_"
+
+
+@with_settings(CompressRequest, env_prefix=ENV_PREFIX)
 def compress(
-    model: Annotated[str, typer.Option("--model", "-m", help="Local folder, hub name, or 'demo'.")],
+    request: CompressRequest,
+    *,
     strategy: Annotated[
         str,
-        typer.Option("--strategy", "-s", help="e.g. 'gptq(bits=4)' or 'l2_structured > rtn'."),
+        typer.Option(
+            "--strategy",
+            "-s",
+            metavar="TEXT",
+            help="Methods with parameters, joined by '>': 'structured_afr(ratio=0.1) > gptq'.",
+            autocompletion=complete.strategy,
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the artifact.")],
-    data: Annotated[
-        str, typer.Option("--data", "-d", help="Text whose training part calibrates.")
-    ] = "pydoc",
-    samples: Annotated[int, typer.Option(help="Calibration windows.")] = 32,
-    length: Annotated[int, typer.Option(help="Tokens per calibration window.")] = 512,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with offline data sets (also: PAREDOWN_DATA).")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    runtime: Annotated[
-        str,
-        typer.Option(help="Engine that must load the artifact; 'paredown runtimes' lists them."),
-    ] = "torch",
-    seed: Annotated[int, typer.Option(help="Same seed, same artifact.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="New folder for the artifact.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Compress a model with one strategy, and prove that the artifact reloads.
 
     The artifact is an ordinary Hugging Face folder (safetensors) plus paredown.json. It counts as
     done only after a fresh process has loaded it and computed the same logits.
+
+    Settings come from options, then from environment variables (PAREDOWN_COMPRESS_SAMPLES=64),
+    then from --config, then from the defaults; `none` stands for no value.
     """
-    import json
-
-    from rich.console import Console
-    from rich.text import Text
-
     from paredown import api
     from paredown.cli.live import StepProgress
-    from paredown.cli.settings import calibration_config
+    from paredown.cli.terminal import make_console
+    from paredown.spec.notation import shared
+    from paredown.spec.run import CalibrationConfig
+
+    console = make_console(stderr=as_json)
+    with StepProgress(console) as progress:
+        done = api.compress(
+            request.model,
+            strategy,
+            output,
+            data=request.data,
+            calibration=CalibrationConfig(**shared(request, CalibrationConfig)),
+            data_dir=request.data_dir,
+            device=request.device,
+            runtime=request.runtime,
+            seed=request.seed,
+            trust_remote_code=request.trust_remote_code,
+            watch=progress.watch,
+        )
+    if as_json:
+        import json
+
+        print(json.dumps(_document(done), indent=2))
+        return
+    for line in _lines(done):
+        console.print(line, soft_wrap=True)
+
+
+def _document(done: Compressed) -> dict[str, Any]:
+    from paredown.spec.packed import weights_bytes
+
+    return {
+        "artifact": str(done.folder),
+        "strategy": done.strategy.model_dump(mode="json"),
+        "size_bytes": weights_bytes(done.folder),
+        "seconds": round(done.seconds, 2),
+        "notes": list(done.notes),
+        "loads_in": [found.model_dump(mode="json") for found in done.loads_in],
+    }
+
+
+def _lines(done: Compressed) -> list[str]:
+    """What was made, in words, and what to do with it."""
+    import shlex
+
     from paredown.methods import registry
     from paredown.spec.packed import weights_bytes
     from paredown.spec.units import human_bytes, human_seconds
 
-    console = Console(stderr=as_json, highlight=False)
-    with StepProgress(console) as progress:
-        done = api.compress(
-            model,
-            strategy,
-            output,
-            data=data,
-            calibration=calibration_config(samples, length),
-            data_dir=data_dir,
-            device=device,
-            runtime=runtime,
-            seed=seed,
-            watch=progress.watch,
-        )
-    size = weights_bytes(done.folder)
-    if as_json:
-        document = {
-            "artifact": str(done.folder),
-            "strategy": done.strategy.model_dump(mode="json"),
-            "size_bytes": size,
-            "seconds": round(done.seconds, 2),
-            "notes": list(done.notes),
-            "loads_in": [found.model_dump(mode="json") for found in done.loads_in],
-        }
-        print(json.dumps(document, indent=2))
-        return
-    console.print(
-        Text(
-            f"{done.folder}: {human_bytes(size)} of weights, {registry.label(done.strategy)}, "
-            f"{human_seconds(done.seconds)}"
-        )
-    )
-    for note in (*done.notes, *filter(None, (found.words for found in done.loads_in))):
-        console.print(Text(f"  - {note}"))
-    console.print(Text(f"measure it: paredown evaluate {done.folder}"))
+    size = human_bytes(weights_bytes(done.folder))
+    made = f"{size} of weights, {registry.label(done.strategy)}, {human_seconds(done.seconds)}"
+    return [
+        f"{done.folder}: {made}",
+        *(f"  - {note}" for note in done.notes),
+        *(f"  - {found.words}" for found in done.loads_in if found.words),
+        f"measure it: {shlex.join(['paredown', 'evaluate', str(done.folder)])}",
+    ]

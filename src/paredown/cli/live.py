@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from paredown.cli.text import escaped
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from paredown.report.terminal import TextTable
+    from paredown.store.experiment import ExperimentRecord
 
 _STAGES = {
     "compress": (0.0, 0.5),
@@ -26,6 +28,36 @@ _STAGES = {
 """Where each stage lies within an episode; only used to show how far it is."""
 _QUIET_S = 15.0
 """Without a terminal, one progress line at most this often."""
+
+
+class Display:
+    """Listener of a run that shows nothing; the others build on it.
+
+    Attributes:
+        results: those that came while it listened.
+    """
+
+    def __init__(self) -> None:
+        self.results: list[TrialResult] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is open."""
+
+    def __call__(self, event: str, fields: dict[str, Any]) -> None:
+        """Take one event of the run."""
+        if event == "result":
+            self.results.append(fields["result"])
+
+    def end(self, record: ExperimentRecord) -> None:
+        """Told of the whole experiment, once it has ended by itself."""
 
 
 class StepProgress:
@@ -75,10 +107,11 @@ class StepProgress:
         line = (
             f"[{'#' * filled}{'.' * (width - filled)}] {what} ({human_seconds(elapsed)}{remaining})"
         )
-        return Text(line, overflow="ellipsis", no_wrap=True)
+        # A live display prints behind the console's own escaping.
+        return Text(escaped(line), overflow="ellipsis", no_wrap=True)
 
 
-class RunProgress(StepProgress):
+class RunProgress(StepProgress, Display):
     """Listener of an experiment: a line per decision and result, the bar in between."""
 
     def __init__(
@@ -89,9 +122,9 @@ class RunProgress(StepProgress):
         *,
         show_front: bool = False,
     ) -> None:
-        super().__init__(console)
+        Display.__init__(self)
+        StepProgress.__init__(self, console)
         self.episodes, self.objectives, self.show_front = episodes, objectives, show_front
-        self.results: list[TrialResult] = []
         self.earlier: list[TrialResult] = []
         self._seconds: list[float] = []
         self._label = ""
@@ -111,6 +144,7 @@ class RunProgress(StepProgress):
         elif event == "decision":
             self._decision(fields)
         elif event == "result":
+            Display.__call__(self, event, fields)
             self._result(fields["result"])
         elif event == "final":
             which = f"episode {fields['episode']}" if fields["episode"] else "baseline"
@@ -159,7 +193,6 @@ class RunProgress(StepProgress):
 
     def _result(self, result: TrialResult) -> None:
         self._seconds.append(result.wall_s)
-        self.results.append(result)
         self.console.print(Text("    " + summary_line(result)), soft_wrap=True)
         if self.show_front:
             self.console.print(self._front_table())

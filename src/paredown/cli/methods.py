@@ -6,9 +6,16 @@ from typing import Annotated
 
 import typer
 
+from paredown.cli import complete
+
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show this method's parameters.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Show this method's parameters.", autocompletion=complete.function("methods")
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List the compression methods, or explain one.
@@ -62,8 +69,9 @@ def _document(name: str) -> dict[str, object]:
 
 
 def _print_list(documents: list[dict[str, object]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from paredown.cli.terminal import make_console
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("method", "kind", "what it does", "loads in", "here"):
@@ -72,21 +80,24 @@ def _print_list(documents: list[dict[str, object]]) -> None:
         runtimes = ", ".join(str(r) for r in d["runtimes"])  # type: ignore[attr-defined]
         here = "yes" if d["missing"] is None else "not installed"
         table.add_row(str(d["name"]), str(d["kind"]), str(d["summary"]), runtimes, here)
-    Console(highlight=False).print(table)
+    make_console().print(table)
 
 
 def _print_one(document: dict[str, object]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
-    console = Console(highlight=False)
-    console.print(f"[bold]{document['name']}[/bold] ({document['kind']}): {document['summary']}")
+    from paredown.cli.terminal import make_console
+
+    console = make_console()
+    head = (str(document["name"]), "bold")
+    console.print(Text.assemble(head, f" ({document['kind']}): {document['summary']}"))
     if document["missing"] is not None:
-        console.print(f"[yellow]{escape(str(document['missing']))}[/yellow]")
+        console.print(str(document["missing"]), style="yellow")
     console.print(f"needs calibration text: {'yes' if document['needs_data'] else 'no'}")
     console.print(f"loads in: {', '.join(document['runtimes'])}")  # type: ignore[arg-type]
     for field in document["parameters"]:  # type: ignore[attr-defined]
-        console.print(f"\n  [bold]{field['name']}[/bold] = {escape(repr(field['default']))}")
-        console.print(f"    {escape(field['description'])}")
+        name = (field["name"], "bold")
+        console.print(Text.assemble("\n  ", name, f" = {field['default']!r}"))
+        console.print(f"    {field['description']}")
         if field["searched"]:
             console.print(f"    searched: {', '.join(map(str, field['searched']))}")

@@ -1,120 +1,90 @@
-"""Settings of a run: command line, then environment, then file."""
+"""Settings of a command: its options, then the environment, then a file, then the defaults."""
 
 from __future__ import annotations
 
-import json
+import difflib
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import BaseModel, ValidationError
 
+from paredown.cli.table import Table, put
 from paredown.errors import ConfigError
-from paredown.spec.run import CalibrationConfig, EvaluateConfig, RunConfig
+from paredown.spec.explain import explain
+from paredown.spec.reading import read_json, read_yaml
 
-ENV_PREFIX = "PAREDOWN_RUN_"
-
-
-class _Settings(RunConfig, BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+C = TypeVar("C", bound=BaseModel)
 
 
-def read_settings(options: dict[str, Any], file: Path | None) -> RunConfig:
-    """Merge options (None = not given), environment and file into a request.
+def read_settings(table: Table[C], options: Mapping[str, Any], file: Path | None) -> C:
+    """Merge the origins, field by field, into a checked config.
+
+    Args:
+        table: of the command.
+        options: what the command line says, nested as in a file.
+        file: YAML or JSON.
 
     Raises:
-        ConfigError: no model, an unknown setting, or a value outside its range.
+        ConfigError: a setting is missing, unknown, or outside its range.
     """
-    from paredown.api import explain
-
-    from_file = {} if file is None else _read_file(file)
-
-    class Settings(_Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
-
+    merged: dict[str, Any] = {} if file is None else _read_file(file)
+    merged = _over(_over(merged, from_environment(table, os.environ)), options)
     try:
-        merged = Settings(**_given(options))
+        return table.kind.model_validate(merged)
     except ValidationError as error:
-        if any(item["loc"] == ("model",) and item["type"] == "missing" for item in error.errors()):
-            raise ConfigError("which model? give -m FOLDER, a hub name, or -m demo") from None
-        raise ConfigError(explain(error)) from None
-    except SettingsError as error:
-        raise ConfigError(f"environment ({ENV_PREFIX}...): {error}") from None
-    return RunConfig.model_validate(merged.model_dump())
+        for item in error.errors():
+            if item["type"] == "missing" and len(item["loc"]) == 1:
+                raise _missing(table, str(item["loc"][0])) from None
+        raise ConfigError(explain(error, table.kind)) from None
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Without what the user did not say."""
+def from_environment(table: Table[Any], variables: Mapping[str, str]) -> dict[str, Any]:
+    """What variables such as PAREDOWN_RUN_EVALUATE__TOKENS say, nested as in a file.
+
+    Raises:
+        ConfigError: a variable with the prefix of the command that is none of its settings: it was
+            meant for it, and would be passed over.
+    """
+    known = {setting.env: setting for setting in table.settings}
     found: dict[str, Any] = {}
-    for key, value in options.items():
-        inner = _given(value) if isinstance(value, dict) else value
-        if inner is not None and inner != {}:
-            found[key] = inner
+    for name in sorted(variables):
+        if name in known:
+            put(found, known[name].path, known[name].read(variables[name]))
+        elif name.startswith(table.env_prefix):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; see the command's --help"
+            raise ConfigError(f"environment: {name} sets nothing{hint}")
     return found
 
 
-def _read_file(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ConfigError(f"--config {file}: there is no such file")
-    text = file.read_text(encoding="utf-8")
-    try:
-        if file.suffix == ".json":
-            data = json.loads(text)
-        else:
-            import yaml
+def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, group by group."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        both = isinstance(value, Mapping) and isinstance(under, dict)
+        merged[name] = _over(under, value) if both and under is not None else value
+    return merged
 
-            data = yaml.safe_load(text)
-    except ValueError as error:
-        raise ConfigError(f"--config {file}: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {file}: {' '.join(str(error).split())}") from None
+
+def _read_file(file: Path) -> dict[str, Any]:
+    read = read_json if file.suffix == ".json" else read_yaml
+    try:
+        data = read(file)
+    except ConfigError as error:
+        raise ConfigError(f"--config {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"--config {file}: must hold settings by name, e.g. 'episodes: 20'")
+    for group in (data, *(v for v in data.values() if isinstance(v, dict))):
+        if odd := next((name for name in group if not isinstance(name, str)), None):
+            raise ConfigError(f"--config {file}: {odd!r} is no name of a setting")
     return data
 
 
-def calibration_config(samples: int, length: int) -> CalibrationConfig:
-    """Calibration settings from options.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-    try:
-        return CalibrationConfig(samples=samples, length=length)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-
-
-def evaluate_config(**settings: Any) -> EvaluateConfig:
-    """Evaluation settings from options.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-    try:
-        return EvaluateConfig(**settings)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-
-
-def _explain(error: ValidationError) -> str:
-    from paredown.api import explain
-
-    return explain(error)
+def _missing(table: Table[Any], name: str) -> ConfigError:
+    """The complaint about a setting that must be given and was not."""
+    setting = next(s for s in table.settings if s.path == (name,))
+    how = f"{setting.flags[-1]} {setting.metavar}" if setting.flags else setting.metavar
+    return ConfigError(f"which {name}? give {how}: {setting.help[:1].lower()}{setting.help[1:]}")

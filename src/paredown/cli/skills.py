@@ -7,18 +7,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paredown.cli.help import plain_app
+from paredown.cli.text import one_line
+
 if TYPE_CHECKING:
     from paredown.coordinate.skills import Skill
     from paredown.store.skills import SkillStore
 
-skills = typer.Typer(
+skills = plain_app(
     name="skills",
     help="What past experiments taught: list, show, forget, export, import.",
-    no_args_is_help=True,
+    add_completion=False,
 )
+
+
+@skills.callback(invoke_without_command=True)
+def _group(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 Where = Annotated[
     Path | None, typer.Option("--skills", help="The file; default: in the user's data folder.")
 ]
+
+File = Annotated[Path, typer.Argument(help="JSON file.")]
 
 
 @skills.command("list")
@@ -38,8 +51,9 @@ def list_(
     if not found:
         print(f"no skills yet in {store.path}")
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from paredown.cli.terminal import make_console
 
     table = Table("id", "family", "strategy", "perplexity", "ratio", "speed", "held", "n")
     for skill in found:
@@ -47,7 +61,7 @@ def list_(
         ratio, speed = _times(skill, "compression_ratio"), _times(skill, "speedup")
         family, label = _plain(skill.family), _plain(skill.label)
         table.add_row(skill.id, family, label, _percent(skill), ratio, speed, held, str(skill.n))
-    Console(highlight=False, markup=False).print(table)
+    make_console().print(table)
 
 
 @skills.command()
@@ -90,13 +104,13 @@ def forget(
 
 
 @skills.command("export")
-def export(file: Path, where: Where = None) -> None:
+def export(file: File, where: Where = None) -> None:
     """Write all evidence to a JSON file."""
     print(f"wrote {_store(where).export(file)} results to {file}")
 
 
 @skills.command("import")
-def import_(file: Path, where: Where = None) -> None:
+def import_(file: File, where: Where = None) -> None:
     """Add the evidence of an exported file; what is there already is not counted twice."""
     print(f"added {_store(where).take(file)} new results")
 
@@ -151,5 +165,5 @@ def _times(skill: Skill, name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Words of imported files, without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)[:200]
+    """Words of imported files, which may hold anything."""
+    return one_line(text)[:200]

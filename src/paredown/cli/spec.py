@@ -75,9 +75,14 @@ def spec(
     if json_output:
         typer.echo(readable(as_json(report)), nl=False)
         return
-    from rich.console import Console
+    from paredown.cli.terminal import make_console
 
-    Console().print(_render(report))
+    make_console().print(_render(report))
+
+
+def show(model: str) -> None:
+    """Print the tables of `paredown spec`, with its defaults."""
+    spec(model=model, json_output=False, context=None, batch=1, group_size=64)
 
 
 def resolve_spec(model: str) -> ModelSpec:

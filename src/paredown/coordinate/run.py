@@ -17,7 +17,7 @@ from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import known_before, remember, skill_store
 from paredown.coordinate.nodes import Listener, Run, measure_baseline
-from paredown.coordinate.setup import Plan, check_same, default_name, prepare
+from paredown.coordinate.setup import Plan, check_same, default_name, folder_name, prepare
 from paredown.coordinate.skills import Skill, lines, skills_of, transferable
 from paredown.coordinate.steering import Steering, outstanding
 from paredown.errors import ExperimentError
@@ -69,7 +69,7 @@ def run_experiment(
     steering = steering or Steering()
     with ExitStack() as at_end:
         at_end.callback(steering.detach)
-        folder = output_dir / (name or default_name(config))
+        folder = output_dir / (default_name(config) if name is None else folder_name(name))
         require_writable(output_dir)
         choice = choose_coordinator(config)
         store = skill_store(config)

@@ -174,6 +174,20 @@ def default_name(config: RunConfig) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts)
 
 
+def folder_name(name: str) -> str:
+    """The name of an experiment, as the user gave it: the name of one folder, and no path.
+
+    Raises:
+        ConfigError: it would be written elsewhere, be hidden, or be read as an option.
+    """
+    if not re.fullmatch(r"[^\W_][\w.+=@ -]*", name) or name != name.strip() or len(name) > 100:
+        raise ConfigError(
+            f"experiment name {name[:80]!r}: use at most 100 letters, digits, '.', '_' and '-', "
+            "a letter or digit first; the folder that holds it is --output-dir"
+        )
+    return name
+
+
 def check_same(folder: Path, old: RunConfig, new: RunConfig) -> None:
     """Refuse to mix two requests in one experiment.
 

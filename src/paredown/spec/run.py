@@ -1,4 +1,8 @@
-"""RunConfig: the whole request of an experiment, as understood."""
+"""RunConfig: the whole request of an experiment, as understood.
+
+Each field is described once, under it: the command line, the environment, the file, the help and
+the reference page derive from these classes. `spec/option.py` has the rule of the names.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,7 +20,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from paredown.spec import notation
 from paredown.spec.benchmarks import split_request
+from paredown.spec.option import COMMON, LIMITS, Group, Option
 from paredown.spec.speed import SpeedGrid
 from paredown.spec.target import Limits
 
@@ -25,19 +32,26 @@ PolicyName = Annotated[
 ]
 Objective = Literal["quality", "size", "latency", "memory"]
 OBJECTIVES: tuple[Objective, ...] = ("quality", "size", "latency", "memory")
+DeviceName = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    BeforeValidator(notation.device),
+    Option("--device", panel=COMMON),
+]
+FilePath = Annotated[Path, AfterValidator(notation.located)]
+MEASURING, CALIBRATION, SEARCH, LLM = "Measuring", "Calibration", "Search", "LLM"
+"""Headings of the help."""
+_PRICE = Annotated[float, Field(ge=0)]
 
 
-class EvaluateConfig(BaseModel):
-    """How an artifact is measured."""
+class MeasureConfig(BaseModel):
+    """How any model folder is measured."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     tokens: int = Field(default=8192, ge=512)
     """Tokens of held-out text for perplexity, KL and top-1 agreement."""
-    screen: float | None = Field(default=4.0, ge=4)
-    """In an experiment, a candidate is not measured any further once its perplexity on few tokens
-    is surely beyond this multiple of the base's, and beyond the loss that is accepted; None: every
-    candidate is measured in full."""
     window: int = Field(default=512, ge=16)
     """Tokens per non-overlapping window; shortened to the model's context."""
     prompt_tokens: int = Field(default=128, ge=1)
@@ -48,33 +62,52 @@ class EvaluateConfig(BaseModel):
     """Repeats of the latency measurement at least, after one warm-up."""
     repeat_s: float = Field(default=5.0, gt=0)
     """Seconds within which repeats go on until the intervals of the medians are within 5 %."""
-    grid: SpeedGrid | None = None
+    grid: Annotated[
+        SpeedGrid | None, BeforeValidator(SpeedGrid.read), Option(metavar="32,128x1,4|off")
+    ] = None
     """Prompt lengths and batch sizes at which latency and throughput are measured as well; None:
-    only at `prompt_tokens`, batch 1. `paredown evaluate` has a grid of its own."""
+    only at `prompt_tokens`, batch 1."""
     energy_s: float = Field(default=0.5, ge=0, le=60)
     """Seconds of each of the three windows over which energy per token is measured, decoding and
     prefilling; 0: no energy is measured, nor that of the whole run."""
-    benchmarks: tuple[str, ...] = ()
+    benchmarks: Annotated[
+        tuple[str, ...],
+        BeforeValidator(notation.listed),
+        Option(repeat=True, complete="benchmarks"),
+    ] = ()
     """Benchmarks to score on: names, `lm-eval:NAME`, or .jsonl files of questions."""
-    limit: int = Field(default=100, ge=0)
+    limit: Annotated[int, Option("--limit", metavar="ITEMS")] = Field(default=100, ge=0)
     """Items per benchmark, a fixed draw over all its subjects; 0: all."""
-    margin: float = Field(default=0.02, gt=0, lt=1)
+    margin: Annotated[float, Option("--margin")] = Field(default=0.02, gt=0, lt=1)
     """Difference of a score that does not matter, for the test of equivalence with the base."""
+    chat_template: Annotated[bool, Option("--chat-template/--no-chat-template")] = False
+    """Whether benchmark prompts are wrapped in the tokenizer's chat template."""
+    allow_unsandboxed_code: Annotated[
+        bool, Option("--allow-unsandboxed-code/--no-allow-unsandboxed-code")
+    ] = False
+    """Whether model-written code (HumanEval) may run where no sandbox works."""
+
+
+class EvaluateConfig(MeasureConfig):
+    """How the candidates of an experiment are measured: the worst of them not to the end."""
+
+    screen: float | None = Field(default=4.0, ge=4)
+    """In an experiment, a candidate is not measured any further once its perplexity on few tokens
+    is surely beyond this multiple of the base's, and beyond the loss that is accepted; None: every
+    candidate is measured in full."""
     stop_loss: float | None = Field(default=0.1, gt=0, lt=1)
     """In an experiment, a candidate is asked no further items of a benchmark once it has surely
     lost this much of the base's score; None: every candidate is asked all."""
-    chat_template: bool = False
-    """Whether benchmark prompts are wrapped in the tokenizer's chat template."""
-    allow_unsandboxed_code: bool = False
-    """Whether model-written code (HumanEval) may run where no sandbox works."""
 
 
 class CalibrationConfig(BaseModel):
     """Text on which data-dependent methods calibrate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
-    source: str | None = None
+    source: Annotated[str | None, Option("--calibration", complete="texts")] = None
     """Text source; None takes the training part of the evaluation data."""
     samples: int = Field(default=32, ge=1)
     """Windows of calibration text."""
@@ -86,22 +119,36 @@ class LlmConfig(BaseModel):
     """The language model that may advise the search. Keys are never part of a config: they are
     read from `OPENAI_API_KEY` when a request is sent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
-    model: str = Field(default="gpt-4o", min_length=1, max_length=200)
+    model: Annotated[str, Option("--llm", metavar="NAME")] = Field(
+        default="gpt-4o", min_length=1, max_length=200
+    )
     """Name of the model at the endpoint; `local` starts a server with the built-in model."""
     url: str | None = Field(default=None, pattern=r"^https?://")
     """Base of an OpenAI-compatible endpoint; None: `OPENAI_BASE_URL`, else OpenAI's."""
-    budget_tokens: int = Field(default=200_000, ge=0)
-    """Tokens, sent and received, that the whole experiment may use."""
+    budget_tokens: Annotated[int, Option("--llm-budget", metavar="TOKENS|2usd")] = Field(
+        default=200_000, ge=0
+    )
+    """Tokens, sent and received, that the whole experiment may use; `2usd` means money, and sets
+    `budget_usd` instead."""
     budget_usd: float | None = Field(default=None, ge=0)
     """Money that the whole experiment may use; needs a known price."""
-    price: tuple[float, float] | None = None
+    price: Annotated[
+        tuple[_PRICE, _PRICE] | None, BeforeValidator(notation.by_commas), Option(metavar="IN,OUT")
+    ] = None
     """US dollars per million tokens sent and received; None: paredown's own table."""
     answer_tokens: int = Field(default=700, ge=64)
     """Longest answer that is asked for."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Seconds after which a request is given up."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_may_be_money(cls, fields: Any) -> Any:
+        return notation.llm_budget(fields)
 
     @field_validator("url")
     @classmethod
@@ -117,56 +164,85 @@ class LlmConfig(BaseModel):
 class RunConfig(BaseModel):
     """Everything that decides what an experiment does. Two equal configs are one experiment."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
-    model: str
-    """Local folder, hub name, or `demo`."""
-    data: str = "pydoc"
-    """Evaluation text: `pydoc`, `self`, `wikitext2`, or a .txt/.jsonl file or folder. Benchmarks
-    may be named here, too, one or a list: they become `evaluate.benchmarks`."""
-    data_dir: Path | None = None
-    """Folder with offline data sets."""
-    calibration: CalibrationConfig = CalibrationConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    final_limit: int | None = Field(default=None, ge=0)
+    model: Annotated[str, Option("--model", "-m", panel=COMMON)]
+    """Local folder, hub name, or `demo` (built in)."""
+    data: Annotated[str, Option("--data", "-d", panel=COMMON, repeat=True, complete="data")] = (
+        "pydoc"
+    )
+    """What to measure on: a text (`pydoc`, `self`, `wikitext2`, a .txt/.jsonl file or folder), and
+    benchmarks (gsm8k, arc_easy, mmlu, ...; `lm-eval:NAME`; a .jsonl file of questions), one or a
+    list: they become `evaluate.benchmarks`."""
+    data_dir: Annotated[FilePath | None, Option(panel=MEASURING, metavar="DIR")] = None
+    """Folder with offline data sets; None: PAREDOWN_DATA."""
+    calibration: Annotated[CalibrationConfig, Group("calibration", CALIBRATION)] = (
+        CalibrationConfig()
+    )
+    evaluate: Annotated[EvaluateConfig, Group("eval", MEASURING)] = EvaluateConfig()
+    final_limit: Annotated[int | None, Option(panel=MEASURING, metavar="ITEMS")] = Field(
+        default=None, ge=0
+    )
     """Items per benchmark of the base and the front once the search has ended; 0: all; None: as
     many as in the search."""
-    limits: Limits = Limits()
-    objectives: tuple[Objective, ...] = OBJECTIVES
+    limits: Annotated[Limits, Group("", LIMITS)] = Limits()
+    objectives: Annotated[
+        tuple[Objective, ...],
+        BeforeValidator(notation.by_commas),
+        AfterValidator(notation.distinct),
+        Option(panel=SEARCH, repeat=True, metavar="NAME[,NAME...]"),
+    ] = Field(default=OBJECTIVES, min_length=1)
     """What the Pareto front trades off."""
-    episodes: int = Field(default=10, ge=1)
-    """Trials after the baseline."""
-    budget_h: float | None = Field(default=None, gt=0)
+    episodes: Annotated[int, Option("--episodes", "-e", panel=COMMON)] = Field(default=10, ge=1)
+    """Strategies to try after the baseline."""
+    budget_h: Annotated[float | None, Option("--budget", "-b", panel=COMMON, metavar="HOURS")] = (
+        Field(default=None, gt=0)
+    )
     """Hours for the whole experiment; a trial that would run over is stopped."""
-    trial_timeout_h: float = Field(default=4.0, gt=0)
+    trial_timeout_h: Annotated[float, Option(panel=SEARCH, metavar="HOURS")] = Field(
+        default=4.0, gt=0
+    )
     """Hours for one trial."""
-    worker_memory_gb: float | None = Field(default=None, gt=0)
+    worker_memory_gb: Annotated[float | None, Option(panel=SEARCH, metavar="GB")] = Field(
+        default=None, gt=0
+    )
     """Memory a trial's process may use; None: nine tenths of what is free at its start."""
-    methods: tuple[str, ...] | None = None
-    """Methods to search over; None: all that suit the model and this machine."""
-    max_steps: int = Field(default=2, ge=1, le=4)
+    methods: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(notation.by_commas),
+        Option(panel=COMMON, repeat=True, metavar="NAME[,NAME...]", complete="methods"),
+    ] = Field(default=None, min_length=1)
+    """Only these methods (see `paredown methods`); None: all that suit the model and this
+    machine."""
+    max_steps: Annotated[int, Option(panel=SEARCH)] = Field(default=2, ge=1, le=4)
     """Longest pipeline that the search proposes."""
-    policy: PolicyName = "portfolio"
+    policy: Annotated[PolicyName, Option(panel=SEARCH)] = "portfolio"
     """What proposes strategies."""
-    patience: int | None = Field(default=5, ge=1)
+    patience: Annotated[int | None, Option(panel=SEARCH)] = Field(default=5, ge=1)
     """Stop when so many episodes (and at least a fifth of all) were not worth their cost; None:
     only when the budget or the space is used up."""
-    coordinator: Literal["auto", "llm", "search"] = "auto"
-    """Whether an LLM advises the search; auto: if a key or an endpoint is configured."""
-    llm: LlmConfig = LlmConfig()
-    country: str | None = None
+    coordinator: Annotated[Literal["auto", "llm", "search"], Option(panel=LLM)] = "auto"
+    """Whether an LLM advises the search; auto: if a key or an endpoint is configured; search:
+    never."""
+    llm: Annotated[LlmConfig, Group("llm", LLM)] = LlmConfig()
+    country: Annotated[str | None, Option(panel=MEASURING, metavar="DEU")] = None
     """Country whose grid feeds the machine, three letters of ISO 3166, for the CO2e of the run;
     None: the average of the world."""
-    skills: bool = True
+    skills: Annotated[bool, Option("--use-skills/--no-skills", panel=SEARCH)] = True
     """Whether to start from what earlier experiments taught, and to remember this one."""
-    skills_file: Path | None = None
+    skills_file: Annotated[FilePath | None, Option("--skills", panel=SEARCH, metavar="FILE")] = None
     """Where skills are kept; None: in the user's data folder."""
-    seed: int = 0
-    runtime: str = "torch"
+    seed: Annotated[int, Option(panel=SEARCH)] = 0
+    """Same seed, same proposals."""
+    runtime: Annotated[str, Option(panel=COMMON, complete="runtimes")] = "torch"
     """Engine that will serve the model: only what it holds is tried, and everything is measured in
     it. `paredown runtimes` lists them."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
+    """Where the models run; auto: on a GPU where there is one."""
     trust_remote_code: bool = False
+    """Whether Python code that comes with a model may run."""
 
     @field_validator("country")
     @classmethod
@@ -176,14 +252,15 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _data_may_name_benchmarks(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict) or not isinstance(fields.get("data"), str | list | tuple):
+        wanted = notation.text_list(fields, "data")
+        if wanted is None:
             return fields
-        wanted = [fields["data"]] if isinstance(fields["data"], str) else [*fields["data"]]
         text, named = split_request(wanted)
         if not named:
             return fields | {"data": text}
         evaluate = fields.get("evaluate") or {}
         if isinstance(evaluate, EvaluateConfig):
             evaluate = evaluate.model_dump()
-        listed = dict.fromkeys([*evaluate.get("benchmarks", ()), *named])
+        before = notation.listed(evaluate.get("benchmarks", ()))
+        listed = dict.fromkeys([*before, *named])
         return fields | {"data": text, "evaluate": {**evaluate, "benchmarks": tuple(listed)}}

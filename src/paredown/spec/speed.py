@@ -14,7 +14,9 @@ _Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 class SpeedGrid(BaseModel):
     """At which points a model is timed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     prompts: _Sizes = (32, 128, 512)
     """Lengths of prompts, tokens."""
@@ -25,6 +27,15 @@ class SpeedGrid(BaseModel):
     seconds: float = Field(default=2.0, gt=0)
     """Repeats at one point end when the intervals of both medians are within 5 %, or after so long;
     there are three at least."""
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"{','.join(map(str, self.prompts))}x{','.join(map(str, self.batches))}"
+
+    @staticmethod
+    def read(value: object) -> object:
+        """`value` as it is, or parsed where it is a text; before the validation of a field."""
+        return SpeedGrid.parse(value) if isinstance(value, str) else value
 
     @staticmethod
     def parse(text: str) -> SpeedGrid | None:
@@ -40,7 +51,7 @@ class SpeedGrid(BaseModel):
             return SpeedGrid(prompts=tuple(prompts), batches=tuple(batches))
         except ValueError:
             raise ConfigError(
-                f"--grid {text!r}: give lengths of prompts and sizes of batches, as in "
+                f"--grid {text[:80]!r}: give lengths of prompts and sizes of batches, as in "
                 "'32,128,512x1,4', or 'off'"
             ) from None
 

@@ -12,7 +12,9 @@ Device = Literal["cpu", "cuda"]
 class Limits(BaseModel):
     """The user's limits; None means no limit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     max_memory_gb: float | None = Field(default=None, gt=0)
     """Peak memory of the process that serves the model, in 1e9 bytes."""

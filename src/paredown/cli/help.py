@@ -1,0 +1,90 @@
+"""Help in plain text, grouped: what most users set comes first.
+
+typer's own boxes are drawn by rich, whose Markdown reader alone takes longer to import than all
+the rest of `paredown --help`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, ClassVar, final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from paredown.spec.option import COMMON, LIMITS, OTHER
+
+OWN = "This command"
+"""Panel of a command's own options, which are no settings."""
+
+
+@final
+class PanelCommand(TyperCommand):
+    """A command whose help groups its options by panel."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the panels: the common one, the command's own, and the rest as they come."""
+        panels: dict[str, list[tuple[str, str]]] = {COMMON: [], LIMITS: [], OWN: []}
+        last: dict[str, list[tuple[str, str]]] = {OTHER: []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                # typer writes the type behind an argument's name, where it says nothing new.
+                record = (record[0].replace(" <str>", "").replace(" <path>", ""), record[1])
+                panel = getattr(parameter, "rich_help_panel", None) or OWN
+                into = last if panel in last else panels
+                into.setdefault(panel, []).append(record)
+        for title, records in (*panels.items(), *last.items()):
+            if records:
+                with formatter.section("Options" if title == OWN and not panels[COMMON] else title):
+                    formatter.write_dl(records)
+
+
+class LazyGroup(TyperGroup):
+    """The commands of the program, each imported when it is asked for.
+
+    Attributes:
+        table: name -> module, attribute, and what the command does, in the order of the help.
+    """
+
+    table: ClassVar[dict[str, tuple[str, str, str]]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in the order of the table."""
+        return list(self.table)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, or None."""
+        if cmd_name not in self.table:
+            return None
+        module, attribute, _ = self.table[cmd_name]
+        found = getattr(import_module(module), attribute)
+        # A command is a function, or a group of several.
+        return typer.main.get_command(found if isinstance(found, typer.Typer) else _app(found))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands from the table: nothing has to be imported for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, _, words) in self.table.items()])
+
+
+def plain_app(**settings: Any) -> typer.Typer:
+    """An application with plain help, and errors that leave it as exceptions."""
+    return typer.Typer(
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        **settings,
+    )
+
+
+def _app(function: Any) -> typer.Typer:
+    app = plain_app(add_completion=False)
+    app.command(cls=PanelCommand)(function)
+    return app
+
+
+def options_of(command: Any) -> Sequence[str]:
+    """All option names of a command, for the search of the nearest."""
+    return [name for p in command.params for name in (*p.opts, *p.secondary_opts)]
