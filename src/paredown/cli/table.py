@@ -149,39 +149,10 @@ def _walk(
 ) -> Iterator[Setting]:
     for name, field in kind.model_fields.items():
         path, inner = (*above, name), nested(field.annotation)
-        around = marker(field.metadata, Group)
         # A record that may be None (the grid) is one value: it cannot be set half.
         if inner is not None and inner is field.annotation:
-            yield from _walk(inner, env_prefix, path, around or Group(name, name.capitalize()))
-            continue
-        option = marker(field.metadata, Option) or Option()
-        yield Setting(
-            path=path,
-            flags=_flags(name, field, option, group),
-            env=env_prefix + NESTED.join(path).upper(),
-            panel=option.panel or (OTHER if group is None else group.panel),
-            field=field,
-            option=option,
-        )
-
-
-def _flags(name: str, field: FieldInfo, option: Option, group: Group | None) -> tuple[str, ...]:
-    if option.names:
-        return option.names
-    prefix = f"{group.prefix}-" if group and group.prefix else ""
-    said = f"{prefix}{name}".replace("_", "-")
-    return (f"--{said}/--no-{said}" if field.annotation is bool else f"--{said}",)
-
-
-def _walk(
-    kind: type[BaseModel], env_prefix: str, above: tuple[str, ...], group: Group | None
-) -> Iterator[Setting]:
-    for name, field in kind.model_fields.items():
-        path, inner = (*above, name), nested(field.annotation)
-        around = marker(field.metadata, Group)
-        # A record that may be None (the grid) is one value: it cannot be set half.
-        if inner is not None and inner is field.annotation:
-            yield from _walk(inner, env_prefix, path, around or Group(name, name.capitalize()))
+            around = marker(field.metadata, Group) or Group(name, name.capitalize())
+            yield from _walk(inner, env_prefix, path, around)
             continue
         option = marker(field.metadata, Option) or Option()
         yield Setting(

@@ -126,12 +126,12 @@ def _nearest(item: ErrorDetails) -> str:
 def _fields_at(kind: type[BaseModel] | None, place: Sequence[str]) -> list[str]:
     """Names of the fields of the config at this place, such as those of `evaluate`."""
     for name in place:
-        inner = kind and kind.model_fields.get(name)
-        kind = nested(inner.annotation) if inner else None
+        inner = None if kind is None else kind.model_fields.get(name)
+        kind = None if inner is None else nested(inner.annotation)
     return list(kind.model_fields) if kind else []
 
 
-def nested(annotation: Any) -> type[BaseModel] | None:
+def nested(annotation: object) -> type[BaseModel] | None:
     """The config class that a field holds, also one that may be None; else None."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
