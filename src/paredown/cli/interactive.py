@@ -1,26 +1,40 @@
-"""`paredown run --interactive`: a live view of the front, and commands typed below it."""
+"""`paredown run --interactive`: a live view of the front, and commands typed below it.
+
+On a terminal the view is the prompt of prompt_toolkit, drawn anew a few times a second: it edits
+the line, completes words and remembers earlier lines. What the run prints appears above it.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-from paredown.cli.keys import Keyboard, LineEditor
 from paredown.cli.live import RunProgress
+from paredown.cli.pipe import PipedLines
+from paredown.cli.terminal import make_console
 from paredown.coordinate.steering import COMMANDS, Steering
 from paredown.spec.run import Objective
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.formatted_text import ANSI
 
 _HINT = "type help, or: pause, try STRATEGY, exclude METHOD, front, stop"
 _OTHER_LINES = 8
 """Lines of the terminal that the front leaves free: bar, wishes, prompt, and some of the log."""
-_REFRESHES = 4
+_REFRESH_S = 0.25
+_JOIN_S = 1.0
 
 
 @final
@@ -38,8 +52,6 @@ class InteractiveProgress(RunProgress):
         steering: Steering,
     ) -> None:
         super().__init__(console, episodes, objectives, show_front=not console.is_terminal)
-        from paredown.methods import registry
-
         self.steering = steering
         self._shown: tuple[str, float, float | None] = ("starting", 0.0, None)
         self._since = time.monotonic()
@@ -47,20 +59,15 @@ class InteractiveProgress(RunProgress):
         self._front: RenderableType | None = None
         self._wishes = ""
         at_keys = console.is_terminal and sys.stdin is not None and sys.stdin.isatty()
-        words = [*(name.split()[0] for name in COMMANDS), *registry.names()]
-        self._editor = LineEditor(words) if at_keys else None
-        self._keyboard = Keyboard(
-            self._entered, editor=self._editor, on_key=self._refresh, on_end=self._ended
+        self._commands: Prompt | PipedLines = (
+            Prompt(self._view, self._entered, width=lambda: console.width)
+            if at_keys
+            else PipedLines(self._entered, on_end=self._ended)
         )
-        if console.is_terminal:
-            self.live = Live(
-                console=console, refresh_per_second=_REFRESHES, transient=True,
-                get_renderable=self._view, vertical_overflow="visible",
-            )  # fmt: skip
 
     def __enter__(self) -> Self:
-        super().__enter__()
-        self._keyboard.__enter__()
+        # Not the bar of the base class: two displays cannot share the last lines of a terminal.
+        self._commands.__enter__()
         return self
 
     def __exit__(
@@ -69,8 +76,7 @@ class InteractiveProgress(RunProgress):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._keyboard.__exit__(kind, error, trace)
-        super().__exit__(kind, error, trace)
+        self._commands.__exit__(kind, error, trace)
 
     def __call__(self, event: str, fields: dict[str, Any]) -> None:
         super().__call__(event, fields)
@@ -106,10 +112,8 @@ class InteractiveProgress(RunProgress):
         if self.steering.close():
             self.console.print(Text("no more commands can come: going on"), soft_wrap=True)
 
-    def _refresh(self) -> None:
-        self.live.refresh()
-
     def _view(self) -> RenderableType:
+        """All above the typed line."""
         parts: list[RenderableType] = []
         if self._front is not None:
             parts.append(self._cut(self._front))
@@ -123,17 +127,7 @@ class InteractiveProgress(RunProgress):
             parts.append(self.line(what, done, now - self._start, left))
         if self._wishes:
             parts.append(Text(self._wishes, style="yellow", overflow="ellipsis", no_wrap=True))
-        if self._editor is not None:
-            parts.append(self._prompt(self._editor.text))
         return Group(*parts)
-
-    def _prompt(self, typed: str) -> Text:
-        shown = typed[-max(self.console.width - 4, 10) :]
-        cursor = ("_", "blink bold")
-        if typed:
-            return Text.assemble(("> ", "bold cyan"), shown, cursor)
-        return Text.assemble(("> ", "bold cyan"), cursor, (f" {_HINT}", "dim"), overflow="ellipsis",
-                             no_wrap=True)  # fmt: skip
 
     def _cut(self, table: RenderableType) -> RenderableType:
         """As many lines as leave room for the rest: the prompt must stay visible."""
@@ -143,3 +137,106 @@ class InteractiveProgress(RunProgress):
             return table
         shown = [*lines[: room - 1], [Segment(f"... {len(lines) - room + 1} lines more: front")]]
         return Segments([part for line in shown for part in (*line, Segment.line())])
+
+
+@final
+class Prompt:
+    """A line that is typed below a view, in a thread of its own while its context is open."""
+
+    def __init__(
+        self,
+        view: Callable[[], RenderableType],
+        on_line: Callable[[str], None],
+        *,
+        width: Callable[[], int],
+    ) -> None:
+        """
+        Args:
+            view: what stands above the line, asked for at every refresh.
+            on_line: given each whole line.
+            width: columns of the terminal now.
+        """
+        self._view, self._on_line, self._width = view, on_line, width
+        self._closing = threading.Event()
+        self._session: PromptSession[str] | None = None
+        self._thread = threading.Thread(target=self._ask, name="commands", daemon=True)
+        self._patch: Any = None
+
+    def __enter__(self) -> Self:
+        from prompt_toolkit.patch_stdout import patch_stdout
+
+        self._session = _session(self._message)
+        # From here on whatever anybody prints goes above the prompt, its colours kept.
+        self._patch = patch_stdout(raw=True)
+        self._patch.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        app = None if self._session is None else self._session.app
+        if app is not None and app.loop is not None and app.is_running:
+            app.loop.call_soon_threadsafe(_leave, app)
+        self._thread.join(_JOIN_S)  # a command under way must not hold up the end
+        self._patch.__exit__(kind, error, trace)
+
+    def _ask(self) -> None:
+        assert self._session is not None
+        while not self._closing.is_set():
+            try:
+                # Signals are the main thread's: Ctrl-C arrives here as a key, and is sent on.
+                line = self._session.prompt(handle_sigint=False)
+            except KeyboardInterrupt:
+                os.kill(os.getpid(), signal.SIGINT)
+                continue
+            except EOFError:  # Ctrl-D, or the end of the context
+                continue
+            self._on_line(line)
+
+    def _message(self) -> ANSI:
+        """The view and the mark of the prompt, as prompt_toolkit takes them."""
+        from prompt_toolkit.formatted_text import ANSI
+
+        if self._closing.is_set():
+            return ANSI("")  # the last drawing stays on the screen: let it be empty
+        text = io.StringIO()
+        console = make_console(file=text, width=self._width())
+        console.print(self._view())
+        return ANSI(f"{text.getvalue()}\x1b[1;36m> \x1b[0m")
+
+
+def _session(message: Callable[[], ANSI]) -> PromptSession[str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.formatted_text import FormattedText
+    from prompt_toolkit.output.defaults import create_output
+    from prompt_toolkit.output.vt100 import Vt100_Output
+
+    from paredown.methods import registry
+
+    output = create_output(sys.stdout)
+    if isinstance(output, Vt100_Output):
+        # Without asking where the cursor is: the answer of a slow terminal would be left on the
+        # shell's line when the run ends.
+        output.enable_cpr = False
+    words = [*(name.split()[0] for name in COMMANDS), *registry.names()]
+    return PromptSession(
+        message,
+        output=output,
+        completer=WordCompleter(words),
+        complete_while_typing=False,
+        placeholder=FormattedText([("fg:ansibrightblack", _HINT)]),
+        refresh_interval=_REFRESH_S,
+        erase_when_done=True,
+    )
+
+
+def _leave(app: Any) -> None:
+    """End the prompt from outside, unless a key has ended it just now."""
+    if app.is_running and not app.future.done():
+        app.exit(exception=EOFError)

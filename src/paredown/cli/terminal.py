@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TextIO, final
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 
@@ -30,13 +30,20 @@ class _Escaped:
             yield segment if segment.control else segment._replace(text=escaped(segment.text))
 
 
-def make_console(*, stderr: bool = False, width: int | None = None) -> Console:
+def make_console(
+    *, stderr: bool = False, width: int | None = None, file: TextIO | None = None
+) -> Console:
     """A console on which names of models, files and records are text and nothing else.
 
     Args:
         stderr: print there, because standard output is for a document.
         width: columns; None: those of the terminal.
+        file: where it prints as a terminal would, colours included, whatever the file is.
     """
-    console = Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    console = Console(
+        stderr=stderr, width=width, file=file, force_terminal=None if file is None else True,
+        color_system="auto" if file is None else "standard",
+        highlight=False, markup=False, emoji=False,
+    )  # fmt: skip
     console.push_render_hook(_Escaping())
     return console
