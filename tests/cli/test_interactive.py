@@ -91,8 +91,8 @@ def test_a_person_at_a_terminal_pauses_and_stops(tmp_path: Path) -> None:
         os.write(terminal, b"\r")
         seen.until("> pause")  # as the line was mended while it was typed
         seen.until("pausing after the running episode")
-        seen.until("paused; resume goes on")  # the baseline is done
-        seen.until("Pareto front")
+        seen.until("Pareto front")  # the baseline is done
+        seen.until("paused")
         os.write(terminal, b"resume\r")
         seen.until("episode 1/3")
         os.write(terminal, b"stop\r")
