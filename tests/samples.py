@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paredown.coordinate.setup import check_text, open_base
 from paredown.pipeline.bench import Bench
-from paredown.pipeline.executor import LocalExecutor
+from paredown.pipeline.executors.local import LocalExecutor
 from paredown.spec.infer import infer_spec
 from paredown.spec.run import CalibrationConfig, EvaluateConfig
 from paredown.testing.tiny import tiny_model

@@ -26,7 +26,7 @@ from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Base, Bench
 from paredown.pipeline.build import build
-from paredown.pipeline.executor import LocalExecutor
+from paredown.pipeline.executors.local import LocalExecutor
 from paredown.pipeline.messages import ITEMS, TextSpec
 from paredown.report.findings import Judged, find
 from paredown.spec import infer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from paredown.methods import registry
-from paredown.pipeline.executor import LocalExecutor
+from paredown.pipeline.executors.local import LocalExecutor
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, Literal, final
@@ -17,8 +18,9 @@ class FaultyParams(Params):
     """How to fail."""
 
     how: Literal[
-        "hang", "crash", "kill", "exit", "memory", "raise", "lie", "nan", "ruin", "nothing", "guess"
-    ] = "raise"
+        "hang", "crash", "kill", "exit", "memory", "raise", "lie", "nan", "ruin", "nothing",
+        "guess", "children",
+    ] = "raise"  # fmt: skip
     """What happens in `apply`."""
 
 
@@ -53,6 +55,10 @@ class Faulty(Method[FaultyParams]):
         match params.how:
             case "hang":
                 time.sleep(1000)
+            case "children":
+                child = subprocess.Popen(["sleep", "1000"])
+                (out.parent / "artifact.pid").write_text(str(child.pid))
+                child.wait()
             case "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "kill":

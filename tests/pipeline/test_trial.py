@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from paredown.coordinate.setup import check_text
@@ -20,7 +14,7 @@ from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Bench
 from paredown.pipeline.build import build
-from paredown.pipeline.executor import LocalExecutor
+from paredown.pipeline.executors.local import LocalExecutor
 from paredown.spec.result import FailureKind
 from tests.samples import tiny_bench
 
@@ -149,8 +143,8 @@ def test_a_hanging_method_is_stopped(bench: Bench, tmp_path: Path) -> None:
     assert built.seconds < 60
 
 
-def test_a_greedy_method_is_stopped(bench: Bench, tmp_path: Path) -> None:
-    bench.executor.memory_bytes = 1.5e9
+def test_a_greedy_method_is_stopped(bench: Bench, executor: LocalExecutor, tmp_path: Path) -> None:
+    executor.memory_bytes = 1.5e9
     strategy = registry.canonical('faulty(how="memory")')
     built = build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=100)
     assert built.failure is not None
@@ -162,24 +156,3 @@ def test_a_base_that_cannot_be_measured_is_an_error(bench: Bench, tmp_path: Path
     (bench.base.folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="the base model could not be measured"):
         trial.measure(bench, None, tmp_path / "episode_000", episode=0, timeout_s=100)
-
-
-def test_workers_end_with_their_parent(tmp_path: Path) -> None:
-    """SIGKILL of the main process leaves no worker behind."""
-    script = (
-        "import time\n"
-        "from paredown.pipeline.executor import LocalExecutor\n"
-        "e = LocalExecutor(); e.start(); print(e._server.pid, flush=True); time.sleep(100)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=tmp_path, text=True
-    )
-    assert parent.stdout is not None
-    server = int(parent.stdout.readline())
-    assert psutil.pid_exists(server)
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 60
-    while psutil.pid_exists(server) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not psutil.pid_exists(server)

@@ -22,7 +22,7 @@ from paredown.coordinate.skills import Skill, lines, skills_of, transferable
 from paredown.coordinate.steering import Steering, outstanding
 from paredown.errors import ExperimentError
 from paredown.pipeline.bench import Bench
-from paredown.pipeline.executor import LocalExecutor, memory_limit
+from paredown.pipeline.executors.local import LocalExecutor, memory_limit
 from paredown.report.write import write_report
 from paredown.search.base import Policy
 from paredown.search.policies import registry as policies

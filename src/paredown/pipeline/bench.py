@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from paredown.pipeline.executor import LocalExecutor
+from paredown.pipeline.executors.base import Executor
 from paredown.pipeline.messages import EXPECTED, D, Failed, HeldOut, Job, TextSpec
 from paredown.spec.model import ModelSpec
 from paredown.spec.progress import StageProgress
@@ -36,7 +36,7 @@ class Bench:
     evaluate: EvaluateConfig
     device: Device
     seed: int
-    executor: LocalExecutor
+    executor: Executor
     trust_remote_code: bool = False
 
     @property
@@ -56,7 +56,10 @@ class TrialFailed(Exception):
 
 
 class Clock:
-    """Runs jobs of one trial under one common deadline."""
+    """Runs jobs of one trial under one common deadline.
+
+    The time that a job stands in line for the machine is the trial's neither to use nor to pay for.
+    """
 
     def __init__(
         self, bench: Bench, folder: Path, timeout_s: float, watch: StageProgress | None
@@ -64,10 +67,12 @@ class Clock:
         self.bench, self.folder, self.watch = bench, folder, watch
         self.start = time.monotonic()
         self.deadline = self.start + timeout_s
+        self._waited_s = 0.0
 
     @property
     def elapsed(self) -> float:
-        return time.monotonic() - self.start
+        """Seconds since the start, without those spent in line."""
+        return time.monotonic() - self.start - self._waited_s
 
     def run(self, job: Job[D]) -> D:
         """The job's answer.
@@ -84,7 +89,14 @@ class Clock:
             if self.watch is not None:
                 self.watch(job.kind, share, message)
 
-        ended = self.bench.executor.run(job, self.folder, timeout_s=left, watch=watch)
+        try:
+            future = self.bench.executor.submit(job, self.folder, timeout_s=left, watch=watch)
+            ended = future.result()
+        except BaseException:  # Ctrl-C included: never leave a worker behind
+            self.bench.executor.close()
+            raise
+        self.deadline += ended.waited_s
+        self._waited_s += ended.waited_s
         if isinstance(ended.reply, Failed):
             raise TrialFailed(ended.reply.failure, config_error=ended.reply.config_error)
         return ended.reply
