@@ -23,7 +23,7 @@ from paredown.advise.prompts import (
     build_prompt,
     safe,
 )
-from paredown.coordinate.choice import choose_coordinator, opened_advisor
+from paredown.coordinate.coordinator import choose_coordinator, opened_advisor
 from paredown.errors import AdviceError, ConfigError, MissingExtraError
 from paredown.methods import registry
 from paredown.search.base import Budget, Policy, View

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from paredown.coordinate.crew import Crew
 from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.interrupt import Interrupt
 from paredown.pipeline import trial
@@ -69,7 +70,8 @@ def run_of(folder: Path, **options: Any) -> tuple[Any, list[str]]:
     made = record(folder, results(), evaluate=config(0).evaluate, final_limit=0, **options)
     told: list[str] = []
     run = SimpleNamespace(
-        plan=SimpleNamespace(config=made.config),
+        crew=Crew(),
+        prepared=SimpleNamespace(config=made.config),
         experiment=Experiment(folder),
         bench=None,
         listen=lambda event, fields: told.append(event),
@@ -101,7 +103,7 @@ def test_scores_are_replaced_and_a_failure_keeps_those_of_the_search(
     kept = {r.episode: r.scores[0].n for r in run.experiment.results() if r.scores}
     assert kept == {0: 500, 1: 500, 2: 100, 3: 500, 4: 100}
     assert told.count("final") == 4
-    assert numbers(pending(run.experiment.results(), run.plan.config)) == [2]
+    assert numbers(pending(run.experiment.results(), run.prepared.config)) == [2]
 
 
 def test_a_spent_budget_leaves_the_rest_out_and_says_so(

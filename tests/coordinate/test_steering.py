@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from paredown.coordinate.nodes import Run, coordinator
-from paredown.coordinate.setup import Plan
+from paredown.coordinate.nodes import coordinator
+from paredown.coordinate.setup import Prepared
+from paredown.coordinate.state import Run
 from paredown.coordinate.steering import ASKED, COMMANDS, STOPPED, Steering, outstanding, without
 from paredown.hardware.detect import detect
 from paredown.methods import registry
@@ -39,7 +40,7 @@ def make_run(folder: Path, policy: str = "grid", limits: Limits | None = None) -
     limits = limits or Limits()
     config = RunConfig(model="fake", episodes=EPISODES, limits=limits, patience=None)
     spec = model_spec()
-    plan = Plan(
+    prepared = Prepared(
         config=config,
         base=Base(name="fake", folder=folder, hash="0", spec=spec),
         machine=detect(),
@@ -51,27 +52,27 @@ def make_run(folder: Path, policy: str = "grid", limits: Limits | None = None) -
     experiment.begin(0, None)
     experiment.finish(result(None, episode=0, perplexity=20.0, size=768e3))
     run = Run(
-        plan=plan,
+        prepared=prepared,
         experiment=experiment,
         bench=cast("Bench", None),
         policy=policies.create(policy, seed=0, objectives=config.objectives),
         listen=lambda event, fields: None,
         steering=Steering(),
     )
-    run.steering.attach(plan, experiment)
+    run.steering.attach(prepared, experiment)
     return run
 
 
 def turn(run: Run) -> dict[str, Any]:
-    """One decision, and the result of the trial that it asks for."""
+    """One decision, as it is told, and the result of the trial that it asks for."""
     state = coordinator({}, run)
-    decision = state["decision"]
-    assert decision is not None
-    if decision["strategy"] is not None:
-        strategy = Strategy.model_validate(decision["strategy"])
-        run.experiment.begin(state["episode"], strategy)
-        run.experiment.finish(smooth_truth(strategy, state["episode"]))
-    return decision
+    for assigned in state["assigned"]:
+        strategy = assigned.decision.strategy
+        assert strategy is not None
+        run.experiment.begin(assigned.episode, strategy)
+        run.experiment.finish(smooth_truth(strategy, assigned.episode))
+    decided = [e for e in read_events(run.experiment.events.path) if e["event"] == "decision"]
+    return decided[-1]
 
 
 def shown(decision: dict[str, Any]) -> str:
@@ -177,10 +178,10 @@ def test_the_later_of_two_commands_counts(tmp_path: Path) -> None:
 
 def test_something_is_always_left_to_try(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    methods = list(dict.fromkeys(s.steps[0].method for s in run.plan.space.strategies))
+    methods = list(dict.fromkeys(s.steps[0].method for s in run.prepared.space.strategies))
     said = [run.steering.command(f"exclude {name}") for name in methods]
     assert said[-1].startswith("exclude: nothing would be left to try")
-    left = without(run.plan.space, run.steering.wishes().excluded).strategies
+    left = without(run.prepared.space, run.steering.wishes().excluded).strategies
     assert {step.method for s in left for step in s.steps} == {methods[-1]}
     for strategy, number in zip(left, range(1, EPISODES), strict=False):
         run.experiment.begin(number, strategy)
@@ -261,7 +262,7 @@ def test_commands_wait_until_the_run_is_ready(tmp_path: Path) -> None:
     thread.start()
     time.sleep(0.2)
     assert answers == []
-    steering.attach(run.plan, run.experiment)
+    steering.attach(run.prepared, run.experiment)
     thread.join(10)
     assert answers == ["round will be episode 1"]
 

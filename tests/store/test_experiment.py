@@ -76,21 +76,21 @@ def test_finished_episodes_read_back_in_order(experiment: Experiment) -> None:
 
 
 def test_a_kill_leaves_the_episode_in_flight(experiment: Experiment) -> None:
-    assert experiment.in_flight() is None
+    assert experiment.in_flight() == ()
     experiment.begin(0, None)
-    assert experiment.in_flight() is None  # the baseline is simply measured again
+    assert experiment.in_flight() == ()  # the baseline is simply measured again
     experiment.finish(result(0, None))
     experiment.begin(1, STRATEGY)
     again = Experiment(experiment.folder)
-    assert again.in_flight() == (1, STRATEGY)
+    assert again.in_flight() == ((1, STRATEGY),)
     again.finish(result(1))
-    assert again.in_flight() is None
+    assert again.in_flight() == ()
 
 
 def test_other_folders_are_not_episodes(experiment: Experiment) -> None:
     (experiment.folder / "episode_old").mkdir()
     (experiment.folder / "episode_1.partial").mkdir()
-    assert experiment.in_flight() is None
+    assert experiment.in_flight() == ()
     assert experiment.results() == ()
 
 
@@ -175,9 +175,9 @@ def test_strategies_of_the_first_version_are_read(experiment: Experiment) -> Non
     path = experiment.episode(1) / "strategy.json"
     document = json.loads(path.read_text())
     assert document["schema_version"] == 1
-    assert experiment.in_flight() == (1, STRATEGY)
+    assert experiment.in_flight() == ((1, STRATEGY),)
     path.write_text(json.dumps(document["strategy"]))
-    assert experiment.in_flight() == (1, STRATEGY)
+    assert experiment.in_flight() == ((1, STRATEGY),)
 
 
 def test_a_damaged_strategy_is_named(experiment: Experiment) -> None:

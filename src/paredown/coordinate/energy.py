@@ -6,7 +6,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from paredown.coordinate.nodes import Listener
+from paredown.coordinate.state import Listener
 from paredown.evaluate.carbon import Meter, NoEstimateError
 from paredown.spec.run import RunConfig
 from paredown.store.events import EventLog

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paredown.coordinate.nodes import Run, time_limit
+from paredown.coordinate.state import Run
+from paredown.coordinate.turn import time_limit
 from paredown.judge.front import find_front
 from paredown.pipeline import trial
 from paredown.report.write import write_progress_files
@@ -37,7 +38,7 @@ def score_front(run: Run) -> None:
     What was answered before is not asked again, and a run that is killed goes on where it stood.
     What could not be scored keeps the scores of the search; an event says why.
     """
-    config = run.plan.config
+    config = run.prepared.config
     for result in pending(run.experiment.results(), config):
         if run.interrupt.asked:
             _note(run, result, "skipped", "the run was interrupted; --resume goes on")
@@ -50,7 +51,7 @@ def score_front(run: Run) -> None:
 
 def _score(run: Run, result: TrialResult, timeout_s: float) -> None:
     folder = run.experiment.episode(result.episode)
-    limit = run.plan.config.final_limit
+    limit = run.prepared.config.final_limit
     if limit is None:
         raise AssertionError("nothing is pending without a limit")
     about = {

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from paredown.advise.untraced import untraced
 from paredown.coordinate import nodes
-from paredown.coordinate.nodes import Run
-from paredown.coordinate.state import State
+from paredown.coordinate.state import Run, State
 
-_WORK: dict[str, Callable[[State, Run], State]] = {
-    "quantization": nodes.compress,
-    "pruning": nodes.compress,
-    "tuning": nodes.compress,
-    "pipeline": nodes.compress,
-    "search": nodes.search,
-}
-_NODES_PER_EPISODE = 4
+KINDS = ("quantization", "pruning", "tuning", "pipeline")
+_NODES_PER_TURN = 4
 
 
 def run_graph(run: Run) -> str:
     """Turn the loop until the coordinator ends it; returns the reason.
 
-    coordinator -> {quantization | pruning | tuning | pipeline | search} -> evaluation
-    -> update_state -> coordinator | END
+    coordinator -> {quantization | pruning | tuning | pipeline} -> evaluation -> update_state
+    -> coordinator | END
+
+    A turn hands out as many trials as there are workers free, to the nodes of their kinds, and
+    takes in at least one; where there is nothing to hand out it goes to evaluation at once.
     """
     from langgraph.graph import END, START, StateGraph
 
@@ -35,16 +32,18 @@ def run_graph(run: Run) -> str:
     graph.add_node("coordinator", bound(nodes.coordinator))
     graph.add_node("evaluation", bound(nodes.evaluation))
     graph.add_node("update_state", bound(nodes.update_state))
-    for name, node in _WORK.items():
-        graph.add_node(name, bound(node))
-        graph.add_edge(name, "evaluation")
+    for kind in KINDS:
+        graph.add_node(kind, bound(partial(nodes.hand_out, kind=kind)))
+        graph.add_edge(kind, "evaluation")
     graph.add_edge(START, "coordinator")
-    graph.add_conditional_edges(
-        "coordinator", nodes.route, {**{name: name for name in _WORK}, "end": END}
-    )
+    ways = {name: name for name in (*KINDS, "evaluation")} | {"end": END}
+    graph.add_conditional_edges("coordinator", nodes.route, ways)
     graph.add_edge("evaluation", "update_state")
     graph.add_edge("update_state", "coordinator")
-    limit = _NODES_PER_EPISODE * (run.plan.config.episodes + 2) + 10
+    # Every turn takes in a trial, so there are no more turns than episodes, and one that ends.
+    limit = _NODES_PER_TURN * (run.prepared.config.episodes + 2) + 10
+    # One node at a time: those of two kinds would hand out from two threads, in any order.
+    settings = {"recursion_limit": limit, "max_concurrency": 1}
     with untraced():
-        final = graph.compile().invoke({}, {"recursion_limit": limit})
+        final = graph.compile().invoke({}, settings)
     return str(final["stop_reason"])

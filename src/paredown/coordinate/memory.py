@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paredown.coordinate.setup import Plan
+from paredown.coordinate.setup import Prepared
 from paredown.coordinate.skills import Skill, learn, remembered, skills_of, warm_start
 from paredown.errors import ConfigError
 from paredown.search.base import Remembered
@@ -25,7 +25,7 @@ def skill_store(config: RunConfig) -> SkillStore | None:
 
 
 def known_before(
-    plan: Plan, experiment: Experiment, known: tuple[Skill, ...]
+    prepared: Prepared, experiment: Experiment, known: tuple[Skill, ...]
 ) -> tuple[tuple[Strategy, ...], tuple[Remembered, ...]]:
     """What to try first, and what to reckon with, from the skills known for such models.
 
@@ -38,9 +38,9 @@ def known_before(
                 tuple(Strategy.model_validate(item) for item in event["start"]),
                 tuple(Remembered.model_validate(item) for item in event.get("remembered", ())),
             )
-    config = plan.config
-    start = warm_start(known, plan.space, config.limits, episodes=config.episodes)
-    effects = remembered(known, plan.target.device)
+    config = prepared.config
+    start = warm_start(known, prepared.space, config.limits, episodes=config.episodes)
+    effects = remembered(known, prepared.target.device)
     if config.skills:
         told = {"start": plain(start), "remembered": plain(effects)}
         experiment.events.add(STARTED_FROM, known=len(known), **told)

@@ -3,81 +3,50 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict
+from functools import partial
 
-from paredown.coordinate.interrupt import REASON, Interrupt
-from paredown.coordinate.setup import Plan
-from paredown.coordinate.state import State
-from paredown.coordinate.steering import (
-    STOPPED,
-    USER,
-    Steering,
-    Wishes,
-    decide,
-    outstanding,
-    without,
-)
+from paredown.coordinate.crew import Assigned
+from paredown.coordinate.state import Run, State
+from paredown.coordinate.steering import USER
+from paredown.coordinate.turn import is_ending, next_trials, time_limit
 from paredown.errors import ConfigError
 from paredown.judge.findings import judge
 from paredown.methods import registry
 from paredown.pipeline import trial
-from paredown.pipeline.bench import Bench, discard
-from paredown.pipeline.build import Built, build
+from paredown.pipeline.bench import discard
+from paredown.pipeline.build import build
 from paredown.report.write import write_progress_files
-from paredown.search.base import Budget, Decision, Policy, end
-from paredown.search.convergence import converged
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import TrialResult
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
-from paredown.store.events import read_events
 from paredown.store.experiment import Experiment, read_experiment
-
-Listener = Callable[[str, dict[str, Any]], None]
-"""Told what happens (`decision`, `progress`, `result`, `interrupted`, ...), for displays."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What nodes work with; the state is what they pass on."""
-
-    plan: Plan
-    experiment: Experiment
-    bench: Bench
-    policy: Policy
-    listen: Listener
-    interrupt: Interrupt = field(default_factory=Interrupt)
-    steering: Steering = field(default_factory=Steering)
 
 
 def coordinator(state: State, run: Run) -> State:
-    """Decide what to try next, or that it is enough; first wait while the user has paused."""
+    """Decide what to try next, as much as the crew can take on, or that it is enough.
+
+    First wait while the user has paused. An end is decided only when nothing is under way: until
+    then, what comes in may change it.
+    """
+    waits: State = {"assigned": (), "stop_reason": None}
+    if run.crew.under_way and (is_ending(run) or run.steering.paused):
+        return waits
     wait_while_paused(run)
-    results = run.experiment.results()
-    episode = max((r.episode for r in results), default=0) + 1
-    interrupted = run.experiment.in_flight()
-    if run.interrupt.asked:
-        decision = end(REASON, policy=USER)
-    elif run.steering.stopped:
-        decision = end(STOPPED, policy=USER)
-    elif interrupted is not None:
-        episode, strategy = interrupted
-        decision = Decision(
-            action=registry.kind_of(strategy),  # type: ignore[arg-type]
-            strategy=strategy,
-            reason="was interrupted; runs again",
-            policy=proposed_by(run.experiment, episode) or "resume",
-        )
-    else:
-        decision = wished(run, results) or searched(run, results)
-    document = plain(asdict(decision) | {"strategy": plain(decision.strategy)})
-    run.experiment.events.add("decision", episode=episode, **document)
-    run.listen("decision", {"episode": episode, **document})
-    stop = decision.reason if decision.action == "end" else None
-    return {"episode": episode, "decision": document, "stop_reason": stop}
+    decided = next_trials(run, run.experiment.results(), run.crew.free)
+    is_end = decided[0].decision.action == "end"
+    if is_end and run.crew.under_way:
+        return waits
+    for assigned in decided:
+        decision = assigned.decision
+        document = plain(asdict(decision) | {"strategy": plain(decision.strategy)})
+        run.experiment.events.add("decision", episode=assigned.episode, **document)
+        run.listen("decision", {"episode": assigned.episode, **document})
+    if is_end:
+        return {"assigned": (), "stop_reason": decided[0].decision.reason}
+    return {"assigned": decided, "stop_reason": None}
 
 
 def wait_while_paused(run: Run) -> None:
@@ -91,100 +60,62 @@ def wait_while_paused(run: Run) -> None:
     run.listen("resumed", {})
 
 
-def wished(run: Run, results: tuple[TrialResult, ...]) -> Decision | None:
-    """What the user has asked for, as far as the budget goes."""
-    left = budget_left(run, results)
-    if left.episodes_left <= 0 or (left.seconds_left is not None and left.seconds_left <= 0):
-        return None
-    for strategy in outstanding(run.experiment).asked:
-        try:
-            return decide(strategy, run.plan, results)
-        except ConfigError as error:  # asked for in another session, and no longer possible
-            shown = {"strategy": plain(strategy), "label": str(strategy), "because": str(error)}
-            run.experiment.events.add(USER, command="drop", **shown)
-            run.listen("dropped", shown)
-    return None
+def route(state: State) -> list[str]:
+    """Names of the nodes that come next: by the kinds of what is to be carried out."""
+    if state["stop_reason"] is not None:
+        return ["end"]
+    kinds = dict.fromkeys(str(assigned.decision.action) for assigned in state["assigned"])
+    return list(kinds) or ["evaluation"]
 
 
-def searched(run: Run, results: tuple[TrialResult, ...]) -> Decision:
-    """What the policy proposes, or why it is enough."""
-    wishes = outstanding(run.experiment)
-    if reason := why_stop(run, results):
-        return end(reason, policy="convergence")
-    decision = propose(run, results, wishes)
-    few = decision.action == "end" and budget_left(run, results).episodes_left > 0
-    if few and wishes.excluded:
-        shown = ", ".join(wishes.excluded)
-        return replace(decision, reason=f"{decision.reason}; excluded by the user: {shown}")
-    return decision
+def hand_out(state: State, run: Run, *, kind: str) -> State:
+    """Begin the trials of one kind (quantization, pruning, tuning, pipeline)."""
+    for assigned in state["assigned"]:
+        if assigned.decision.action != kind:
+            continue
+        folder = run.experiment.begin(assigned.episode, _strategy(assigned))
+        discard(folder / "artifact")  # of an attempt that was killed
+        # The limit is what is left now: the trial's own time is not known to the folder yet.
+        work = partial(carry_out, run, assigned, time_limit(run))
+        run.crew.hand_out(assigned, work)
+    return {}
 
 
-def propose(run: Run, results: tuple[TrialResult, ...], wishes: Wishes) -> Decision:
-    """Ask the policy, which sees nothing of what the user has excluded."""
-    return run.policy.propose(
-        results,
-        without(run.plan.space, wishes.excluded),
-        run.plan.config.limits,
-        budget=budget_left(run, results),
-    )
+def carry_out(run: Run, assigned: Assigned, timeout_s: float) -> TrialResult:
+    """A whole trial: build the artifact, and measure it. Called in a thread of the crew.
 
-
-def budget_left(run: Run, results: tuple[TrialResult, ...]) -> Budget:
-    """Episodes and seconds that may still be used."""
-    config = run.plan.config
-    spent = sum(r.wall_s for r in results)
-    done = sum(r.episode > 0 for r in results)
-    return Budget(
-        episodes_left=config.episodes - done,
-        seconds_left=None if config.budget_h is None else config.budget_h * 3600 - spent,
-    )
-
-
-def why_stop(run: Run, results: tuple[TrialResult, ...]) -> str | None:
-    """Why the search has converged, if it has and may stop for that."""
-    config = run.plan.config
-    left = budget_left(run, results)
-    if config.patience is None or left.episodes_left <= 0:  # then the policy says so
-        return None
-    return converged(results, config.objectives, config.limits, patience=config.patience)
-
-
-def proposed_by(experiment: Experiment, episode: int) -> str | None:
-    """The policy that decided on an episode, from the event log."""
-    decisions = (
-        event
-        for event in read_events(experiment.events.path)
-        if event["event"] == "decision" and event["episode"] == episode
-    )
-    return next((str(event["policy"]) for event in decisions), None)
-
-
-def route(state: State) -> str:
-    """Name of the node that carries out the decision."""
-    decision = state.get("decision")
-    return "end" if decision is None else str(decision["action"])
-
-
-def compress(state: State, run: Run) -> State:
-    """Build the artifact of the decided strategy (quantization, pruning, tuning, pipeline)."""
-    strategy = _strategy(state)
-    episode = state["episode"]
-    folder = run.experiment.begin(episode, strategy)
-    discard(folder / "artifact")
-    by_user = (state.get("decision") or {}).get("policy") == USER
+    Raises:
+        ConfigError: not this strategy but the request (or the disk) is at fault: the next would
+            fail alike.
+    """
+    strategy, episode = _strategy(assigned), assigned.episode
+    folder = run.experiment.episode(episode)
+    by_user = assigned.decision.policy == USER
+    watch = _watch(run, episode)
     built = build(
         run.bench,
         strategy,
         folder,
         folder / "artifact",
-        timeout_s=time_limit(run),
-        worst=None if by_user else screen_limit(run.plan.config),
-        watch=_watch(run, episode),
+        timeout_s=timeout_s,
+        worst=None if by_user else screen_limit(run.prepared.config),
+        watch=watch,
     )
     if built.failure is not None and built.config_error and not by_user:
-        # Not this strategy but the request (or the disk) is at fault: the next would fail alike.
         raise ConfigError(f"{registry.label(strategy)}: {built.failure.message}")
-    return {"built": built.model_dump(mode="json")}
+    results = run.experiment.results()
+    return trial.measure(
+        run.bench,
+        strategy,
+        folder,
+        episode=episode,
+        timeout_s=max(timeout_s - built.seconds, 0.0),
+        built=built,
+        baseline=next((r for r in results if r.episode == 0), None),
+        limits=run.prepared.config.limits,
+        earlier=results,
+        watch=watch,
+    )
 
 
 def screen_limit(config: RunConfig) -> float | None:
@@ -194,49 +125,33 @@ def screen_limit(config: RunConfig) -> float | None:
     return None if config.evaluate.screen is None else max(config.evaluate.screen, 1 + loss / 100)
 
 
-def search(state: State, run: Run) -> State:
-    """Let the classical policy choose the strategy, then build it."""
-    decision = propose(run, run.experiment.results(), outstanding(run.experiment))
-    if decision.strategy is None:
-        return {"stop_reason": decision.reason, "built": None}
-    document = plain(asdict(decision) | {"strategy": plain(decision.strategy)})
-    chosen: State = {**state, "decision": document}
-    return {"decision": document, **compress(chosen, run)}
-
-
 def evaluation(state: State, run: Run) -> State:
-    """Measure the artifact that was built."""
-    built_document = state.get("built")
-    if built_document is None:
-        return {"result": None}
-    built = Built.model_validate(built_document)
-    episode = state["episode"]
-    results = run.experiment.results()
-    result = trial.measure(
-        run.bench,
-        _strategy(state),
-        run.experiment.episode(episode),
-        episode=episode,
-        timeout_s=max(time_limit(run) - built.seconds, 0.0),
-        built=built,
-        baseline=next((r for r in results if r.episode == 0), None),
-        limits=run.plan.config.limits,
-        earlier=results,
-        watch=_watch(run, episode),
-    )
-    return {"result": result.model_dump(mode="json")}
+    """Wait until a trial is measured, and take in all that are."""
+    return {"finished": run.crew.take_in()}
 
 
 def update_state(state: State, run: Run) -> State:
-    """Record the result, keep artifacts of the front only, tell the policy and the display."""
-    document = state.get("result")
-    if document is None:
-        return {"decision": None, "built": None}
-    result = TrialResult.model_validate(document)
-    decision = state.get("decision")
-    if decision is not None:
-        told = {"proposed_by": decision["policy"], "expected": decision["expected"] or {}}
-        result = result.model_copy(update=told)
+    """Record what came in, keep the artifacts worth keeping, tell the display.
+
+    Raises:
+        BaseException: what ended a trial and must end the run; what finished beside it is recorded
+            before.
+    """
+    errors = []
+    for finished in state["finished"]:
+        if isinstance(finished.result, TrialResult):
+            _record(finished.assigned, finished.result, run)
+        else:
+            errors.append(finished.result)
+    for error in errors:
+        raise error
+    return {"assigned": (), "finished": ()}
+
+
+def _record(assigned: Assigned, found: TrialResult, run: Run) -> None:
+    decision = assigned.decision
+    told = {"proposed_by": decision.policy, "expected": decision.expected or {}}
+    result = found.model_copy(update=told)
     run.experiment.finish(result)
     run.experiment.events.add(
         "episode",
@@ -246,16 +161,15 @@ def update_state(state: State, run: Run) -> State:
         unmet=result.unmet,
         seconds=round(result.wall_s, 1),
     )
-    keep_front_only(run.experiment, run.plan)
+    keep_front_only(run.experiment, run.prepared.config)
     write_progress_files(read_experiment(run.experiment.folder))
     run.listen("result", {"result": result})
-    return {"decision": None, "built": None, "result": None}
 
 
-def keep_front_only(experiment: Experiment, plan: Plan) -> None:
+def keep_front_only(experiment: Experiment, config: RunConfig) -> None:
     """Delete the artifacts that the judge does not keep; measurements stay."""
     results = experiment.results()
-    kept = judge(results, plan.config.objectives, plan.config.limits).kept
+    kept = judge(results, config.objectives, config.limits).kept
     for result in results:
         if result.artifact is not None and result.episode not in kept:
             shutil.rmtree(experiment.folder / result.artifact, ignore_errors=True)
@@ -279,18 +193,10 @@ def measure_baseline(run: Run) -> TrialResult:
     return result
 
 
-def time_limit(run: Run) -> float:
-    """Seconds a trial may take: its own limit, or what is left of the budget."""
-    left = budget_left(run, run.experiment.results()).seconds_left
-    limit = run.plan.config.trial_timeout_h * 3600
-    return limit if left is None else max(min(limit, left), 0.0)
-
-
-def _strategy(state: State) -> Strategy:
-    decision = state.get("decision")
-    if decision is None or decision["strategy"] is None:
-        raise AssertionError("a node that needs a strategy was reached without one")
-    return Strategy.model_validate(decision["strategy"])
+def _strategy(assigned: Assigned) -> Strategy:
+    if assigned.decision.strategy is None:
+        raise AssertionError("an end is not carried out")
+    return assigned.decision.strategy
 
 
 def _watch(run: Run, episode: int) -> StageProgress:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from paredown.advise.client import Advisor
 from paredown.advise.prompts import SKILL_ROWS, Background
 from paredown.artifact.description import library_versions
-from paredown.coordinate.choice import Choice, arms, choose_coordinator, opened_advisor
+from paredown.coordinate.coordinator import Coordinator, arms, choose_coordinator, opened_advisor
+from paredown.coordinate.crew import Crew
 from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import known_before, remember, skill_store
-from paredown.coordinate.nodes import Listener, Run, measure_baseline
-from paredown.coordinate.setup import Plan, check_same, default_name, folder_name, prepare
+from paredown.coordinate.nodes import measure_baseline
+from paredown.coordinate.setup import Prepared, check_same, default_name, folder_name, prepare
 from paredown.coordinate.skills import Skill, lines, skills_of, transferable
+from paredown.coordinate.state import Listener, Run
 from paredown.coordinate.steering import Steering, outstanding
 from paredown.errors import ExperimentError
 from paredown.pipeline.bench import Bench
@@ -71,24 +75,26 @@ def run_experiment(
         at_end.callback(steering.detach)
         folder = output_dir / (default_name(config) if name is None else folder_name(name))
         require_writable(output_dir)
-        choice = choose_coordinator(config)
+        coordinator = choose_coordinator(config)
         store = skill_store(config)
         skills = () if store is None else skills_of(store.evidence())
         config = _settled(folder, config, resume=resume)
         if resume and _is_finished(folder, config):
             return read_experiment(folder)
         memory = memory_limit(config.worker_memory_gb)
-        executor = at_end.enter_context(LocalExecutor(memory_bytes=memory))
-        executor.start()  # torch is imported there while the request is checked here
-        plan = prepare(config)
-        return _run_plan(folder, plan, executor, choice, store, skills, listen, steering)
+        # Torch is imported there while the request is checked here.
+        executor = at_end.enter_context(LocalExecutor(memory_bytes=memory, workers=config.workers))
+        prepared = prepare(config)
+        return _run_prepared(
+            folder, prepared, executor, coordinator, store, skills, listen, steering
+        )
 
 
-def _run_plan(
+def _run_prepared(
     folder: Path,
-    plan: Plan,
+    prepared: Prepared,
     executor: LocalExecutor,
-    choice: Choice,
+    coordinator: Coordinator,
     store: SkillStore | None,
     skills: tuple[Skill, ...],
     listen: Listener,
@@ -96,13 +102,13 @@ def _run_plan(
 ) -> ExperimentRecord:
     handle = lock(folder)
     try:
-        with opened_advisor(choice, plan.config) as advisor:
-            experiment = _open(folder, plan)
-            _announce(choice, plan, experiment, listen)
-            policy = _policy(plan, experiment, advisor, skills)
-            with RunMeter(plan.config, experiment.events) as meter:
+        with opened_advisor(coordinator, prepared.config) as advisor:
+            experiment = _open(folder, prepared)
+            _announce(coordinator, prepared, experiment, listen)
+            policy = _policy(prepared, experiment, advisor, skills)
+            with RunMeter(prepared.config, experiment.events) as meter:
                 told = meter.after_results(listen)
-                run = _make_run(plan, experiment, executor, policy, told, steering)
+                run = _make_run(prepared, experiment, executor, policy, told, steering)
                 try:
                     reason = _search(run)
                 finally:  # whatever ended it: what was finished is worth knowing
@@ -136,31 +142,33 @@ def _is_finished(folder: Path, config: RunConfig) -> bool:
     return done and not pending(record.results, config)
 
 
-def _open(folder: Path, plan: Plan) -> Experiment:
+def _open(folder: Path, prepared: Prepared) -> Experiment:
     about = {
         "name": folder.name,
-        "model": {"name": plan.base.name, "sha256": plan.base.hash},
-        "device": plan.target.device,
+        "model": {"name": prepared.base.name, "sha256": prepared.base.hash},
+        "device": prepared.target.device,
         "versions": {**library_versions(), "python": platform.python_version()},
-        "hardware": plain(plan.machine),
+        "hardware": plain(prepared.machine),
     }
-    experiment = Experiment.create(folder, plan.config, plan.base.spec, about)
+    experiment = Experiment.create(folder, prepared.config, prepared.base.spec, about)
     (folder / "final_results.json").unlink(missing_ok=True)
-    methods = dict.fromkeys(step.method for s in plan.space.strategies for step in s.steps)
+    methods = dict.fromkeys(step.method for s in prepared.space.strategies for step in s.steps)
     experiment.events.add(
         "started",
-        episodes=plan.config.episodes,
-        strategies=len(plan.space.strategies),
+        episodes=prepared.config.episodes,
+        strategies=len(prepared.space.strategies),
         methods=tuple(methods),
     )
-    for label, reason in plan.space.refused.items():
+    for label, reason in prepared.space.refused.items():
         experiment.events.add("refused", strategy=label, reason=reason)
     return experiment
 
 
-def _announce(choice: Choice, plan: Plan, experiment: Experiment, listen: Listener) -> None:
+def _announce(
+    coordinator: Coordinator, prepared: Prepared, experiment: Experiment, listen: Listener
+) -> None:
     """Say which coordinator there is, and why."""
-    document = choice.document(plan.config, len(plan.space.first_of_methods()))
+    document = coordinator.document(prepared.config, len(prepared.space.first_of_methods()))
     experiment.events.add("coordinator", **document)
     listen("coordinator", document)
     wishes = str(outstanding(experiment))
@@ -169,18 +177,18 @@ def _announce(choice: Choice, plan: Plan, experiment: Experiment, listen: Listen
 
 
 def _policy(
-    plan: Plan, experiment: Experiment, advisor: Advisor | None, skills: tuple[Skill, ...]
+    prepared: Prepared, experiment: Experiment, advisor: Advisor | None, skills: tuple[Skill, ...]
 ) -> Policy:
     """What proposes: the classical policy, the LLM beside it, after a start from skills."""
-    config = plan.config
-    known = transferable(skills, plan.base.spec)
+    config = prepared.config
+    known = transferable(skills, prepared.base.spec)
     background = Background(
-        spec=plan.base.spec,
+        spec=prepared.base.spec,
         config=config,
-        device=plan.target.device,
+        device=prepared.target.device,
         skills=lines(known, SKILL_ROWS),
     )
-    start, remembered = known_before(plan, experiment, known)
+    start, remembered = known_before(prepared, experiment, known)
     return policies.create(
         config.policy,
         seed=config.seed,
@@ -192,24 +200,25 @@ def _policy(
 
 
 def _make_run(
-    plan: Plan,
+    prepared: Prepared,
     experiment: Experiment,
     executor: LocalExecutor,
     policy: Policy,
     listen: Listener,
     steering: Steering,
 ) -> Run:
-    config = plan.config
-    steering.attach(plan, experiment)
+    config = prepared.config
+    listen = one_at_a_time(listen)
+    steering.attach(prepared, experiment)
     return Run(
-        plan=plan,
+        prepared=prepared,
         experiment=experiment,
         bench=Bench(
-            base=plan.base,
-            text=plan.text,
+            base=prepared.base,
+            text=prepared.text,
             calibration=config.calibration,
             evaluate=config.evaluate,
-            device=plan.target.device,
+            device=prepared.target.device,
             seed=config.seed,
             executor=executor,
             trust_remote_code=config.trust_remote_code,
@@ -218,7 +227,22 @@ def _make_run(
         listen=listen,
         interrupt=Interrupt(tell=lambda: listen("interrupted", {})),
         steering=steering,
+        crew=Crew(config.workers, stop=executor.close),
     )
+
+
+def one_at_a_time(listen: Listener) -> Listener:
+    """A listener that is never called from two threads at once: progress comes from several.
+
+    The lock may be taken again by its holder: Ctrl-C is told in whatever the main thread is doing.
+    """
+    lock = threading.RLock()
+
+    def told(event: str, fields: dict[str, Any]) -> None:
+        with lock:
+            listen(event, fields)
+
+    return told
 
 
 def _search(run: Run) -> str:
@@ -228,7 +252,8 @@ def _search(run: Run) -> str:
     try:
         with run.interrupt:
             measure_baseline(run)
-            reason = run_graph(run)
+            with run.crew:
+                reason = run_graph(run)
             score_front(run)
             return reason
     except KeyboardInterrupt:

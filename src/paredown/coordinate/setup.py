@@ -33,6 +33,7 @@ from paredown.text.texts import check_calibration, open_source
 
 EXTENDABLE = (
     "episodes",
+    "workers",
     "budget_h",
     "trial_timeout_h",
     "worker_memory_gb",
@@ -44,7 +45,7 @@ EXTENDABLE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Prepared:
     """A request that can be carried out."""
 
     config: RunConfig
@@ -55,7 +56,7 @@ class Plan:
     space: Space
 
 
-def prepare(config: RunConfig) -> Plan:
+def prepare(config: RunConfig) -> Prepared:
     """Check the whole request: model, text, device, methods, limits.
 
     Raises:
@@ -76,7 +77,9 @@ def prepare(config: RunConfig) -> Plan:
     target = Target(device=device, runtime=config.runtime, limits=config.limits)
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     base = open_base(config.model, folder, spec)
-    return Plan(config=config, base=base, machine=machine, target=target, text=text, space=space)
+    return Prepared(
+        config=config, base=base, machine=machine, target=target, text=text, space=space
+    )
 
 
 def check_final(config: RunConfig) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast, final
 
-from paredown.coordinate.setup import Plan
+from paredown.coordinate.setup import Prepared
 from paredown.errors import ConfigError, did_you_mean
 from paredown.judge.limits import broken_by_size
 from paredown.judge.phrases import in_words
@@ -26,7 +26,7 @@ from paredown.spec.result import TrialResult
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
 from paredown.store.events import read_events
-from paredown.store.experiment import Experiment, read_experiment
+from paredown.store.experiment import Begun, Experiment, read_experiment
 
 USER = "user"
 """The event of a command, and the policy of what the user asked for."""
@@ -110,29 +110,29 @@ def without(space: Space, excluded: tuple[str, ...]) -> Space:
     return space.without(excluded)
 
 
-def predict(strategy: Strategy, plan: Plan) -> int:
+def predict(strategy: Strategy, prepared: Prepared) -> int:
     """Bytes of the weights after a strategy (canonical), in the search space or not.
 
     Raises:
         ConfigError: it cannot run on this model, or its size alone breaks a limit.
     """
-    if strategy in plan.space:
-        return plan.space.predicted_bytes(strategy)
-    size = registry.check(strategy, plan.base.spec, plan.target).weight_bytes
-    reason = broken_by_size(size, plan.space.baseline_bytes / size, plan.config.limits)
+    if strategy in prepared.space:
+        return prepared.space.predicted_bytes(strategy)
+    size = registry.check(strategy, prepared.base.spec, prepared.target).weight_bytes
+    reason = broken_by_size(size, prepared.space.baseline_bytes / size, prepared.config.limits)
     if reason is not None:
         raise ConfigError(f"{registry.label(strategy)}: {reason}")
     return size
 
 
-def decide(strategy: Strategy, plan: Plan, results: Sequence[TrialResult]) -> Decision:
+def decide(strategy: Strategy, prepared: Prepared, results: Sequence[TrialResult]) -> Decision:
     """The decision to run what the user asked for.
 
     Raises:
         ConfigError: it cannot run, as when a library has gone since it was asked for.
     """
-    size = predict(strategy, plan)
-    expected = {"size": float(size), "compression_ratio": plan.space.baseline_bytes / size}
+    size = predict(strategy, prepared)
+    expected = {"size": float(size), "compression_ratio": prepared.space.baseline_bytes / size}
     costs = CostModel.fit(results)
     if costs.is_fitted:
         expected["seconds"] = costs.seconds(strategy)
@@ -152,15 +152,15 @@ class Steering:
     def __init__(self) -> None:
         self.paused = False
         self.stopped = False
-        self._plan: Plan | None = None
+        self._prepared: Prepared | None = None
         self._experiment: Experiment | None = None
         self._ended = False
         self._changed = threading.Condition()
 
-    def attach(self, plan: Plan, experiment: Experiment) -> None:
+    def attach(self, prepared: Prepared, experiment: Experiment) -> None:
         """From now on commands are for this run."""
         with self._changed:
-            self._plan, self._experiment = plan, experiment
+            self._prepared, self._experiment = prepared, experiment
             self._changed.notify_all()
 
     def detach(self) -> None:
@@ -219,35 +219,36 @@ class Steering:
         return Wishes() if self._experiment is None else outstanding(self._experiment)
 
     @property
-    def _open(self) -> tuple[Plan, Experiment]:
-        if self._plan is None or self._experiment is None:
+    def _open(self) -> tuple[Prepared, Experiment]:
+        if self._prepared is None or self._experiment is None:
             raise AssertionError("a command is carried out before the run is ready")
-        return self._plan, self._experiment
+        return self._prepared, self._experiment
 
     def _record(self, command: str, **fields: Any) -> None:
         self._open[1].events.add(USER, command=command, **fields)
 
     def _try(self, text: str) -> str:
-        plan, experiment = self._open
+        prepared, experiment = self._open
         strategy = registry.canonical(text)
         shown, results = registry.label(strategy), experiment.results()
         earlier = next((r for r in results if _hash(r.strategy) == strategy.hash), None)
         if earlier is not None:
             return f"try: {shown} was run already, as episode {earlier.episode}"
         running = experiment.in_flight()
-        if running is not None and running[1].hash == strategy.hash:
-            return f"try: {shown} is running, as episode {running[0]}"
+        same = next((begun for begun in running if begun.strategy.hash == strategy.hash), None)
+        if same is not None:
+            return f"try: {shown} is running, as episode {same.episode}"
         asked = self.wishes().asked
         if any(other.hash == strategy.hash for other in asked):
             return f"try: {shown} was asked for already"
-        predict(strategy, plan)
-        episodes, begun = plan.config.episodes, _begun(results, running)
+        predict(strategy, prepared)
+        episodes, begun = prepared.config.episodes, _begun(results, running)
         if begun + len(asked) >= episodes:
             return (
                 f"try: no episode is left for {shown} (--episodes {episodes}); "
                 "a run with more episodes can go on with --resume"
             )
-        in_space = strategy in plan.space
+        in_space = strategy in prepared.space
         self._record("try", strategy=plain(strategy), label=shown, in_space=in_space)
         return f"{shown} will be episode {begun + len(asked) + 1}"
 
@@ -262,13 +263,13 @@ class Steering:
         return f"{shown} will not be run for you"
 
     def _exclude(self, method: str) -> str:
-        plan, experiment = self._open
-        wishes, searched = self.wishes(), _methods(plan.space)
+        prepared, experiment = self._open
+        wishes, searched = self.wishes(), _methods(prepared.space)
         if method in wishes.excluded:
             return f"exclude: {method} is excluded already"
         if method not in searched:
             return f"exclude: {method!r} is not searched here; {did_you_mean(method, searched)}"
-        left = _listed(without(plan.space, (*wishes.excluded, method)))
+        left = _listed(without(prepared.space, (*wishes.excluded, method)))
         tried = _started(experiment)
         asked = [s for s in wishes.asked if not uses(s, [method])]
         if not (left - tried) and not asked:
@@ -316,16 +317,18 @@ class Steering:
         return "\n".join(lines) or "nothing has finished yet"
 
     def _status(self, _: str) -> str:
-        plan, experiment = self._open
+        prepared, experiment = self._open
         results, running, wishes = experiment.results(), experiment.in_flight(), self.wishes()
         done = sum(r.episode > 0 for r in results)
-        now = "" if running is None else f", running: {registry.label(running[1])}"
-        left = _listed(without(plan.space, wishes.excluded)) - _started(experiment)
+        names = ", ".join(registry.label(begun.strategy) for begun in running)
+        now = f", running: {names}" if names else ""
+        left = _listed(without(prepared.space, wishes.excluded)) - _started(experiment)
+        methods = ", ".join(_methods(prepared.space))
         lines = (
-            f"{done} of {plan.config.episodes} episodes done{now}",
+            f"{done} of {prepared.config.episodes} episodes done{now}",
             "paused" if self.paused else "",
             str(wishes),
-            f"{len(left)} strategies left to choose from, of: {', '.join(_methods(plan.space))}",
+            f"{len(left)} strategies left to choose from, of: {methods}",
         )
         return "\n".join(filter(None, lines))
 
@@ -337,14 +340,13 @@ def outstanding(experiment: Experiment) -> Wishes:
 
 def _started(experiment: Experiment) -> set[str]:
     """Hashes of the strategies that were run, or are running."""
-    running = experiment.in_flight()
     found = {_hash(result.strategy) for result in experiment.results()}
-    return found | ({running[1].hash} if running is not None else set())
+    return found | {begun.strategy.hash for begun in experiment.in_flight()}
 
 
-def _begun(results: Sequence[TrialResult], running: tuple[int, Strategy] | None) -> int:
+def _begun(results: Sequence[TrialResult], running: Sequence[Begun]) -> int:
     """Episodes that were begun, but for the baseline."""
-    return sum(r.episode > 0 for r in results) + (running is not None)
+    return sum(r.episode > 0 for r in results) + len(running)
 
 
 def _hash(strategy: Strategy | None) -> str:

@@ -197,6 +197,8 @@ class RunConfig(BaseModel):
     """What the Pareto front trades off."""
     episodes: Annotated[int, Option("--episodes", "-e", panel=COMMON)] = Field(default=10, ge=1)
     """Strategies to try after the baseline."""
+    workers: Annotated[int, Option(panel=SEARCH)] = Field(default=1, ge=1)
+    """Trials at once. They share the memory; what measures time waits until it is alone."""
     budget_h: Annotated[float | None, Option("--budget", "-b", panel=COMMON, metavar="HOURS")] = (
         Field(default=None, gt=0)
     )

@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -61,6 +61,13 @@ class ExperimentRecord:
         return tuple(r for r in self.results if r.episode > 0)
 
 
+class Begun(NamedTuple):
+    """An episode that was begun and not finished."""
+
+    episode: int
+    strategy: Strategy
+
+
 class Experiment:
     """An experiment folder open for writing."""
 
@@ -96,19 +103,22 @@ class Experiment:
         """All finished episodes."""
         return _read_results(self.folder)
 
-    def in_flight(self) -> tuple[int, Strategy] | None:
-        """The episode that was begun and not finished, if a kill left one.
+    def in_flight(self) -> tuple[Begun, ...]:
+        """The episodes that were begun and not finished, by number: they run, or a kill left them.
+
+        Not the baseline: it is simply measured again.
 
         Raises:
             ExperimentError: its strategy.json is damaged.
         """
+        found = []
         for folder in _episode_folders(self.folder):
             path = folder / "strategy.json"
             if path.exists() and not (folder / "results.json").exists():
                 strategy = _read_strategy(path)
                 if strategy is not None:
-                    return _number(folder), strategy
-        return None
+                    found.append(Begun(_number(folder), strategy))
+        return tuple(found)
 
     def write_history(self, results: tuple[TrialResult, ...], front: set[int]) -> None:
         """search_history.csv: one row per episode."""

@@ -32,7 +32,7 @@ LOCAL_TOKENS = 160
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Coordinator:
     """Which coordinator a run has, and why.
 
     Attributes:
@@ -57,7 +57,7 @@ class Choice:
         }
 
 
-def choose_coordinator(config: RunConfig) -> Choice:
+def choose_coordinator(config: RunConfig) -> Coordinator:
     """Decide from the request and the environment, before anything is started.
 
     Raises:
@@ -65,32 +65,32 @@ def choose_coordinator(config: RunConfig) -> Choice:
         MissingExtraError: an LLM was asked for and its client is not installed.
     """
     if config.coordinator == "search":
-        return Choice(uses_llm=False, reason="--coordinator search")
+        return Coordinator(uses_llm=False, reason="--coordinator search")
     if config.llm.model == LOCAL:
         from paredown.advise.local import require_server
 
         require_client()
         require_server()
-        return Choice(uses_llm=True, reason="--llm local: a server on this machine")
+        return Coordinator(uses_llm=True, reason="--llm local: a server on this machine")
     found = find_endpoint(config.llm)
     asked = config.coordinator == "llm"
     if isinstance(found, str):
         if asked:
             raise ConfigError(f"coordinator 'llm': {found}; set one, or use --llm local")
-        return Choice(uses_llm=False, reason=f"auto: {found}")
+        return Coordinator(uses_llm=False, reason=f"auto: {found}")
     try:
         require_client()
     except MissingExtraError as error:
         if asked:
             raise
-        return Choice(uses_llm=False, reason=f"auto: {error}")
+        return Coordinator(uses_llm=False, reason=f"auto: {error}")
     if config.llm.budget_usd is not None and found.price is None:
         raise ConfigError(
             f"llm.budget_usd: the price of {config.llm.model!r} at {found.host} is not known; "
             "give llm.price, or limit tokens instead (--llm-budget 200000)"
         )
     why = "--coordinator llm" if asked else f"auto: {_configured(found)}"
-    return Choice(uses_llm=True, reason=why, endpoint=found)
+    return Coordinator(uses_llm=True, reason=why, endpoint=found)
 
 
 def first_turn(episodes: int, methods: int) -> int | None:
@@ -107,12 +107,12 @@ def _configured(endpoint: Endpoint) -> str:
 
 
 @contextmanager
-def opened_advisor(choice: Choice, config: RunConfig) -> Iterator[Advisor | None]:
+def opened_advisor(coordinator: Coordinator, config: RunConfig) -> Iterator[Advisor | None]:
     """The LLM while it can be asked; its connections, and a local server, live as long as this
     context."""
     with ExitStack() as stack:
-        endpoint, llm = choice.endpoint, config.llm
-        if choice.uses_llm and endpoint is None:
+        endpoint, llm = coordinator.endpoint, config.llm
+        if coordinator.uses_llm and endpoint is None:
             from paredown.advise.local import local_server
 
             endpoint = stack.enter_context(local_server())
@@ -123,7 +123,7 @@ def opened_advisor(choice: Choice, config: RunConfig) -> Iterator[Advisor | None
                     "answer_tokens": min(llm.answer_tokens, LOCAL_TOKENS),
                 }
             )
-        if endpoint is None or not choice.uses_llm:
+        if endpoint is None or not coordinator.uses_llm:
             yield None
             return
         yield stack.enter_context(closing(Advisor(endpoint, llm)))
