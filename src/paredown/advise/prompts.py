@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from paredown.advise.client import Message
+from paredown.advise.guard import MAX_STRATEGY
 from paredown.judge.quantities import loss
 from paredown.methods import registry
 from paredown.search.base import View
@@ -34,8 +35,10 @@ RECENT_ROWS = 10
 SKILL_ROWS = 8
 EXPECTED: tuple[Objective, ...] = ("quality", "latency")
 """What is forecast of the strategies that are shown."""
-_SECTION = {"methods": 3200, "results": 3600, "candidates": 1700, "skills": 1200}
-"""Most characters of the sections that could grow."""
+_SHARES = {"skills": 1200, "results": 3600, "methods": 3200, "candidates": 1700}
+"""Most characters of the sections that could grow. Where all of it is too long for a prompt
+nevertheless, lines are cut in this order: an LLM can do without earlier experiments, and with less
+of a history, but not without what it may choose from."""
 _SAFE = re.compile(r"[^A-Za-z0-9._/+-]+")
 
 SYSTEM = """You advise a search for compressed versions of a language model. You choose the next \
@@ -92,20 +95,72 @@ def safe(text: object, limit: int = 48) -> str:
     return _SAFE.sub("_", str(text))[:limit] or "_"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """A part of the prompt that could grow: a title and lines, most important first.
+
+    Attributes:
+        name: a key of `_SHARES`.
+        shown: how many of the lines are shown.
+    """
+
+    name: str
+    title: str
+    lines: Sequence[str]
+    shown: int
+
+    def __str__(self) -> str:
+        if not self.shown:
+            return ""
+        left = len(self.lines) - self.shown
+        more = [f"({left} more)"] if left else []
+        return "\n".join((self.title, *self.lines[: self.shown], *more))
+
+    def within(self, room: int) -> _Section:
+        """With as many whole lines as fit into `room` characters; without any, it is empty."""
+        cut = self
+        while cut.shown and len(str(cut)) > room:
+            cut = replace(cut, shown=cut.shown - 1)
+        return cut
+
+
 def build_prompt(background: Background, view: View) -> Prompt:
     """The question for the next strategy, of at most `MAX_PROMPT` characters."""
     outlook = Outlook.of(view, EXPECTED)
-    candidates = {registry.label(s): s for s in shortlist(view, outlook, CANDIDATES)}
-    sections = (
-        _request(background, view),
-        _capped("methods", "METHODS (values searched)", _methods(view)),
-        _capped("results", f"RESULTS ({_HEAD})", _results(view)),
-        _untried(candidates, view, outlook),
-        _capped("skills", "LEARNED FROM EARLIER EXPERIMENTS", background.skills[:SKILL_ROWS]),
-    )  # fmt: skip
-    content = "\n\n".join(filter(None, sections))
+    candidates = {
+        name: strategy
+        for strategy in shortlist(view, outlook, CANDIDATES)
+        if len(name := registry.label(strategy)) <= MAX_STRATEGY  # an answer could not name it
+    }
+    request = _request(background, view)
+    sections = _fitted(
+        (
+            _section("methods", "METHODS (values searched)", _methods(view)),
+            _section("results", f"RESULTS ({_HEAD})", _results(view)),
+            _untried(candidates, view, outlook),
+            _section("skills", "LEARNED FROM EARLIER EXPERIMENTS", background.skills[:SKILL_ROWS]),
+        ),
+        room=MAX_PROMPT - len(SYSTEM) - len(request),
+    )
+    content = "\n\n".join(filter(None, (request, *map(str, sections))))
     messages = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": content})
-    return Prompt(messages=messages, candidates=candidates)
+    shown = next(s.shown for s in sections if s.name == "candidates")
+    return Prompt(messages=messages, candidates=dict(list(candidates.items())[:shown]))
+
+
+def _section(name: str, title: str, lines: Sequence[str]) -> _Section:
+    """With as many lines as its share allows."""
+    return _Section(name=name, title=title, lines=lines, shown=len(lines)).within(_SHARES[name])
+
+
+def _fitted(sections: Sequence[_Section], *, room: int) -> list[_Section]:
+    """The sections, in `room` characters together with the blank lines before each."""
+    found = {section.name: section for section in sections}
+    for name in _SHARES:
+        too_much = sum(len(str(s)) + 2 for s in found.values()) - room
+        if too_much > 0:
+            found[name] = found[name].within(max(0, len(str(found[name])) - too_much))
+    return list(found.values())
 
 
 def build_brief_prompt(background: Background, view: View) -> Prompt:
@@ -252,7 +307,7 @@ def _number(value: float | None, digits: int) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
-def _untried(candidates: dict[str, Strategy], view: View, outlook: Outlook | None) -> str:
+def _untried(candidates: dict[str, Strategy], view: View, outlook: Outlook | None) -> _Section:
     """What might come next, with what is expected of it once there is something to learn from."""
     title = "UNTRIED CANDIDATES"
     ratio = {name: _number(view.space.ratio(s), 2) for name, s in candidates.items()}
@@ -261,7 +316,7 @@ def _untried(candidates: dict[str, Strategy], view: View, outlook: Outlook | Non
     if outlook is None or quality is None:
         lines = [f"{name} | {ratio[name]}" for name in candidates]
         title = f"{title}, nothing is known of them yet (strategy | ratio)"
-        return _capped("candidates", title, lines)
+        return _section("candidates", title, lines)
     place = {strategy.hash: i for i, strategy in enumerate(outlook.strategies)}
     lines = []
     for name, strategy in candidates.items():  # in full: a cut name could not be chosen
@@ -273,18 +328,4 @@ def _untried(candidates: dict[str, Strategy], view: View, outlook: Outlook | Non
         )
     title += ", as a Gaussian process expects them (strategy | perplexity/base | ratio | speed | "
     title += "standard error of perplexity/base)"
-    return _capped("candidates", title, lines)
-
-
-def _capped(section: str, title: str, lines: Sequence[str]) -> str:
-    """Title and as many whole lines as the section may have."""
-    if not lines:
-        return ""
-    kept, left = [title], _SECTION[section] - len(title) - 40
-    for number, line in enumerate(lines):
-        left -= len(line) + 1
-        if left < 0:
-            kept.append(f"({len(lines) - number} more)")
-            break
-        kept.append(line)
-    return "\n".join(kept)
+    return _section("candidates", title, lines)
