@@ -1,51 +1,129 @@
-"""The layer bank: what each (layers, scheme) yields, computed once and cached by content.
+"""The layer bank: what each (layers, scheme) yields and costs, computed once, cached by content.
 
 A killed trial, a second one with the same parameters, and one whose plan differs in other layers
-only all read what is there.
+only all read what is there. What a choice between schemes needs (error and bytes of each) is read
+without the codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from paredown.artifact.compressed_tensors import packed_tensors
 from paredown.blocks.hessians import HessianBank
 from paredown.ops.affine import Grid
+from paredown.ops.errors import OutputError
 from paredown.spec.scheme import Scheme
 from paredown.spec.structure import Block
+
+VERSION = 2
+"""Of what is stored; entries of others are computed again. 1 had no errors."""
+_KIND = "layers"
+_ENTRIES = "entries"
+"""Key of the file's metadata under which error and bytes of each layer stand, as JSON."""
 
 Layers = dict[str, tuple[Tensor, Grid]]
 """Codes and grid by layer name."""
 
 
+@dataclass(frozen=True)
+class Solved:
+    """A layer as a solver leaves it: codes (out, inp) int8 on a grid, and their error."""
+
+    codes: Tensor
+    grid: Grid
+    error: OutputError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the bank knows of a layer under a scheme.
+
+    Attributes:
+        error: of its outputs on the calibration text.
+        nbytes: of the tensors that a packed checkpoint stores of it.
+    """
+
+    error: OutputError
+    nbytes: int
+
+
 class LayerBank:
-    """Codes and grids of layers that read one input and share a scheme."""
+    """Codes, grids, errors and bytes of layers that read one input and share a scheme.
+
+    Layers are solved and kept in groups; `names` below are always those of a whole group, in its
+    order. `content` tells apart what the same layers hold when they were changed before they were
+    rounded (by factors, say): a hash of it; empty where they are as in the model.
+    """
 
     def __init__(self, hessians: HessianBank, params: dict[str, Any]) -> None:
         """`params`: what results depend on besides model, calibration text, layers and scheme."""
         self.hessians, self.params = hessians, params
 
     def of_layers(
-        self, block: Block, names: list[str], scheme: Scheme, solve: Callable[[], Layers]
+        self,
+        block: Block,
+        names: list[str],
+        scheme: Scheme,
+        solve: Callable[[], dict[str, Solved]],
+        *,
+        content: str = "",
     ) -> Layers:
         """The stored results of these layers of a block, or those of `solve`, then stored."""
-        key = {
+        path = self._path(block, names, scheme, content)
+        if path is not None:
+            return _read(load_file(path), names, scheme)
+        solved = solve()
+        key = self._key(block, names, scheme, content)
+        self.hessians.cache.put(_KIND, key, ".safetensors", lambda p: _write(solved, p))
+        return {name: (found.codes, found.grid) for name, found in solved.items()}
+
+    def entries(
+        self, block: Block, names: list[str], schemes: Iterable[Scheme], *, content: str = ""
+    ) -> dict[Scheme, dict[str, Entry]]:
+        """Error and bytes of each layer, by those of the schemes that were computed already.
+
+        Reads a few hundred bytes of each file; nothing is computed.
+        """
+        found = {}
+        for scheme in schemes:
+            path = self._path(block, names, scheme, content)
+            if path is not None:
+                found[scheme] = _read_entries(path)
+        return found
+
+    def error(
+        self, block: Block, names: list[str], scheme: Scheme, *, content: str = ""
+    ) -> OutputError | None:
+        """The error of all these layers together; None where they were not computed yet."""
+        found = self.entries(block, names, [scheme], content=content).get(scheme)
+        if found is None:
+            return None
+        return sum((entry.error for entry in found.values()), OutputError(0.0, 0.0))
+
+    def _key(self, block: Block, names: list[str], scheme: Scheme, content: str) -> dict[str, Any]:
+        return {
+            "bank": VERSION,
             **self.hessians.key,
             "block": block.index,
             "params": self.params,
             "names": names,
             "scheme": [scheme.bits, scheme.group_size, scheme.symmetric],
+            "content": content,
         }
-        cache = self.hessians.cache
-        path = cache.get("layers", key, ".safetensors")
-        if path is not None:
-            return _read(load_file(path), names, scheme)
-        solved = solve()
-        cache.put("layers", key, ".safetensors", lambda p: save_file(_flat(solved), p))
-        return solved
+
+    def _path(self, block: Block, names: list[str], scheme: Scheme, content: str) -> Path | None:
+        return self.hessians.cache.get(
+            _KIND, self._key(block, names, scheme, content), ".safetensors"
+        )
 
 
 def _read(tensors: dict[str, Tensor], names: list[str], scheme: Scheme) -> Layers:
@@ -58,11 +136,27 @@ def _read(tensors: dict[str, Tensor], names: list[str], scheme: Scheme) -> Layer
     return found
 
 
-def _flat(solved: Layers) -> dict[str, Tensor]:
-    tensors = {}
-    for name, (codes, grid) in solved.items():
-        tensors[f"{name}.codes"] = codes.contiguous()
-        tensors[f"{name}.scale"] = grid.scale.contiguous()
-        if grid.zero is not None:
-            tensors[f"{name}.zero"] = grid.zero.contiguous()
-    return tensors
+def _read_entries(path: Path) -> dict[str, Entry]:
+    with safe_open(path, "pt") as file:
+        rows = json.loads(file.metadata()[_ENTRIES])
+    return {
+        name: Entry(OutputError(row["squared"], row["power"]), row["nbytes"])
+        for name, row in rows.items()
+    }
+
+
+def _write(solved: dict[str, Solved], path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    rows: dict[str, dict[str, float | int]] = {}
+    for name, found in solved.items():
+        tensors[f"{name}.codes"] = found.codes.contiguous()
+        tensors[f"{name}.scale"] = found.grid.scale.contiguous()
+        if found.grid.zero is not None:
+            tensors[f"{name}.zero"] = found.grid.zero.contiguous()
+        stored = packed_tensors(name, found.codes, found.grid).values()
+        rows[name] = {
+            "squared": found.error.squared,
+            "power": found.error.power,
+            "nbytes": sum(tensor.nbytes for tensor in stored),
+        }
+    save_file(tensors, path, metadata={_ENTRIES: json.dumps(rows)})

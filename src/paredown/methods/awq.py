@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.bank import Solved
     from paredown.blocks.smoothing import Folding
     from paredown.ops.affine import Grid
     from paredown.spec.structure import Block
+
+
+NUMERICS = {"rounding", "damping", "search_steps"}
+"""Parameters that change what becomes of a scaled layer, besides its scheme."""
 
 
 class AwqParams(GroupParams):
@@ -65,12 +70,15 @@ class Awq(GroupMethod[AwqParams]):
         check_folds(self.name, spec, schemes_of(spec, params), "gptq")
 
     def apply(self, source: Checkpoint, out: Path, params: AwqParams, context: Context) -> Tensor:
+        from paredown.blocks.bank import LayerBank
+        from paredown.blocks.hessians import tensor_hash
         from paredown.blocks.rewrite import quantize_blocks, stored_dtype
         from paredown.blocks.smoothing import smooth_block
 
         schemes = schemes_of(source.spec, params)
         hessians = hessians_on(source, context)
         rounding = _Rounding(params, schemes, stored_dtype(source))
+        bank = LayerBank(hessians, params.model_dump(include=NUMERICS))
         changed: dict[str, Tensor] = {}
 
         def quantize(
@@ -78,17 +86,30 @@ class Awq(GroupMethod[AwqParams]):
         ) -> dict[str, tuple[Tensor, Grid]]:
             moments = hessians.of_block(block, module)
             scaled = {name: weight.float() for name, weight in weights.items()}
+            chosen: dict[str, str] = {}  # hash of the factors on each layer's input
 
             def choose(folding: Folding, readers: list[Tensor]) -> Tensor:
                 names = folding.fold.readers
                 factors = rounding.search(folding, readers, moments[names[0]])
                 shared = moments[names[0]] / factors / factors[:, None]  # those of x / s
                 moments.update(dict.fromkeys(names, shared))
+                chosen.update(dict.fromkeys(names, tensor_hash(factors)))
                 return factors
 
             folds = find_folds(source.spec, block, schemes)
             changed.update(smooth_block(source, block, module, folds, scaled, choose))
-            return {name: rounding.final(name, w, moments[name]) for name, w in scaled.items()}
+            made: dict[str, tuple[Tensor, Grid]] = {}
+            for name, weight in scaled.items():
+                made |= bank.of_layers(
+                    block,
+                    [name],
+                    schemes[name],
+                    lambda name=name: {  # type: ignore[misc]
+                        name: rounding.final(name, scaled[name], moments[name])
+                    },
+                    content=f"{tensor_hash(weight)}:{chosen.get(name, '')}",
+                )
+            return made
 
         return quantize_blocks(
             source,
@@ -144,16 +165,20 @@ class _Rounding:
             steps=steps,
         )
 
-    def final(self, name: str, weight: Tensor, moments: Tensor) -> tuple[Tensor, Grid]:
-        """Codes and grid of a scaled layer, as they are stored."""
-        from paredown.ops.affine import quantize
+    def final(self, name: str, weight: Tensor, moments: Tensor) -> Solved:
+        """Codes and grid of a scaled layer, as they are stored; its error on scaled inputs, which
+        is that of the layer on its own inputs (W s and x / s give W x)."""
+        from paredown.blocks.bank import Solved
+        from paredown.ops.affine import dequantize, quantize
         from paredown.ops.awq import importance_of
+        from paredown.ops.errors import output_error
         from paredown.ops.gptq import solve
 
         if self.params.rounding == "nearest":
             steps = self.params.search_steps
             grid = self._grid(name, weight, importance_of(moments.diagonal()), steps=steps)
-            return quantize(weight, grid), grid
+            codes = quantize(weight, grid)
+            return Solved(codes, grid, output_error(weight, dequantize(codes, grid), moments))
         scheme = self.schemes[name]
         solution = solve(
             weight,
@@ -166,4 +191,4 @@ class _Rounding:
             damping=self.params.damping,
             steps=self.params.search_steps,
         )
-        return solution.codes, solution.grid
+        return Solved(solution.codes, solution.grid, solution.error_of(0, len(weight)))

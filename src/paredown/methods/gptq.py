@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.bank import Solved
     from paredown.ops.affine import Grid
     from paredown.spec.structure import Block
 
@@ -114,10 +115,11 @@ def _solve_together(
     scheme: Scheme,
     params: GptqParams,
     scale_dtype: Any,
-) -> dict[str, tuple[Tensor, Grid]]:
+) -> dict[str, Solved]:
     """Layers that read the same input share one Hessian, so they are solved as one matrix."""
     import torch
 
+    from paredown.blocks.bank import Solved
     from paredown.ops.affine import Grid
     from paredown.ops.gptq import solve
 
@@ -133,11 +135,12 @@ def _solve_together(
         damping=params.damping,
         steps=params.search_steps,
     )
-    sizes = [len(w) for w in weights.values()]
-    grid = solution.grid
-    zeros: list[Any] = [None] * len(sizes) if grid.zero is None else [*grid.zero.split(sizes)]
-    parts = zip(weights, solution.codes.split(sizes), grid.scale.split(sizes), zeros, strict=True)
-    return {
-        name: (codes.contiguous(), Grid(grid.bits, grid.group_size, scale.contiguous(), zero))
-        for name, codes, scale, zero in parts
-    }
+    grid, start, found = solution.grid, 0, {}
+    for name, weight in weights.items():
+        stop = start + len(weight)
+        zero = None if grid.zero is None else grid.zero[start:stop]
+        part = Grid(grid.bits, grid.group_size, grid.scale[start:stop].contiguous(), zero)
+        codes = solution.codes[start:stop].contiguous()
+        found[name] = Solved(codes, part, solution.error_of(start, stop))
+        start = stop
+    return found

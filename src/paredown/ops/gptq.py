@@ -13,6 +13,7 @@ from torch import Tensor
 
 from paredown.errors import NumericsError
 from paredown.ops.affine import Grid, fit_grid, quantize, require_finite
+from paredown.ops.errors import OutputError, row_powers
 
 COLUMNS = 128
 """Columns between two updates of the rest of the matrix; affects speed only."""
@@ -23,13 +24,25 @@ class Solution:
     """Codes (out, inp) int8 on a grid, and the squared output error they leave.
 
     Attributes:
-        error: sum over rows of dw H dw^T with H = mean x x^T; the mean squared error of the
-            layer's output, summed over output features, on the calibration tokens.
+        errors: (out,) dw H dw^T of every row, with H = mean x x^T: the mean squared error of one
+            output feature on the calibration tokens.
+        powers: (out,) w H w^T of every row: the mean square of that feature.
     """
 
     codes: Tensor
     grid: Grid
-    error: float
+    errors: Tensor
+    powers: Tensor
+
+    @property
+    def error(self) -> float:
+        """tr(E H E^T), E the change of the matrix: see `ops.errors`."""
+        return float(self.errors.sum())
+
+    def error_of(self, start: int, stop: int) -> OutputError:
+        """Of the layer that some rows of a stacked matrix belong to."""
+        squared, power = self.errors[start:stop].sum(), self.powers[start:stop].sum()
+        return OutputError(float(squared), float(power))
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
@@ -110,9 +123,9 @@ def solve(
     )
     codes, rounded = _round_columns(work[:, order], factor, grid, order // group_size)
     inverse = torch.argsort(order)
-    delta = rounded[:, inverse] - weight.float()
-    error = float(((delta @ hessian) * delta).sum().clamp(min=0))
-    return Solution(codes[:, inverse].to(torch.int8), grid, error)
+    weight = weight.float()  # `work` was consumed
+    errors = row_powers(rounded[:, inverse] - weight, hessian)
+    return Solution(codes[:, inverse].to(torch.int8), grid, errors, row_powers(weight, hessian))
 
 
 def _round_columns(
