@@ -102,4 +102,5 @@ def _product(x: Tensor, packed: Tensor, *, out: Tensor | None, state: Any) -> Te
     codes = codes.transpose(1, 2).reshape(rows, width)
     scales = state.absmax.float().T.repeat_interleave(state.blocksize, dim=1)
     weight = state.code.float()[codes.long()] * scales
-    return (x.bfloat16().float() @ weight.T).bfloat16().to(x.dtype)
+    found: Tensor = (x.bfloat16().float() @ weight.T).bfloat16().to(x.dtype)
+    return found

@@ -192,6 +192,14 @@ class TestGptqGemma2(MethodConformance):
             run("other", 4, replace(context, calibration=lambda: torch.ones(4, 32).long()))
 
 
+class TestRtnRowsOfAnyWidth(MethodConformance):
+    """What the refusal of a group size advises; torch's int8 kernel reads beyond such rows."""
+
+    method_name = "rtn"
+    params: ClassVar[dict[str, Any]] = {"bits": 8, "group_size": -1}
+    sizes: ClassVar[dict[str, Any]] = {"intermediate_size": 75}
+
+
 class TestInt8(MethodConformance):
     method_name = "int8"
 

@@ -36,7 +36,7 @@ MACHINE = Machine(
     system="Linux x86_64", cpu="any", physical_cores=2, logical_cores=2, memory_bytes=10**10,
     available_bytes=10**10, flags=(),
 )  # fmt: skip
-EVEN: dict[str, int] = {"intermediate_size": 192}
+EVEN: dict[str, Any] = {"intermediate_size": 192}
 """Sizes that bitsandbytes' NF4 kernels take on every processor: tiny models are 160 wide."""
 
 
@@ -57,7 +57,7 @@ class TestNf4Opt(MethodConformance):
 
     method_name = "nf4"
     family = "opt"
-    sizes: ClassVar[dict[str, int]] = {"ffn_dim": 192}
+    sizes: ClassVar[dict[str, Any]] = {"ffn_dim": 192}
 
 
 @pytest.mark.slow

@@ -174,9 +174,9 @@ def test_a_product_is_compared_with_the_codes(
     def wrong(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return torch.full((len(x), 64), float("nan"))
 
-    import bitsandbytes as bnb
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
-    layer = bnb.nn.Linear4bit if name == "nf4" else bnb.nn.Linear8bitLt
+    layer = Linear4bit if name == "nf4" else Linear8bitLt
     monkeypatch.setattr(layer, "forward", wrong)
     assert "off by nan" in asked.why_not(name, 64, 64, dtype=dtype, device="cpu")
     monkeypatch.setattr(layer, "forward", lambda self, x: torch.zeros(len(x), 64))
@@ -200,12 +200,11 @@ def test_what_bitsandbytes_refuses_with_avx512_bf16(
 
 
 def nf4_layer(rows: int, width: int) -> Any:
-    import bitsandbytes as bnb
+    from bitsandbytes.nn import modules
 
     torch.manual_seed(0)
-    layer = bnb.nn.Linear4bit(
-        width, rows, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
-    )
+    kind: Any = modules.Linear4bit
+    layer = kind(width, rows, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
     return layer.to("cpu").eval()
 
 
@@ -232,7 +231,7 @@ def test_layers_that_the_fast_kernel_refuses_compute_without_it(
 ) -> None:
     avx512_bf16(monkeypatch)
     fake_kernel(tmp_path, monkeypatch, answer=AVX512)
-    model = nn.ModuleList([nf4_layer(64, 160), nf4_layer(64, 64), nn.Linear(160, 64)])
+    model: Any = nn.ModuleList([nf4_layer(64, 160), nf4_layer(64, 64), nn.Linear(160, 64)])
     assert asked.spare_refused_shapes(model, "BF16") == 1
     with torch.no_grad():
         assert model[0](torch.ones(1, 160)).isfinite().all()

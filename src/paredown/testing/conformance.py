@@ -63,7 +63,7 @@ class MethodConformance:
     """Parameters that fit the tiny model."""
     family: ClassVar[str] = "llama"
     dtype: ClassVar[torch.dtype] = torch.bfloat16
-    sizes: ClassVar[dict[str, int]] = {}
+    sizes: ClassVar[dict[str, Any]] = {}
     """Fields of the tiny model's config, where a kernel does not take every shape."""
 
     @pytest.fixture

@@ -234,7 +234,7 @@ def _write(model: Any, source: Checkpoint, out: Path, chosen: tuple[str, ...]) -
     Before the first product: bitsandbytes may then repack a layer for a kernel, and what it saves
     of a repacked one is no longer what was quantized.
     """
-    import bitsandbytes as bnb
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     from paredown.artifact.checkpoint import CheckpointWriter
     from paredown.blocks.skeleton import module_name
@@ -243,7 +243,7 @@ def _write(model: Any, source: Checkpoint, out: Path, chosen: tuple[str, ...]) -
     with CheckpointWriter(out, source) as writer:
         for name in chosen:
             layer = model.get_submodule(module_name(model, name))
-            if not isinstance(layer, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt):
+            if not isinstance(layer, Linear4bit | Linear8bitLt):
                 raise MethodError(
                     f"{name}: bitsandbytes has not quantized this {type(layer).__name__}; it "
                     "replaces nn.Linear itself only"

@@ -53,20 +53,22 @@ def why_not(name: str, rows: int, width: int, *, dtype: torch.dtype, device: str
 
 def _layers(name: str, weight: Tensor, device: str) -> list[tuple[nn.Module, Tensor]]:
     """Layers of a kernel around `weight` (rows, width), and what their codes stand for, float32."""
-    import bitsandbytes as bnb
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import modules
 
+    made_of: Any = modules  # it has hardly any types
     rows, width = weight.shape
     found: list[tuple[nn.Module, Tensor]] = []
     if name == "int8":
-        eight = bnb.nn.Linear8bitLt(
+        eight = made_of.Linear8bitLt(
             width, rows, bias=False, has_fp16_weights=False, threshold=6.0, device="meta"
         )
-        eight.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        eight.weight = made_of.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
         eight = eight.to(device).eval()
         exact = eight.weight.data.float() * eight.weight.SCB[:, None] / 127
         return [(eight, exact.cpu())]
     for nested in (True, False):
-        layer = bnb.nn.Linear4bit(
+        layer = made_of.Linear4bit(
             width,
             rows,
             bias=False,
@@ -74,12 +76,12 @@ def _layers(name: str, weight: Tensor, device: str) -> list[tuple[nn.Module, Ten
             quant_type="nf4",
             device="meta",  # its own weights are of no use
         )
-        layer.weight = bnb.nn.Params4bit(
+        layer.weight = made_of.Params4bit(
             weight, requires_grad=False, quant_type="nf4", compress_statistics=nested
         )
         layer = layer.to(device).eval()
         # Before the first product, which may bring the codes into an order of the kernel's own.
-        exact = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        exact = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         found.append((layer, exact.float().cpu()))
     return found
 
@@ -100,10 +102,11 @@ def use_fast_kernels(model: nn.Module) -> None:
     """Undo `keep_differentiable`: layers compute as bitsandbytes would have them."""
     slowed = [m for m in model.modules() if getattr(m, _FAST, None) is False]
     if slowed:
-        from bitsandbytes.functional import has_avx512bf16
+        from bitsandbytes import functional
 
+        library: Any = functional
         for module in slowed:
-            setattr(module, _FAST, bool(has_avx512bf16()))
+            setattr(module, _FAST, bool(library.has_avx512bf16()))
 
 
 def spare_refused_shapes(model: Any, dtype: str) -> int:
