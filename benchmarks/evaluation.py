@@ -22,11 +22,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from paredown.artifact.source import locate
-from paredown.evaluate.adapter import Adapter
+from paredown.evaluate.harness import HarnessModel
 from paredown.evaluate.items import Responses, draw
-from paredown.evaluate.scorer import CausalScorer
 from paredown.evaluate.task_data import task_files
 from paredown.runtimes.torch.load import load
+from paredown.runtimes.torch.session import TorchSession
 from paredown.spec.benchmarks import BENCHMARKS
 from paredown.text.windows import load_tokenizer
 
@@ -71,14 +71,13 @@ def compare(folder: Path, items: list[list[Any]], scratch: Path) -> dict[str, An
     theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=_BATCH)
     tokenizer = load_tokenizer(folder)
     lengths = [len(tokenizer.encode("".join(r.args))) for item in items for r in item]
-    scorer = CausalScorer(
+    session = TorchSession(
         load(folder, dtype=torch.float32),
-        tokenizer,
-        device="cpu",
+        folder=folder,
         batch_tokens=round(_BATCH * sum(lengths) / len(lengths)),
     )
-    ours = Adapter(
-        lambda: scorer, tokenizer, Responses(scratch / "responses.jsonl"), lambda share, text: None
+    ours = HarnessModel(
+        lambda: session, tokenizer, Responses(scratch / "responses.jsonl"), lambda share, text: None
     )
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     cpu: dict[str, list[float]] = {"ours": [], "theirs": []}

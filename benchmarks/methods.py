@@ -128,9 +128,9 @@ def verify(scratch: Path) -> dict[str, Any]:
 def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Child: quality against the base on held-out tokens."""
     from paredown.blocks.hessians import tensor_hash
-    from paredown.evaluate.quality import BaseOutputs, for_quality, measure_quality
+    from paredown.evaluate.quality import BaseOutputs, measure_quality
     from paredown.pipeline.work.texts import request
-    from paredown.runtimes.torch.load import load
+    from paredown.runtimes.registry import engine
     from paredown.store.atomic import folder_bytes
     from paredown.store.cache import Cache
     from paredown.text.windows import windows
@@ -144,8 +144,9 @@ def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
         base, base_hash=str(base), tokens=tokens, tokens_hash=tensor_hash(tokens), cache=cache,
         device="cpu",
     )  # fmt: skip
-    model = for_quality(load(folder), "cpu")
-    found = measure_quality(model, tokens, outputs, protocol="benchmark", device="cpu")
+    session = engine("torch").open(folder, device="cpu")
+    session.for_many_tokens()
+    found = measure_quality(session, tokens, outputs, protocol="benchmark")
     result: dict[str, Any] = {m.name: [m.value, m.stderr] for m in found}
     return result | {"bytes": folder_bytes(folder, "**/*.safetensors"), "tokens": tokens.numel()}
 

@@ -40,6 +40,7 @@ from paredown.pipeline.bench import Base
 from paredown.pipeline.work.compress import compress
 from paredown.pipeline.work.texts import request
 from paredown.runtimes.torch.load import load_dense
+from paredown.runtimes.torch.session import TorchSession
 from paredown.search.replay import Table
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
@@ -271,7 +272,7 @@ def evaluated(
     start = time.process_time()
     try:
         quality = measure_quality(
-            bench.model, bench.tokens, bench.outputs, protocol=bench.text.evaluation, device="cpu"
+            TorchSession(bench.model), bench.tokens, bench.outputs, protocol=bench.text.evaluation
         )
     except MethodError as error:
         failure = Failure(kind=FailureKind.DIVERGED, message=str(error), stage="evaluate")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from paredown.evaluate.scorer import CausalScorer
 from paredown.runtimes.torch.load import load
+from paredown.runtimes.torch.scorer import CausalScorer
+from paredown.runtimes.torch.session import TorchSession
 from paredown.testing.tiny import tiny_model
 from paredown.text.windows import load_tokenizer
 
@@ -26,6 +27,11 @@ def tiny_chatter(folder: Path, family: str = "llama", **changes: Any) -> Path:
     tokenizer.add_special_tokens({"eos_token": "\x03", "pad_token": "\x03"})
     tokenizer.save_pretrained(model)
     return model
+
+
+def session_of(folder: Path) -> TorchSession:
+    """A session of a model folder."""
+    return TorchSession(load(folder), folder=folder)
 
 
 def scorer_of(folder: Path, **options: Any) -> CausalScorer:

@@ -25,7 +25,7 @@ from paredown.evaluate.code import (
 )
 from paredown.evaluate.sandbox.detect import detect
 from paredown.evaluate.sandbox.levels import Level
-from paredown.evaluate.sandbox.run import Limits, Sandbox
+from paredown.evaluate.sandbox.run import Sandbox, SandboxLimits
 
 DATA = Path(os.environ.get("PAREDOWN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -45,7 +45,7 @@ ROW = vars(PROBLEM)
 @pytest.fixture
 def sandbox() -> Sandbox:
     """The strongest there is; these programs are ours."""
-    return Sandbox(detect()[0] or Level.LIMITS, Limits(cpu_s=5, wall_s=60.0))
+    return Sandbox(detect()[0] or Level.LIMITS, SandboxLimits(cpu_s=5, wall_s=60.0))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_every_reference_solution_passes(humaneval: list[Problem], sandbox: Sand
 @pytest.mark.parametrize("level", list(Level))
 def test_every_level_gives_the_same_score(humaneval: list[Problem], level: Level) -> None:
     right = {p.task_id: [p.canonical_solution, "    return None\n"] for p in humaneval}
-    result = score(humaneval, right, Sandbox(level, Limits(wall_s=60.0)))
+    result = score(humaneval, right, Sandbox(level, SandboxLimits(wall_s=60.0)))
     assert [s.passed for s in result.solved] == [1] * 164
     assert result.pass_at[1].value == 0.5
 

@@ -16,6 +16,7 @@ from paredown.evaluate import carbon, energy
 from paredown.evaluate.carbon import WORLD, Estimate, Meter, NoEstimateError, check_country
 from paredown.evaluate.energy import Counted, joules_per_token, measure_energy
 from paredown.runtimes.torch.load import load
+from paredown.runtimes.torch.session import TorchSession
 from paredown.testing.tiny import tiny_model
 from tests.samples import EVALUATE
 
@@ -97,7 +98,7 @@ def measured(
     source = Counted(machine, idle_s=0.2, clock=time.perf_counter)
     monkeypatch.setattr(energy, "open_source", lambda device: source)
     config = EVALUATE.model_copy(update={"energy_s": 0.1})
-    found, notes = measure_energy(model, config, device="cpu")
+    found, notes = measure_energy(TorchSession(model), config)
     for measurement in found:
         assert (measurement.n, measurement.source) == (3, "measured")
     return {m.name: m.value for m in found}, notes
@@ -137,7 +138,7 @@ def test_decoding_starts_behind_the_same_prompt_every_time(tmp_path: Path) -> No
 
     model.forward = watched
     with torch.inference_mode():
-        work = energy.decoding(model, torch.ones(1, 8, dtype=torch.int64), 3)
+        work = energy.decoding(TorchSession(model), torch.ones(1, 8, dtype=torch.int64), 3)
         assert (work(), work()) == (3, 3)
     assert lengths == [0, 8, 9, 10, 8, 9, 10]
 
@@ -146,7 +147,7 @@ def test_no_energy_is_looked_for_where_it_is_not_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(energy, "open_source", lambda device: pytest.fail("not wanted"))
-    assert measure_energy(None, EVALUATE, device="cpu") == ([], [])
+    assert measure_energy(TorchSession(None), EVALUATE) == ([], [])
 
 
 def test_without_counter_and_codecarbon_the_note_says_what_helps(
@@ -157,7 +158,7 @@ def test_without_counter_and_codecarbon_the_note_says_what_helps(
         energy, "open_rapl", lambda: "this processor shows no energy counter (RAPL)"
     )
     config = EVALUATE.model_copy(update={"energy_s": 0.1})
-    found, notes = measure_energy(load(tiny_model(tmp_path)), config, device="cpu")
+    found, notes = measure_energy(TorchSession(load(tiny_model(tmp_path))), config)
     assert found == []
     assert "no energy counter" in notes[0]
     assert "pip install 'paredown[energy]'" in notes[0]

@@ -9,6 +9,7 @@ import pytest
 import paredown
 from paredown.evaluate.footprint import bytes_by_kind, measure_cache, measure_size
 from paredown.runtimes.torch.load import load
+from paredown.runtimes.torch.session import TorchSession
 from paredown.spec.headers import tensor_location
 from paredown.spec.result import Measurement
 from paredown.testing.tiny import tiny_model
@@ -40,5 +41,5 @@ def test_the_cache_is_as_large_as_the_config_says(tmp_path: Path, family: str) -
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_layer = 2 * heads * head * model.dtype.itemsize
-    found: list[Measurement] = measure_cache(model, device="cpu")
+    found: list[Measurement] = measure_cache(TorchSession(model))
     assert [m.value for m in found] == [config.num_hidden_layers * per_layer]

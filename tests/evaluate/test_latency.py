@@ -13,6 +13,7 @@ from paredown.evaluate.grid import measure_grid, timing
 from paredown.evaluate.latency import measure_latency, measure_speedup
 from paredown.evaluate.timing import Times, is_tight, repeat
 from paredown.runtimes.torch.load import load
+from paredown.runtimes.torch.session import TorchSession
 from paredown.spec.speed import SpeedGrid
 from paredown.testing.tiny import tiny_model
 from tests.samples import EVALUATE
@@ -42,7 +43,7 @@ class Slowed:
 
 def test_prefill_and_decode_are_told_apart_and_per_token(model: Any) -> None:
     slow = Slowed(model, prefill_s=0.4, step_s=0.1)
-    found = {m.name: m for m in measure_latency(slow, EVALUATE, device="cpu")}
+    found = {m.name: m for m in measure_latency(TorchSession(slow), EVALUATE)}
     assert found.keys() == {
         "decode_latency", "decode_latency_p90", "prefill_latency", "prefill_latency_p90",
     }  # fmt: skip
@@ -57,7 +58,7 @@ def test_prefill_and_decode_are_told_apart_and_per_token(model: Any) -> None:
 def test_the_ratio_to_the_base_has_its_interval(model: Any) -> None:
     base = Slowed(model, prefill_s=0.3, step_s=0.15)
     mine = Slowed(model, prefill_s=0.3, step_s=0.05)
-    found = {m.name: m for m in measure_speedup(mine, base, EVALUATE, device="cpu")}
+    found = {m.name: m for m in measure_speedup(TorchSession(mine), TorchSession(base), EVALUATE)}
     speedup, prefill = found["speedup"], found["prefill_speedup"]
     assert 1.5 < speedup.value <= 3.2
     assert 0.7 < prefill.value < 1.4
@@ -89,7 +90,7 @@ def test_repeats_end_when_the_interval_is_tight_or_the_time_is_up() -> None:
 def test_a_grid_is_measured_point_by_point(model: Any) -> None:
     slow = Slowed(model, prefill_s=0.06, step_s=0.02)
     grid = SpeedGrid(prompts=(16, 4), batches=(1, 3), decode_tokens=2, seconds=0.01)
-    points, notes = measure_grid(slow, grid, cache_bytes=64, device="cpu")
+    points, notes = measure_grid(TorchSession(slow), grid, cache_bytes=64)
     assert notes == []
     asked = [(p.prompt_tokens, p.batch) for p in points]
     assert asked == [(4, 1), (4, 3), (16, 1), (16, 3)]
@@ -108,11 +109,11 @@ def test_a_grid_is_measured_point_by_point(model: Any) -> None:
 
 def test_points_beyond_context_or_memory_are_left_out_and_named(model: Any) -> None:
     grid = SpeedGrid(prompts=(4, 300), batches=(1,), decode_tokens=2, seconds=0.01)
-    points, notes = measure_grid(model, grid, cache_bytes=64, device="cpu")
+    points, notes = measure_grid(TorchSession(model), grid, cache_bytes=64)
     assert [p.prompt_tokens for p in points] == [4]
     expected = "speed with prompts of 300, batches of 1: left out, the model's context is 256"
     assert notes == [expected]
-    points, notes = measure_grid(model, SpeedGrid(prompts=(4,)), cache_bytes=1e15, device="cpu")
+    points, notes = measure_grid(TorchSession(model), SpeedGrid(prompts=(4,)), cache_bytes=1e15)
     assert points == []
     assert all("are free" in note for note in notes)
     assert len(notes) == 2

@@ -16,6 +16,7 @@ from paredown.evaluate.memory import (
     serve_once,
 )
 from paredown.runtimes.torch.load import load
+from paredown.runtimes.torch.session import TorchSession
 from paredown.testing.tiny import tiny_model
 from tests.samples import EVALUATE, write_text_file
 
@@ -54,8 +55,8 @@ def test_serving_is_told_by_phases(tmp_path: Path) -> None:
     weights = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     watch = MemoryWatch("cpu")
     with watch.phase("load"):
-        model = load(folder)
-    serve_once(model, EVALUATE, watch)
+        session = TorchSession(load(folder))
+    serve_once(session, EVALUATE, watch)
     found = {m.name: m.value for m in peak_measurements(watch, EVALUATE)}
     assert found.keys() == {
         "peak_memory", "peak_memory_load", "peak_memory_prefill", "peak_memory_decode",
@@ -69,9 +70,12 @@ def test_weights_are_counted_once_in_the_form_in_which_they_are_held(tmp_path: P
     dense = load(folder)
     parameters = sum(p.nbytes for p in dense.parameters())  # a tied matrix stands there once
     buffers = sum(b.nbytes for b in dense.buffers())
-    assert measure_weights(dense).value >= parameters
-    assert measure_weights(dense).value <= parameters + 2 * buffers
+    assert measure_weights(TorchSession(dense)).value >= parameters
+    assert measure_weights(TorchSession(dense)).value <= parameters + 2 * buffers
     text = str(write_text_file(tmp_path / "text.txt"))
     strategy = "rtn(bits=4, group_size=32)"
     packed = paredown.compress(str(folder), strategy, tmp_path / "packed", data=text)
-    assert measure_weights(load(packed.folder)).value < 0.6 * measure_weights(dense).value
+    assert (
+        measure_weights(TorchSession(load(packed.folder))).value
+        < 0.6 * measure_weights(TorchSession(dense)).value
+    )

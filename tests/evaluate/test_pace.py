@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paredown.evaluate.adapter import Pace
+from paredown.evaluate.harness import Pace
 from tests.evaluate.tasks_samples import scorer_of, tiny_chatter
 
 
@@ -30,7 +30,7 @@ def test_every_token_is_told(tmp_path: Path) -> None:
     scorer = scorer_of(tiny_chatter(tmp_path))
     told: list[tuple[int, float]] = []
     list(
-        scorer.write(
+        scorer.generate(
             [[5, 6], [7]], stops=[], max_tokens=4, step=lambda n, share: told.append((n, share))
         )
     )

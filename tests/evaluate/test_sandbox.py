@@ -23,13 +23,21 @@ from paredown.evaluate.sandbox import detect as detecting
 from paredown.evaluate.sandbox import launcher, levels, run, watch
 from paredown.evaluate.sandbox.detect import detect, open_sandbox
 from paredown.evaluate.sandbox.levels import Level, obstacle
-from paredown.evaluate.sandbox.run import Check, Limits, Outcome, Sandbox, SandboxError
+from paredown.evaluate.sandbox.run import (
+    Check,
+    Sandbox,
+    SandboxError,
+    SandboxLimits,
+    SandboxOutcome,
+)
 
 DONE = "def check(candidate):\n    assert candidate() == 'harm done'\n"
-QUICK = Limits(cpu_s=1, wall_s=60.0, memory_bytes=256 << 20, output_bytes=1 << 20)
+QUICK = SandboxLimits(cpu_s=1, wall_s=60.0, memory_bytes=256 << 20, output_bytes=1 << 20)
 
 
-def attempt(level: Level, body: str, limits: Limits = QUICK, test: str = DONE) -> Outcome:
+def attempt(
+    level: Level, body: str, limits: SandboxLimits = QUICK, test: str = DONE
+) -> SandboxOutcome:
     """Run `body` as the function `attack`; it says so if its harm is done."""
     program = f"def attack():\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
     return Sandbox(level, limits).check(Check(program=program, entry_point="attack", test=test))
@@ -465,7 +473,7 @@ def test_the_candidate_has_no_input(level: Level) -> None:
     assert attempt(level, "return input()").reason.startswith("EOFError")
 
 
-# --- Limits -------------------------------------------------------------------------------------
+# --- Limits ---------------------------------------------------------------------------------------
 
 
 def test_an_endless_loop_ends(level: Level) -> None:
@@ -699,7 +707,7 @@ import sys
 from paredown.evaluate.sandbox import run
 run._LAUNCHER += "\\n" + sys.argv[2]
 task = run.Check(program="import time; time.sleep(60)", entry_point="f", test="")
-run.Sandbox(run.Level(sys.argv[1]), run.Limits(wall_s=60)).check(task)
+run.Sandbox(run.Level(sys.argv[1]), run.SandboxLimits(wall_s=60)).check(task)
 """
 
 
@@ -826,4 +834,4 @@ def test_seccomp_without_no_new_privs_does_not_start(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", ["cpu_s", "wall_s", "memory_bytes", "output_bytes"])
 def test_limits_must_be_positive(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be more than 0, got 0"):
-        Limits(**{name: 0})
+        SandboxLimits(**{name: 0})

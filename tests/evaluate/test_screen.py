@@ -12,6 +12,7 @@ from paredown.blocks.hessians import tensor_hash
 from paredown.evaluate.quality import BaseOutputs, measure_quality
 from paredown.evaluate.screen import FEWEST, LENGTH, WINDOWS, why_screened
 from paredown.runtimes.torch.load import load_dense
+from paredown.runtimes.torch.session import TorchSession
 from paredown.store.cache import Cache
 from paredown.testing.tiny import tiny_model
 
@@ -43,7 +44,7 @@ def test_the_beginnings_of_windows_are_compared_with_the_base(tmp_path: Path) ->
     expected = torch.tensor(_nll(model, tokens[:2, :20]) - before).exp()
     found = {
         m.name: m
-        for m in measure_quality(model, tokens[:2, :20], base, protocol="test", device="cpu")
+        for m in measure_quality(TorchSession(model), tokens[:2, :20], base, protocol="test")
     }
     assert found["perplexity_ratio"].value == pytest.approx(float(expected), rel=1e-3)
     assert found["perplexity_ratio"].value > 1.5
@@ -53,17 +54,23 @@ def test_the_beginnings_of_windows_are_compared_with_the_base(tmp_path: Path) ->
 def test_what_is_surely_ruined_is_refused_and_what_is_not_is_let_through(tmp_path: Path) -> None:
     tokens = _tokens(10, 2 * LENGTH)
     model, base = _opened(tiny_model(tmp_path / "model"), tokens, tmp_path / "cache")
-    said: dict[str, Any] = {"protocol": "test", "device": "cpu"}
-    assert why_screened(model, tokens, base, worst=1.01, **said) is None  # the base itself
+    said: dict[str, Any] = {"protocol": "test"}
+    assert (
+        why_screened(TorchSession(model), tokens, base, worst=1.01, **said) is None
+    )  # the base itself
     with torch.no_grad():
         model.lm_head.weight.mul_(30.0)
     few = tokens[:WINDOWS, :LENGTH]
-    (ratio,) = (m for m in measure_quality(model, few, base, **said) if m.name.endswith("_ratio"))
-    why = why_screened(model, tokens, base, worst=1.1, **said)
+    (ratio,) = (
+        m
+        for m in measure_quality(TorchSession(model), few, base, **said)
+        if m.name.endswith("_ratio")
+    )
+    why = why_screened(TorchSession(model), tokens, base, worst=1.1, **said)
     assert why is not None
     assert f"first {WINDOWS * LENGTH} tokens, surely beyond 1.1 times" in why
     assert ratio.stderr
     doubtful = ratio.value - ratio.stderr  # beyond, but not surely
-    assert why_screened(model, tokens, base, worst=doubtful, **said) is None
-    assert why_screened(model, tokens[: FEWEST - 1], base, worst=1.1, **said) is None
-    assert why_screened(model, tokens[:FEWEST], base, worst=1.1, **said) is not None
+    assert why_screened(TorchSession(model), tokens, base, worst=doubtful, **said) is None
+    assert why_screened(TorchSession(model), tokens[: FEWEST - 1], base, worst=1.1, **said) is None
+    assert why_screened(TorchSession(model), tokens[:FEWEST], base, worst=1.1, **said) is not None

@@ -24,7 +24,7 @@ from paredown.spec.result import TrialResult
 from paredown.spec.run import EvaluateConfig, RunConfig
 from paredown.store.cache import Cache
 from paredown.text.windows import load_tokenizer
-from tests.evaluate.tasks_samples import DATA, needs_data, scorer_of, tiny_chatter
+from tests.evaluate.tasks_samples import DATA, needs_data, session_of, tiny_chatter
 from tests.samples import EVALUATE
 
 
@@ -48,10 +48,10 @@ def quiet(share: float, message: str) -> None:
 
 
 def adapter_of(model: Path, folder: Path) -> Any:
-    from paredown.evaluate.adapter import Adapter
+    from paredown.evaluate.harness import HarnessModel
 
     responses = Responses(folder / "responses.jsonl")
-    return Adapter(lambda: scorer_of(model), load_tokenizer(model), responses, quiet)
+    return HarnessModel(lambda: session_of(model), load_tokenizer(model), responses, quiet)
 
 
 def run(name: str, adapter: Any, folder: Path, *, limit: int = 6) -> Any:
@@ -159,7 +159,7 @@ def test_every_benchmark_has_its_rows_and_lm_evals_names(name: str) -> None:
 def test_a_killed_evaluation_goes_on_at_the_batch_where_it_stood(
     chatter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from paredown.evaluate.scorer import CausalScorer
+    from paredown.runtimes.torch.scorer import CausalScorer
 
     asked = request(tmp_path, "arc_easy", limit=12)
     real, calls = CausalScorer._score_rows, Counter[str]()

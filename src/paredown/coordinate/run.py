@@ -221,6 +221,7 @@ def _make_run(
             device=prepared.target.device,
             seed=config.seed,
             executor=executor,
+            runtime=config.runtime,
             trust_remote_code=config.trust_remote_code,
         ),
         policy=policy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,11 +20,12 @@ from paredown.evaluate.memory import (
     peak_measurements,
     serve_once,
 )
-from paredown.evaluate.quality import BaseOutputs, for_quality, measure_quality
-from paredown.runtimes.torch.load import load
+from paredown.evaluate.quality import BaseOutputs, measure_quality
+from paredown.runtimes.registry import engine
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.speed import SpeedPoint
+from paredown.spec.target import Device
 
 
 @dataclass(frozen=True)
@@ -44,50 +46,52 @@ def evaluate_folder(
     base_folder: Path,
     base_bytes: int,
     config: EvaluateConfig,
-    device: str,
+    device: Device,
     trust_remote_code: bool,
     progress: Callable[[float, str], None],
+    runtime: str = "torch",
 ) -> Evaluation:
-    """Measure a model folder as it will run.
+    """Measure a model folder as it will run, in the engine that will run it.
 
     Serving comes first, while the process holds nothing but the model, so that its peak memory is
     that of serving; quality follows, and last the decode speed in turns with the base, where there
     is room for both.
     """
     progress(0.0, "loading")
+    opened = partial(engine(runtime).open, device=device, trust_remote_code=trust_remote_code)
     watch = MemoryWatch(device)
     with watch.phase("load"):
-        model = load(folder, device=device, trust_remote_code=trust_remote_code)
-    notes = list(model.paredown.notes)
+        session = opened(folder)
     progress(0.1, "latency")
-    serve_once(model, config, watch)
-    latency = measure_latency(model, config, device=device)
-    cache = measure_cache(model, device=device)
-    memory = [*peak_measurements(watch, config), measure_weights(model), *cache]
+    serve_once(session, config, watch)
+    latency = measure_latency(session, config)
+    cache = measure_cache(session)
+    memory = [*peak_measurements(watch, config), measure_weights(session), *cache]
     progress(0.3, "energy")
-    energy, missing = measure_energy(model, config, device=device)
+    energy, missing = measure_energy(session, config)
     speed: list[SpeedPoint] = []
     left_out: list[str] = []
     if config.grid is not None:
         speed, left_out = measure_grid(
-            model,
+            session,
             config.grid,
             cache_bytes=cache[0].value if cache else 0.0,
-            device=device,
             progress=lambda share, message: progress(0.3 + 0.1 * share, message),
         )
     progress(0.4, "quality")
-    quality = measure_quality(
-        for_quality(model, device), tokens, base(), protocol=protocol, device=device
-    )
-    del model
+    session.for_many_tokens()
+    quality = measure_quality(session, tokens, base(), protocol=protocol)
+    notes = session.notes
+    session.close()
+    del session  # the next models need its room
     found = [*quality, *latency, *energy, *memory, *measure_size(folder, base_bytes)]
     if base_folder != folder and _has_room(base_bytes, device):
         progress(0.85, "decode speed beside the base")
-        # `for_quality` may have widened the model: what is compared is the model as it is served.
-        served = load(folder, device=device, trust_remote_code=trust_remote_code)
-        reference = load(base_folder, device=device, trust_remote_code=trust_remote_code)
-        found += measure_speedup(served, reference, config, device=device)
+        # For many tokens the model may have been widened: compared is the model as it is served.
+        served, reference = opened(folder), opened(base_folder)
+        found += measure_speedup(served, reference, config)
+        served.close()
+        reference.close()
     return Evaluation(tuple(found), (*notes, *missing, *left_out), tuple(speed))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from paredown.analysis.statistics import Estimate, mean_stderr
 from paredown.errors import ConfigError, DataError, did_you_mean
-from paredown.evaluate.sandbox.run import Check, Outcome, Sandbox
+from paredown.evaluate.sandbox.run import Check, Sandbox, SandboxOutcome
 from paredown.spec.reading import LARGEST_BYTES, json_rows, read_bytes
 from paredown.spec.result import Measurement
 from paredown.spec.units import Unit
@@ -51,7 +51,7 @@ class Solved:
     """What became of one problem's samples."""
 
     task_id: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SandboxOutcome, ...]
 
     @property
     def passed(self) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -15,6 +14,7 @@ from paredown.analysis.statistics import mean_stderr
 from paredown.evaluate.carbon import Estimate, NoEstimateError
 from paredown.evaluate.timing import now, prompts
 from paredown.hardware.counters import EnergyCounter, Nvml, Rapl, open_nvml, open_rapl
+from paredown.runtimes.session import Session
 from paredown.spec.result import Measurement, Source
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.units import Unit
@@ -85,7 +85,7 @@ class Estimated(Estimate):
 
 @torch.inference_mode()
 def measure_energy(
-    model: Any, config: EvaluateConfig, *, device: str, seed: int = 0
+    session: Session, config: EvaluateConfig, *, seed: int = 0
 ) -> tuple[list[Measurement], list[str]]:
     """Energy of a steady stretch of decoding and of prefilling, batch 1.
 
@@ -97,15 +97,16 @@ def measure_energy(
     """
     if config.energy_s == 0:
         return [], []
+    device = session.device
     try:
         source = open_source(device)
         generator = torch.Generator().manual_seed(seed)
-        prompt = prompts(model, 1, config.prompt_tokens, generator).to(device)
+        prompt = prompts(session, 1, config.prompt_tokens, generator).to(device)
         seconds = max(config.energy_s, _LEAST_S[device])
         found, notes = [], []
         for name, work, what in (
-            ("energy", decoding(model, prompt, config.decode_tokens), _decode_words(config)),
-            ("prefill_energy", prefilling(model, prompt), f"prompts of {config.prompt_tokens}"),
+            ("energy", decoding(session, prompt, config.decode_tokens), _decode_words(config)),
+            ("prefill_energy", prefilling(session, prompt), f"prompts of {config.prompt_tokens}"),
         ):
             joules = joules_per_token(work, source, seconds=seconds, clock=partial(now, device))
             how = f"{what}, batch 1, {_WINDOWS} windows of at least {seconds:g} s; {source.what}"
@@ -156,28 +157,23 @@ def joules_per_token(
     return found
 
 
-def decoding(model: Any, prompt: torch.Tensor, n_tokens: int) -> Work:
+def decoding(session: Session, prompt: torch.Tensor, n_tokens: int) -> Work:
     """Decodes `n_tokens` behind the prompt, which is read once, here."""
-    first = model(prompt, use_cache=True)
-    start = first.logits[:, -1:].argmax(-1)
-    kept = first.past_key_values
+    state = session.prefill(prompt)
 
     def work() -> int:
         # A copy, so that every piece of work begins behind the same prompt; it is small.
-        token, cache = start, copy.deepcopy(kept)
-        for _ in range(n_tokens):
-            output = model(token, past_key_values=cache, use_cache=True)
-            token, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+        session.decode(session.fork(state), n_tokens)
         return n_tokens
 
     return work
 
 
-def prefilling(model: Any, prompt: torch.Tensor) -> Work:
+def prefilling(session: Session, prompt: torch.Tensor) -> Work:
     """Reads the prompt."""
 
     def work() -> int:
-        model(prompt, use_cache=True)
+        session.prefill(prompt)
         return int(prompt.numel())
 
     return work

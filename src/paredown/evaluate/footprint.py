@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
+from paredown.runtimes.session import Session
 from paredown.spec.headers import read_file_header, tensor_location
 from paredown.spec.packed import ADAPTER, ADAPTER_WEIGHTS, weights_bytes
 from paredown.spec.result import Measurement
 from paredown.spec.units import Unit
 
-_CACHED = 16
-"""Tokens of the prompt behind which the cache is looked at."""
 _KINDS = {
     "weights": "matrices of the blocks, norms and biases",
     "scales": "scales, zero points and shapes of packed matrices",
@@ -68,23 +66,16 @@ def _kind(name: str) -> str:
     return "embeddings" if _EMBEDDINGS.search(name) else "weights"
 
 
-def measure_cache(model: Any, *, device: str) -> list[Measurement]:
+def measure_cache(session: Session) -> list[Measurement]:
     """Bytes that one token of context takes in the key-value cache; nothing if there is none."""
-    import torch
-
-    with torch.inference_mode():
-        prompt = torch.ones(1, _CACHED, dtype=torch.int64, device=device)
-        cache = model(prompt, use_cache=True).past_key_values
-    layers = getattr(cache, "layers", ())
-    held = [getattr(layer, part, None) for layer in layers for part in ("keys", "values")]
-    size = sum(tensor.nbytes for tensor in held if tensor is not None)
+    size = session.cache_bytes_per_token()
     if not size:
         return []
     return [
         Measurement(
-            name="kv_cache", value=size / _CACHED, unit=Unit.BYTES_PER_TOKEN, n=1, stderr=None,
+            name="kv_cache", value=size, unit=Unit.BYTES_PER_TOKEN, n=1, stderr=None,
             lower_is_better=True, source="measured",
-            how=f"tensors of the cache after a prompt of {_CACHED} tokens, batch 1",
+            how="tensors of the cache after a prompt of 16 tokens, batch 1",
         )
     ]  # fmt: skip
 

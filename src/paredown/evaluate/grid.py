@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import psutil
 import torch
 
 from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.evaluate.timing import Times, machine_words, prompts, repeat, timed
+from paredown.runtimes.session import Session
 from paredown.spec.progress import Progress
 from paredown.spec.speed import SpeedGrid, SpeedPoint, Timing
 from paredown.spec.units import human_bytes
@@ -21,15 +20,14 @@ _LOGIT_BYTES = 8
 
 @torch.inference_mode()
 def measure_grid(
-    model: Any,
+    session: Session,
     grid: SpeedGrid,
     *,
     cache_bytes: float,
-    device: str,
     progress: Progress = lambda share, message: None,
     seed: int = 0,
 ) -> tuple[list[SpeedPoint], list[str]]:
-    """Time a model at every point of a grid, small points first.
+    """Time a session at every point of a grid, small points first.
 
     Args:
         cache_bytes: of the key-value cache, per token.
@@ -42,24 +40,22 @@ def measure_grid(
     points = [(length, batch) for length in sorted(grid.prompts) for batch in sorted(grid.batches)]
     for k, (length, batch) in enumerate(points):
         progress(k / len(points), f"speed with prompts of {length}, batches of {batch}")
-        why_not = _why_not(model, grid, length, batch, cache_bytes, device)
+        why_not = _why_not(session, grid, length, batch, cache_bytes)
         if why_not is None:
-            found.append(_point(model, grid, length, batch, generator, device))
+            found.append(_point(session, grid, length, batch, generator))
         else:
             notes.append(f"speed with prompts of {length}, batches of {batch}: {why_not}")
     return found, notes
 
 
 def _why_not(
-    model: Any, grid: SpeedGrid, length: int, batch: int, cache_bytes: float, device: str
+    session: Session, grid: SpeedGrid, length: int, batch: int, cache_bytes: float
 ) -> str | None:
-    config = model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
-    if context is not None and length + grid.decode_tokens > context:
-        return f"left out, the model's context is {context}"
-    logits = batch * length * model.get_input_embeddings().num_embeddings * _LOGIT_BYTES
+    if length + grid.decode_tokens > session.context:
+        return f"left out, the model's context is {session.context}"
+    logits = batch * length * session.vocabulary * _LOGIT_BYTES
     needed = logits + batch * (length + grid.decode_tokens) * cache_bytes
-    free = _free(device)
+    free = _free(session.device)
     if needed > free / 2:
         return f"left out, it may take {human_bytes(needed)}, and {human_bytes(free)} are free"
     return None
@@ -72,11 +68,11 @@ def _free(device: str) -> float:
 
 
 def _point(
-    model: Any, grid: SpeedGrid, length: int, batch: int, generator: torch.Generator, device: str
+    session: Session, grid: SpeedGrid, length: int, batch: int, generator: torch.Generator
 ) -> SpeedPoint:
     def once() -> tuple[float, float]:
-        prompt = prompts(model, batch, length, generator).to(device)
-        return timed(model, prompt, grid.decode_tokens, device)
+        prompt = prompts(session, batch, length, generator).to(session.device)
+        return timed(session, prompt, grid.decode_tokens)
 
     once()
     times = Times()
@@ -95,7 +91,7 @@ def _point(
         prefill=timing(times.prefill, tokens=batch * length),
         decode=timing(steps, tokens=batch),
         tight=times.tight,
-        how=machine_words(device),
+        how=machine_words(session.device),
     )
 
 

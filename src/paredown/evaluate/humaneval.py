@@ -1,4 +1,4 @@
-"""HumanEval as a benchmark among others: our adapter writes, our sandbox judges."""
+"""HumanEval as a benchmark among others: the model writes, our sandbox judges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paredown.spec.benchmarks import HUMANEVAL
 from paredown.spec.serial import content_hash
 
 if TYPE_CHECKING:
-    from paredown.evaluate.adapter import Adapter
+    from paredown.evaluate.harness import HarnessModel
 
 _SEED = 1234
 _MAX_TOKENS = 512
@@ -25,7 +25,7 @@ _INSTRUCTION = "Complete the following Python function. Answer with the code alo
 
 @dataclass(frozen=True)
 class _Request:
-    """What the adapter needs to know of a prompt."""
+    """What the model needs to know of a prompt."""
 
     args: tuple[str, dict[str, object]]
     task_name: str
@@ -33,7 +33,7 @@ class _Request:
 
 
 def run_humaneval(
-    adapter: Adapter,
+    model: HarnessModel,
     *,
     limit: int,
     chat_template: bool,
@@ -47,21 +47,21 @@ def run_humaneval(
             tokenizer without the chat template that is asked for.
     """
     sandbox = open_sandbox(allow_unsandboxed=allow_unsandboxed)
-    if chat_template and not getattr(adapter.tokenizer, "chat_template", None):
+    if chat_template and not getattr(model.tokenizer, "chat_template", None):
         raise ConfigError("the tokenizer has no chat template; leave --chat-template out")
     problems = load_problems(humaneval_folder(data_dir))
     chosen = draw({HUMANEVAL: len(problems)}, limit, seed=_SEED)[HUMANEVAL]
     asked = [problems[i] for i in chosen]
-    adapter.truncated.clear()
+    model.truncated.clear()
     settings = {"until": [] if chat_template else [*STOPS], "max_gen_toks": _MAX_TOKENS}
-    texts = adapter.generate_until(
+    texts = model.generate_until(
         [
-            _Request((_prompt(p, adapter, chat_template), settings), HUMANEVAL, i)
+            _Request((_prompt(p, model, chat_template), settings), HUMANEVAL, i)
             for i, p in zip(chosen, asked, strict=True)
         ]
     )
     to_program = answer if chat_template else complete
-    adapter.progress(1.0, "running the programs")
+    model.progress(1.0, "running the programs")
     completions = {p.task_id: [text] for p, text in zip(asked, texts, strict=True)}
     judged = judge(asked, completions, sandbox, to_program=to_program)
     rows = describe_rows(HUMANEVAL, data_dir)
@@ -73,7 +73,7 @@ def run_humaneval(
             score=float(solved.passed > 0),
             answer=text,
             metrics={"pass@1": float(solved.passed > 0)},
-            truncated=(HUMANEVAL, i) in adapter.truncated,
+            truncated=(HUMANEVAL, i) in model.truncated,
         )
         for i, problem, text, solved in zip(chosen, asked, texts, judged.solved, strict=True)
     )
@@ -91,8 +91,8 @@ def run_humaneval(
     )
 
 
-def _prompt(problem: Problem, adapter: Adapter, chat_template: bool) -> str:
+def _prompt(problem: Problem, model: HarnessModel, chat_template: bool) -> str:
     if not chat_template:
         return problem.prompt
     message = f"{_INSTRUCTION}{problem.prompt}\n```"
-    return adapter.apply_chat_template([{"role": "user", "content": message}])
+    return model.apply_chat_template([{"role": "user", "content": message}])

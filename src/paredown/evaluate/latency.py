@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -16,6 +14,7 @@ from paredown.evaluate.timing import (
     repeat,
     timed,
 )
+from paredown.runtimes.session import Session
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.units import Unit
@@ -25,7 +24,7 @@ _P90 = 0.9
 
 @torch.inference_mode()
 def measure_latency(
-    model: Any, config: EvaluateConfig, *, device: str, seed: int = 0
+    session: Session, config: EvaluateConfig, *, seed: int = 0
 ) -> list[Measurement]:
     """Milliseconds per prompt token (prefill) and per generated token (decode), batch 1.
 
@@ -36,8 +35,8 @@ def measure_latency(
     generator = torch.Generator().manual_seed(seed)
 
     def once() -> tuple[float, float]:
-        prompt = prompts(model, 1, config.prompt_tokens, generator)
-        return timed(model, prompt.to(device), config.decode_tokens, device)
+        prompt = prompts(session, 1, config.prompt_tokens, generator)
+        return timed(session, prompt.to(session.device), config.decode_tokens)
 
     once()
     times = Times()
@@ -49,7 +48,7 @@ def measure_latency(
     )
     how = (
         f"{len(times.decode)} repeats after a warm-up, batch 1, prompt {config.prompt_tokens}, "
-        f"decode {config.decode_tokens}, {machine_words(device)}"
+        f"decode {config.decode_tokens}, {machine_words(session.device)}"
     )
     return [
         *_latencies("decode_latency", times.decode, config.decode_tokens, how),
@@ -59,9 +58,9 @@ def measure_latency(
 
 @torch.inference_mode()
 def measure_speedup(
-    model: Any, base: Any, config: EvaluateConfig, *, device: str, seed: int = 0
+    session: Session, base: Session, config: EvaluateConfig, *, seed: int = 0
 ) -> list[Measurement]:
-    """Speed of `model` relative to `base`, decoding and reading prompts, measured in turns.
+    """Speed of `session` relative to `base`, decoding and reading prompts, measured in turns.
 
     Both are in this process and take turns, so that whatever slows the machine slows both. The
     ratio is taken pair by pair; reported are its median, the median's standard error and interval.
@@ -70,9 +69,9 @@ def measure_speedup(
     n_decode = max(config.decode_tokens // 2, 4)
 
     def once() -> tuple[float, float]:
-        prompt = prompts(model, 1, config.prompt_tokens, generator).to(device)
-        mine = timed(model, prompt, n_decode, device)
-        reference = timed(base, prompt, n_decode, device)
+        prompt = prompts(session, 1, config.prompt_tokens, generator).to(session.device)
+        mine = timed(session, prompt, n_decode)
+        reference = timed(base, prompt, n_decode)
         return reference[0] / mine[0], reference[1] / mine[1]
 
     once()
@@ -85,7 +84,8 @@ def measure_speedup(
     )
     how = (
         f"base and artifact in turns, {len(ratios.decode)} pairs after a warm-up, prompt "
-        f"{config.prompt_tokens}, {n_decode} tokens, {machine_words(device)}; median of the ratios"
+        f"{config.prompt_tokens}, {n_decode} tokens, {machine_words(session.device)}; "
+        "median of the ratios"
     )
     return [
         _ratio("speedup", ratios.decode, f"decode of {how}"),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from paredown.evaluate.footprint import peak_rss
 from paredown.evaluate.timing import prompts
+from paredown.runtimes.session import Session
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.units import Unit
@@ -59,50 +59,22 @@ class MemoryWatch:
         return torch.cuda.max_memory_allocated() if self.device == "cuda" else peak_rss()
 
 
-@torch.inference_mode()
-def serve_once(model: Any, config: EvaluateConfig, watch: MemoryWatch, *, seed: int = 0) -> None:
+def serve_once(
+    session: Session, config: EvaluateConfig, watch: MemoryWatch, *, seed: int = 0
+) -> None:
     """Read one prompt and decode behind it, as phases `prefill` and `decode`."""
     generator = torch.Generator().manual_seed(seed)
-    prompt = prompts(model, 1, config.prompt_tokens, generator).to(watch.device)
+    prompt = prompts(session, 1, config.prompt_tokens, generator).to(watch.device)
     with watch.phase("prefill"):
-        output = model(prompt, use_cache=True)
-    token, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
-    del output
+        state = session.prefill(prompt)
     with watch.phase("decode"):
-        for _ in range(config.decode_tokens):
-            output = model(token, past_key_values=cache, use_cache=True)
-            token, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+        session.decode(state, config.decode_tokens)
 
 
-def measure_weights(model: Any) -> Measurement:
-    """Bytes of all tensors that the loaded model holds, each storage once.
-
-    The resident memory of a process would not tell it: weights are mapped from their file and
-    become resident when they are used, and libraries are loaded on the way.
-    """
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for module in model.modules()
-        for tensor in _tensors(vars(module), deep=3)
-    }
+def measure_weights(session: Session) -> Measurement:
+    """Bytes of all weights as the loaded model holds them, each storage once."""
     how = "storages of the tensors that the loaded model holds: weights, scales, packed copies"
-    return _measurement("weights_memory", sum(storages.values()), how)
-
-
-def _tensors(value: object, *, deep: int) -> Iterator[torch.Tensor]:
-    """Tensors in dicts, sequences and plain objects such as the state of bitsandbytes' weights."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    if deep == 0 or isinstance(value, torch.nn.Module):
-        return
-    if isinstance(value, dict):
-        held: Iterable[object] = value.values()
-    elif isinstance(value, list | tuple):
-        held = value
-    else:
-        held = getattr(value, "__dict__", {}).values()
-    for inner in held:
-        yield from _tensors(inner, deep=deep - 1)
+    return _measurement("weights_memory", session.weights_bytes(), how)
 
 
 def peak_measurements(watch: MemoryWatch, config: EvaluateConfig) -> list[Measurement]:

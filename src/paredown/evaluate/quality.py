@@ -7,22 +7,24 @@ smaller) and the logits are computed from them again, one window at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from paredown.analysis.statistics import clustered_ratio_stderr
 from paredown.errors import DivergedError, MethodError
 from paredown.ops.divergence import score_tokens
-from paredown.runtimes.torch.load import is_packed, load_dense
-from paredown.runtimes.torch.packed import dense_dtype
+from paredown.ops.readout import Readout
+from paredown.runtimes.registry import engine
+from paredown.runtimes.session import Session
 from paredown.spec.result import Measurement
+from paredown.spec.target import Device
 from paredown.spec.units import Unit
 from paredown.store.cache import Cache
 
@@ -54,96 +56,77 @@ class BaseOutputs:
         tokens: Tensor,
         tokens_hash: str,
         cache: Cache,
-        device: str,
+        device: Device,
+        runtime: str = "torch",
         trust_remote_code: bool = False,
     ) -> None:
         key = {"version": 1, "model": base_hash, "tokens": tokens_hash, "device": device}
-        self.device = device
+        if runtime != "torch":  # the base is compared in the engine that serves
+            key["runtime"] = runtime
         path = cache.get_or_put(
             "base-outputs",
             key,
             ".safetensors",
-            lambda p: _write_base(base, tokens, p, device, trust_remote_code),
+            lambda p: _write_base(
+                lambda: engine(runtime).open(
+                    base, device=device, trust_remote_code=trust_remote_code
+                ),
+                tokens,
+                p,
+            ),
         )
         self._file = safe_open(path, framework="pt", device=device)
         names = set(self._file.keys())
-        self._head = self._file.get_tensor("head") if "head" in names else None
-        self._bias = self._file.get_tensor("bias") if "bias" in names else None
-        post = self._file.get_tensor("post") if "post" in names else None
-        self._post = (1.0, 0.0) if post is None else (float(post[0]), float(post[1]))
+        self._readout: Readout | None = None
+        if "head" in names:
+            scale, cap = (float(number) for number in self._file.get_tensor("post"))
+            bias = self._file.get_tensor("bias") if "bias" in names else None
+            self._readout = Readout(self._file.get_tensor("head"), bias, scale, cap)
 
     def logits(self, window: int) -> Tensor:
         """(length - 1, vocabulary) float32 for one evaluation window."""
         outputs: Tensor = self._file.get_tensor(f"window.{window}")
-        if self._head is None:
-            return outputs.float()
-        return _apply_head(outputs, self._head, self._bias, self._post)
+        return outputs.float() if self._readout is None else self._readout.logits(outputs)
 
 
-def _apply_head(
-    hidden: Tensor, head: Tensor, bias: Tensor | None, post: tuple[float, float]
-) -> Tensor:
-    """Logits from final hidden states: linear, scaled, soft-capped where the family does it."""
-    logits = nn.functional.linear(
-        hidden.float(), head.float(), None if bias is None else bias.float()
-    )
-    scale, cap = post
-    logits = logits * scale
-    return torch.tanh(logits / cap) * cap if cap else logits
-
-
-@torch.no_grad()
-def _write_base(
-    base: Path, tokens: Tensor, path: Path, device: str, trust_remote_code: bool
-) -> None:
-    model = for_quality(
-        load_dense(base, device=device, trust_remote_code=trust_remote_code), device
-    )
-    head = model.get_output_embeddings()
-    seen: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda module, args: seen.append(args[0][0, :-1]))
-    config = model.config.get_text_config()
-    cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
-    scale = float(getattr(config, "logit_scale", None) or 1.0)
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-    bias = getattr(head, "bias", None)
+def _write_base(open_base: Callable[[], Session], tokens: Tensor, path: Path) -> None:
+    """Run the base over all windows; keep hidden states, or logits where the engine shows none."""
+    session = open_base()
+    session.for_many_tokens()
+    readout = session.readout
+    if readout is not None and not _reproduces(session, readout, tokens[:1]):
+        readout = None
     stored: dict[str, Tensor] = {}
-    for i, window in enumerate(tokens):
-        logits = model(window[None].to(device), use_cache=False).logits[0, :-1]
+    outputs = (
+        ((logits.half(), logits) for logits in session.logits(tokens))
+        if readout is None
+        else session.hidden(tokens)
+    )
+    for i, (kept, logits) in enumerate(outputs):
         if not torch.isfinite(logits).all():
             raise MethodError("the base model's logits are not finite: its weights are damaged")
-        if i == 0:
-            again = _apply_head(seen[0], head.weight, bias, (scale, cap))
-            error = (again.log_softmax(-1) - logits.float().log_softmax(-1)).abs().max()
-            from_hidden = bool(error < _REPRODUCES)
-        stored[f"window.{i}"] = seen[i].cpu() if from_hidden else logits.half().cpu()
-        seen[i] = seen[i][:0]
-    handle.remove()
-    if from_hidden:
-        stored["head"] = head.weight.detach().cpu().clone()
-        stored["post"] = torch.tensor([scale, cap])
-        if bias is not None:
-            stored["bias"] = bias.detach().cpu().clone()
+        stored[f"window.{i}"] = kept.cpu()
+    if readout is not None:
+        stored["head"] = readout.weight.detach().cpu().clone()
+        stored["post"] = torch.tensor([readout.scale, readout.cap])
+        if readout.bias is not None:
+            stored["bias"] = readout.bias.detach().cpu().clone()
     save_file({k: v.contiguous() for k, v in stored.items()}, path)
 
 
-def for_quality(model: Any, device: str) -> Any:
-    """The model in the dtype in which many tokens are computed fastest.
+def _reproduces(session: Session, readout: Readout, window: Tensor) -> bool:
+    """Whether logits come out of hidden states as the model computes them, on (1, length) tokens.
 
-    On a processor without bfloat16 of its own, dense 16-bit weights are widened to float32: the
-    same weights, less rounding between layers. Quantized models compute as they are loaded.
+    A family may do more behind its last layer than is known here.
     """
-    widen = (
-        dense_dtype(device) == torch.float32
-        and getattr(model, "hf_quantizer", None) is None
-        and not is_packed(model)
-    )
-    return model.float() if widen else model
+    hidden, logits = next(session.hidden(window))
+    again = readout.logits(hidden).log_softmax(-1)
+    return bool((again - logits.float().log_softmax(-1)).abs().max() < _REPRODUCES)
 
 
 @torch.no_grad()
 def measure_quality(
-    model: Any, tokens: Tensor, base: BaseOutputs | None, *, protocol: str, device: str
+    session: Session, tokens: Tensor, base: BaseOutputs | None, *, protocol: str
 ) -> list[Measurement]:
     """Perplexity, accuracy, and against `base` KL and top-1 agreement, on (count, length) tokens.
 
@@ -153,12 +136,13 @@ def measure_quality(
         DivergedError: logits that are not finite.
     """
     sums = _Sums([], [], [], [], [], [])
-    for i, window in enumerate(tokens):
-        logits = model(window[None].to(device), use_cache=False).logits[0, :-1]
+    for i, (window, logits) in enumerate(zip(tokens, session.logits(tokens), strict=True)):
         if not torch.isfinite(logits).all():
             raise DivergedError(f"logits of window {i} are not finite")
         scores = score_tokens(
-            logits, window[1:].to(device), None if base is None else base.logits(i)[: len(logits)]
+            logits,
+            window[1:].to(logits.device),
+            None if base is None else base.logits(i)[: len(logits)],
         )
         sums.tokens.append(len(window) - 1)
         sums.nll.append(float(scores.nll.sum()))

@@ -11,14 +11,14 @@ from typing import Any
 from paredown.blocks.memory import release
 from paredown.evaluate.comparison import compare, score, surely_lost
 from paredown.evaluate.items import Responses, TaskItems, model_hash
-from paredown.evaluate.quality import for_quality
-from paredown.evaluate.scorer import CausalScorer
 from paredown.evaluate.task_data import describe_rows
-from paredown.runtimes.torch.load import load
+from paredown.runtimes.registry import engine
+from paredown.runtimes.session import Session
 from paredown.spec.benchmarks import HUMANEVAL, expand
 from paredown.spec.progress import Progress
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
+from paredown.spec.target import Device
 from paredown.store.atomic import write_text
 from paredown.store.cache import Cache
 from paredown.text.windows import load_tokenizer
@@ -37,9 +37,11 @@ class ScoreRequest:
 
     config: EvaluateConfig
     data_dir: Path | None
-    device: str
+    device: Device
     trust_remote_code: bool
     cache: Cache
+    runtime: str = "torch"
+    """In which the model is asked."""
 
 
 def measure_scores(
@@ -148,6 +150,7 @@ def _settings(name: str, request: ScoreRequest) -> dict[str, Any]:
         "chat_template": request.config.chat_template,
         "lm_eval": importlib.metadata.version("lm-eval"),
         "device": request.device,
+        "runtime": request.runtime,
     }
 
 
@@ -157,35 +160,42 @@ class _Lazy:
     def __init__(self, folder: Path, request: ScoreRequest) -> None:
         self.folder, self.request = folder, request
         self.hash = model_hash(folder)
-        self._scorer: CausalScorer | None = None
+        self._session: Session | None = None
         self.tokenizer = load_tokenizer(folder, trust_remote_code=request.trust_remote_code)
 
-    def scorer(self) -> CausalScorer:
+    def session(self) -> Session:
         """The model, ready to answer."""
-        if self._scorer is None:
-            device = self.request.device
-            trust = self.request.trust_remote_code
-            model = load(self.folder, device=device, trust_remote_code=trust)
-            self._scorer = CausalScorer(for_quality(model, device), self.tokenizer, device=device)
-        return self._scorer
+        if self._session is None:
+            self._session = engine(self.request.runtime).open(
+                self.folder,
+                device=self.request.device,
+                trust_remote_code=self.request.trust_remote_code,
+            )
+            self._session.for_many_tokens()
+        return self._session
 
     def responses(self) -> Responses:
         """What the model has answered before."""
-        key = {"version": _VERSION, "model": self.hash, "device": self.request.device}
+        key = {
+            "version": _VERSION,
+            "model": self.hash,
+            "device": self.request.device,
+            "runtime": self.request.runtime,
+        }
         return Responses(self.request.cache.path("responses", key, ".jsonl"))
 
 
 def _answer(name: str, model: _Lazy, request: ScoreRequest, progress: Progress) -> TaskItems:
-    from paredown.evaluate.adapter import Adapter
+    from paredown.evaluate.harness import HarnessModel
     from paredown.evaluate.humaneval import run_humaneval
     from paredown.evaluate.tasks import run_benchmark
 
     progress(0.0, "reading the benchmark")
     config = request.config
-    adapter = Adapter(model.scorer, model.tokenizer, model.responses(), progress)
+    asked = HarnessModel(model.session, model.tokenizer, model.responses(), progress)
     if name == HUMANEVAL:
         return run_humaneval(
-            adapter,
+            asked,
             limit=config.limit,
             chat_template=config.chat_template,
             data_dir=request.data_dir,
@@ -194,7 +204,7 @@ def _answer(name: str, model: _Lazy, request: ScoreRequest, progress: Progress) 
     with tempfile.TemporaryDirectory(prefix="paredown-tasks-") as scratch:
         return run_benchmark(
             name,
-            adapter,
+            asked,
             limit=config.limit,
             chat_template=config.chat_template,
             data_dir=request.data_dir,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import Tensor
 
 from paredown.evaluate.quality import BaseOutputs, measure_quality
+from paredown.runtimes.session import Session
 
 WINDOWS, LENGTH = 8, 256
 """The beginnings of the first windows: about 2000 tokens."""
@@ -18,7 +18,7 @@ SURE = 4.0
 
 
 def why_screened(
-    model: Any, tokens: Tensor, base: BaseOutputs, *, worst: float, protocol: str, device: str
+    session: Session, tokens: Tensor, base: BaseOutputs, *, worst: float, protocol: str
 ) -> str | None:
     """Why nothing else is to be measured: a perplexity surely more than `worst` times the base's.
 
@@ -28,7 +28,6 @@ def why_screened(
     what is in doubt is measured in full.
 
     Args:
-        model: as it is served.
         tokens: (count, length) evaluation windows that `base` was computed on.
 
     Raises:
@@ -37,7 +36,7 @@ def why_screened(
     few = tokens[:WINDOWS, :LENGTH]
     if len(few) < FEWEST:
         return None
-    found = measure_quality(model, few, base, protocol=protocol, device=device)
+    found = measure_quality(session, few, base, protocol=protocol)
     ratio = next(m for m in found if m.name == "perplexity_ratio")
     if ratio.stderr is None:
         raise AssertionError("several windows have a standard error")

@@ -1,4 +1,4 @@
-"""lm-eval's tasks, prompts and metrics, answered by our adapter.
+"""lm-eval's tasks, prompts and metrics, answered by a session.
 
 Importing this module imports lm-eval, which takes seconds; only worker processes do.
 """
@@ -16,7 +16,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from paredown.errors import ConfigError, DataError, did_you_mean
-from paredown.evaluate.adapter import Adapter
+from paredown.evaluate.harness import HarnessModel
 from paredown.evaluate.items import Item, TaskItems, draw
 from paredown.evaluate.task_data import (
     describe_rows,
@@ -46,7 +46,7 @@ class _Loaded:
 
 def run_benchmark(
     name: str,
-    adapter: Adapter,
+    model: HarnessModel,
     *,
     limit: int,
     chat_template: bool,
@@ -67,7 +67,7 @@ def run_benchmark(
         DataError: rows are neither local nor to be had from the hub.
         DivergedError: the model's logits are not finite.
     """
-    if chat_template and not getattr(adapter.tokenizer, "chat_template", None):
+    if chat_template and not getattr(model.tokenizer, "chat_template", None):
         raise ConfigError("the tokenizer has no chat template; leave --chat-template out")
     loaded = _load(name, data_dir, scratch)
     sizes = {task: len(obj.eval_docs) for task, obj in loaded.tasks.items()}
@@ -75,19 +75,11 @@ def run_benchmark(
     tasks = {task: loaded.tasks[task] for task in rows}
     for task in tasks.values():
         _prepare(name, task)
-    adapter.truncated.clear()
-    samples = evaluate(
-        lm=adapter,
-        task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
-        samples=rows,
-        bootstrap_iters=0,
-        apply_chat_template=chat_template,
-        fewshot_as_multiturn=chat_template,
-    )["samples"]
+    samples = _answered(model, tasks, rows, chat_template)
     chosen = loaded.filter or samples[next(iter(tasks))][0]["filter"]
     extras = _extras(samples, chosen)
     items = [
-        _item(task, tasks[task], sample, loaded, rows[task], adapter.truncated, extras)
+        _item(task, tasks[task], sample, loaded, rows[task], model.truncated, extras)
         for task in tasks
         for sample in samples[task]
         if sample["filter"] == chosen
@@ -105,6 +97,25 @@ def run_benchmark(
         how=_protocol(loaded, tasks, metric, items, sum(sizes.values()), chat_template),
         items=tuple(items),
     )
+
+
+def _answered(
+    model: HarnessModel,
+    tasks: Mapping[str, Any],
+    rows: Mapping[str, Sequence[int]],
+    chat_template: bool,
+) -> Mapping[str, Any]:
+    """lm-eval's record of every item of `rows`, by task; a list with an entry per filter."""
+    model.truncated.clear()
+    found: Mapping[str, Any] = evaluate(
+        lm=model,
+        task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
+        samples=rows,
+        bootstrap_iters=0,
+        apply_chat_template=chat_template,
+        fewshot_as_multiturn=chat_template,
+    )["samples"]
+    return found
 
 
 def _prepare(name: str, task: Any) -> None:

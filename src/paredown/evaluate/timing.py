@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from paredown.analysis.statistics import median_spread
+from paredown.runtimes.session import Session
 
 TIGHT = 0.05
 """Half-width of a median's 95 % interval, relative, at which repeats may end."""
@@ -53,22 +53,18 @@ def repeat(
         done += 1
 
 
-def prompts(model: Any, batch: int, length: int, generator: torch.Generator) -> Tensor:
+def prompts(session: Session, batch: int, length: int, generator: torch.Generator) -> Tensor:
     """(batch, length) random tokens."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    return torch.randint(0, vocabulary, (batch, length), generator=generator)
+    return torch.randint(0, session.vocabulary, (batch, length), generator=generator)
 
 
-def timed(model: Any, prompt: Tensor, n_decode: int, device: str) -> tuple[float, float]:
+def timed(session: Session, prompt: Tensor, n_decode: int) -> tuple[float, float]:
     """Seconds of reading the prompt, and of greedily decoding `n_decode` tokens behind it."""
-    start = now(device)
-    output = model(prompt, use_cache=True)
-    token = output.logits[:, -1:].argmax(-1)
-    middle = now(device)
-    for _ in range(n_decode):
-        output = model(token, past_key_values=output.past_key_values, use_cache=True)
-        token = output.logits[:, -1:].argmax(-1)
-    return middle - start, now(device) - middle
+    start = now(session.device)
+    state = session.prefill(prompt)
+    middle = now(session.device)
+    session.decode(state, n_decode)
+    return middle - start, now(session.device) - middle
 
 
 def now(device: str) -> float:

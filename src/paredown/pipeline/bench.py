@@ -37,6 +37,8 @@ class Bench:
     device: Device
     seed: int
     executor: Executor
+    runtime: str = "torch"
+    """Engine in which everything is measured."""
     trust_remote_code: bool = False
 
     @property

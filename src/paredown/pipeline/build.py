@@ -81,6 +81,7 @@ def _compress_and_verify(
     checked = clock.run(
         VerifyJob(
             device=bench.device,
+            runtime=bench.runtime,
             trust_remote_code=bench.trust_remote_code,
             artifact=out,
             expected=expected if expected.exists() else None,

@@ -89,6 +89,8 @@ class Job(_Record, ABC, Generic[D]):
     kind: str
     """Also the name of the stage, in failures and displays."""
     device: Device
+    runtime: str = "torch"
+    """Engine in which the model is measured."""
     trust_remote_code: bool = False
 
     @property

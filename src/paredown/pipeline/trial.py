@@ -182,6 +182,7 @@ def measure_folder(
 def _evaluate_job(bench: Bench, model: Path) -> EvaluateJob:
     return EvaluateJob(
         device=bench.device,
+        runtime=bench.runtime,
         trust_remote_code=bench.trust_remote_code,
         model=model,
         base_bytes=_base_bytes(bench),
@@ -219,6 +220,7 @@ def _with_scores(
     found = clock.run(
         ScoreJob(
             device=bench.device,
+            runtime=bench.runtime,
             trust_remote_code=bench.trust_remote_code,
             model=model,
             base=bench.base.folder,

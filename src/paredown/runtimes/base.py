@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from paredown.errors import ConfigError, MissingExtraError
 from paredown.spec.embeddings import packable_embeddings
@@ -25,6 +25,9 @@ from paredown.spec.packed import weights_bytes
 from paredown.spec.result import Evidence
 from paredown.spec.structure import matrix_shape
 from paredown.spec.target import Device
+
+if TYPE_CHECKING:
+    from paredown.runtimes.session import Session
 
 GROUPS = (16, 32, 64, 128, -1)
 """Group sizes that are offered to a search, where a runtime holds them and they divide."""
@@ -237,6 +240,15 @@ class Engine(Runtime):
 
         Raises:
             ConfigError: the engine does not hold what is stored; the nearest that would do.
+        """
+
+    @abstractmethod
+    def open(self, folder: Path, *, device: Device, trust_remote_code: bool = False) -> Session:
+        """Load a package, in this process or in one that the session knows.
+
+        Raises:
+            ModelError: files that are missing, damaged or not understood.
+            MissingExtraError: what the engine needs is not installed.
         """
 
     def server(self, package: Package, *, host: str, port: int) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from paredown.runtimes.base import Claim, Engine, Needs, Package, folder_package
 from paredown.spec.embeddings import packable_embeddings
@@ -13,6 +13,9 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.result import Evidence
 from paredown.spec.structure import is_expert, uses_conv1d
 from paredown.spec.target import Device
+
+if TYPE_CHECKING:
+    from paredown.runtimes.session import Session
 
 OWN = "paredown"
 """`ModelSpec.quantization` of the format that other loaders refuse."""
@@ -65,6 +68,15 @@ class Transformers(Engine):
 
     def export(self, artifact: Path, out: Path) -> Package:
         return folder_package(self, artifact, infer_spec(artifact))
+
+    def open(self, folder: Path, *, device: Device, trust_remote_code: bool = False) -> Session:
+        from paredown.runtimes.torch.load import load_dense
+        from paredown.runtimes.torch.session import TorchSession
+
+        model = load_dense(folder, device=device, trust_remote_code=trust_remote_code)
+        return TorchSession(
+            model, device=device, folder=folder, trust_remote_code=trust_remote_code
+        )
 
     def _whole(self, spec: ModelSpec) -> Claim:
         if spec.uneven_mlps:

@@ -6,10 +6,12 @@ from functools import cache
 
 from paredown.errors import ConfigError
 from paredown.evaluate.sandbox.levels import Level, obstacle
-from paredown.evaluate.sandbox.run import Check, Limits, Sandbox, SandboxError
+from paredown.evaluate.sandbox.run import Check, Sandbox, SandboxError, SandboxLimits
 
 
-def open_sandbox(limits: Limits | None = None, *, allow_unsandboxed: bool = False) -> Sandbox:
+def open_sandbox(
+    limits: SandboxLimits | None = None, *, allow_unsandboxed: bool = False
+) -> Sandbox:
     """The strongest sandbox that works here.
 
     Args:
@@ -19,7 +21,7 @@ def open_sandbox(limits: Limits | None = None, *, allow_unsandboxed: bool = Fals
     Raises:
         ConfigError: none works and `allow_unsandboxed` is false, or Windows.
     """
-    limits = limits or Limits()
+    limits = limits or SandboxLimits()
     level, why_not = detect()
     if level is not None:
         return Sandbox(level, limits)

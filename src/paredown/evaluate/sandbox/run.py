@@ -41,7 +41,7 @@ class SandboxError(ParedownError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SandboxLimits:
     """What one check may use. The program and its test have each their own processor and memory."""
 
     cpu_s: int = 5
@@ -78,7 +78,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SandboxOutcome:
     """What became of a check.
 
     Attributes:
@@ -106,7 +106,7 @@ class Sandbox:
     """A way to judge code that is not trusted. Take the strongest by `open_sandbox`."""
 
     level: Level
-    limits: Limits = field(default_factory=Limits)
+    limits: SandboxLimits = field(default_factory=SandboxLimits)
 
     def describe(self) -> str:
         """One line for results: the fence and the limits."""
@@ -116,7 +116,7 @@ class Sandbox:
             f"and {limits.memory_bytes / (1 << 20):.0f} MiB each"
         )
 
-    def check(self, task: Check) -> Outcome:
+    def check(self, task: Check) -> SandboxOutcome:
         """Run one program against its test.
 
         Raises:
@@ -134,7 +134,7 @@ class Sandbox:
                 output_bytes=self.limits.output_bytes,
             )
         status, reason = _judge(seen, self.limits)
-        return Outcome(
+        return SandboxOutcome(
             status=status,
             reason=reason,
             stdout=seen.stdout.decode(errors="replace"),
@@ -142,7 +142,7 @@ class Sandbox:
             seconds=time.monotonic() - start,
         )
 
-    def check_all(self, tasks: Sequence[Check], *, jobs: int | None = None) -> list[Outcome]:
+    def check_all(self, tasks: Sequence[Check], *, jobs: int | None = None) -> list[SandboxOutcome]:
         """Run many, `jobs` at a time (default: one per processor this process may use)."""
         with ThreadPoolExecutor(jobs or _processors()) as pool:
             return list(pool.map(self.check, tasks))
@@ -190,7 +190,7 @@ class Sandbox:
         return [*prefix, interpreter(), *flags, "-c", _LAUNCHER, json.dumps(settings)]
 
 
-def _judge(seen: Watched, limits: Limits) -> tuple[Status, str]:
+def _judge(seen: Watched, limits: SandboxLimits) -> tuple[Status, str]:
     """Status and reason. Only the checker's own word makes a pass."""
     if not seen.lines:
         printed = seen.stderr.decode(errors="replace").strip().splitlines()

@@ -27,6 +27,7 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluateDone:
         device=job.device,
         trust_remote_code=job.trust_remote_code,
         progress=progress,
+        runtime=job.runtime,
     )
     return EvaluateDone(
         measurements=tuple(found.measurements), notes=tuple(found.notes), speed=tuple(found.speed)
@@ -41,6 +42,7 @@ def score(job: ScoreJob, folder: Path, progress: Progress) -> ScoreDone:
         device=job.device,
         trust_remote_code=job.trust_remote_code,
         cache=Cache.default(),
+        runtime=job.runtime,
     )
     scores = measure_scores(job.model, job.base, request, items=folder / ITEMS, progress=progress)
     return ScoreDone(

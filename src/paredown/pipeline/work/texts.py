@@ -65,6 +65,7 @@ def base_outputs(held_out: HeldOut, tokens: Tensor, job: VerifyJob | EvaluateJob
         tokens_hash=tensor_hash(tokens),
         cache=Cache.default(),
         device=job.device,
+        runtime=job.runtime,
         trust_remote_code=job.trust_remote_code,
     )
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.probe import probe_tokens
 from paredown.errors import ScreenedError
-from paredown.evaluate.quality import for_quality
 from paredown.evaluate.screen import why_screened
 from paredown.pipeline.messages import HeldOut, VerifyDone, VerifyJob
 from paredown.pipeline.work.texts import base_outputs, evaluation_tokens, protocol
 from paredown.runtimes.torch.load import load, load_dense
 from paredown.runtimes.torch.proof import EXACT, ROUNDED, check_kernels, compare, probe
+from paredown.runtimes.torch.session import TorchSession
 from paredown.spec.progress import Progress
 
 
@@ -81,11 +81,8 @@ class _Screen:
 
     def look(self, model: Any) -> str | None:
         """Why it is not worth measuring, if so; the model may come out in another dtype."""
+        session = TorchSession(model, device=self.job.device)
+        session.for_many_tokens()
         return why_screened(
-            for_quality(model, self.job.device),
-            self.tokens,
-            self.base,
-            worst=self.job.worst,
-            protocol=self.protocol,
-            device=self.job.device,
+            session, self.tokens, self.base, worst=self.job.worst, protocol=self.protocol
         )

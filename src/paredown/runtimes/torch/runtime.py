@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from paredown.runtimes.base import Claim, Engine, Needs, Package, folder_package
 from paredown.spec.infer import infer_spec
@@ -11,6 +11,9 @@ from paredown.spec.layers import Format, LayerUnit, Option
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import Evidence
 from paredown.spec.target import Device
+
+if TYPE_CHECKING:
+    from paredown.runtimes.session import Session
 
 
 @final
@@ -38,3 +41,12 @@ class Torch(Engine):
 
     def export(self, artifact: Path, out: Path) -> Package:
         return folder_package(self, artifact, infer_spec(artifact))
+
+    def open(self, folder: Path, *, device: Device, trust_remote_code: bool = False) -> Session:
+        from paredown.runtimes.torch.load import load
+        from paredown.runtimes.torch.session import TorchSession
+
+        model = load(folder, device=device, trust_remote_code=trust_remote_code)
+        return TorchSession(
+            model, device=device, folder=folder, trust_remote_code=trust_remote_code
+        )

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from paredown.errors import ConfigError, DivergedError
-from paredown.evaluate.rows import Pair, Row, batches
+from paredown.runtimes.session import Pair, Scored, Written
+from paredown.runtimes.torch.rows import Row, batches
 
 log = logging.getLogger(__name__)
 
@@ -29,27 +29,6 @@ _DEFAULT_CONTEXT = 2048
 _SAME = {torch.float32: 2e-3}
 _ABOUT_SAME = 0.1
 """Nats per token by which a shared prompt may change a score in 16 bits."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a model thinks of a continuation."""
-
-    loglikelihood: float
-    """Sum over its tokens, nats."""
-    greedy: bool
-    """Whether each of its tokens is the likeliest."""
-    truncated: bool
-    """Whether the context had to lose its beginning."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a model writes after a prompt."""
-
-    text: str
-    truncated: bool
-    """Whether the prompt had to lose its beginning."""
 
 
 class CausalScorer:
@@ -99,7 +78,7 @@ class CausalScorer:
                     del waiting[row.group]
 
     @torch.inference_mode()
-    def write(
+    def generate(
         self,
         prompts: Sequence[Sequence[int]],
         *,

@@ -1,4 +1,4 @@
-"""lm-eval's view of a model: its requests, answered by our scorer and kept as they come.
+"""lm-eval's view of a model: its requests, answered by a session and kept as they come.
 
 Importing this module imports lm-eval, which takes seconds; only worker processes do.
 """
@@ -15,8 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from paredown.errors import ConfigError
 from paredown.evaluate.items import Responses
-from paredown.evaluate.rows import Pair
-from paredown.evaluate.scorer import CausalScorer
+from paredown.runtimes.session import Pair, Session
 from paredown.spec.progress import Progress
 from paredown.spec.units import human_seconds
 
@@ -25,29 +24,29 @@ _MAX_TOKENS = 256
 """Of an answer, where the task does not say; lm-eval's own."""
 
 
-class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
+class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
     """lm-eval's view of a model. What was answered before is not computed again."""
 
     def __init__(
         self,
-        scorer: Callable[[], CausalScorer],
+        open_session: Callable[[], Session],
         tokenizer: Any,
         responses: Responses,
         progress: Progress,
     ) -> None:
-        """`scorer` loads the model, and is called only if a request was never answered."""
+        """`open_session` loads the model; called only if a request was never answered."""
         super().__init__()
         self.tokenizer, self.responses, self.progress = tokenizer, responses, progress
-        self._load = scorer
-        self._scorer: CausalScorer | None = None
+        self._open = open_session
+        self._session: Session | None = None
         self.truncated: set[tuple[str, int]] = set()
         """Task and row of requests that lost the beginning of their prompt."""
 
     @property
-    def scorer(self) -> CausalScorer:
+    def session(self) -> Session:
         """The model, loaded now if need be."""
-        self._scorer = self._scorer or self._load()
-        return self._scorer
+        self._session = self._session or self._open()
+        return self._session
 
     @property
     def eot_token_id(self) -> int:
@@ -103,7 +102,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         if groups:
             self.progress(0.0, f"0 of {len(groups)} items")
             pairs = [[self._pair(*requests[i].args) for i in group] for group in groups]
-            found = self.scorer.score(pairs)
+            found = self.session.score(pairs)
             for group, scored in self._watched(found, len(groups)):
                 answers = {
                     keys[i]: [s.loglikelihood, s.greedy, s.truncated]
@@ -119,7 +118,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         todo = [i for i, key in enumerate(keys) if self.responses.get(key) is None]
         for done, i in enumerate(todo):
             windows = [[pair] for pair in self._windows(requests[i].args[0])]
-            scores = [scored[0].loglikelihood for _, scored in self.scorer.score(windows)]
+            scores = [scored[0].loglikelihood for _, scored in self.session.score(windows)]
             self.responses.add({keys[i]: [sum(scores), False, False]})
             self.progress((done + 1) / len(todo), f"{done + 1} of {len(todo)} texts")
         return [float(self._answer(k, r)[0]) for k, r in zip(keys, requests, strict=True)]
@@ -135,7 +134,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             prompts = [self.tok_encode(requests[i].args[0]) for i in chosen]
             self.progress(0.0, f"writing {len(chosen)} answers of at most {max_tokens} tokens")
             pace = Pace(len(chosen), self.progress)
-            found = self.scorer.write(
+            found = self.session.generate(
                 prompts, stops=self._stops(stops), max_tokens=max_tokens, step=pace.step
             )
             for k, written in pace.watched(found):
@@ -163,7 +162,7 @@ class Adapter(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         windows = get_rolling_token_windows(
             token_list=self.tok_encode(text),
             prefix_token=self.prefix_token_id,
-            max_seq_len=self.scorer.context,
+            max_seq_len=self.session.context,
             context_len=1,
         )
         for window in windows:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from paredown.errors import ConfigError, DivergedError
-from paredown.evaluate.rows import Pair
-from paredown.evaluate.scorer import CausalScorer, Scored
+from paredown.runtimes.session import Pair, Scored
+from paredown.runtimes.torch.scorer import CausalScorer
 from tests.evaluate.tasks_samples import scorer_of, tiny_chatter
 
 FORKS = [
@@ -120,13 +120,13 @@ def test_a_broken_model_has_diverged(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="not finite"):
         all_scores(scorer, FORKS)
     with pytest.raises(DivergedError, match="not finite"):
-        list(scorer.write([[5, 6]], stops=["x"], max_tokens=2))
+        list(scorer.generate([[5, 6]], stops=["x"], max_tokens=2))
 
 
 def test_texts_are_greedy_and_end_at_the_stop(tmp_path: Path) -> None:
     scorer = scorer_of(tiny_chatter(tmp_path))
     prompts = [[5, 6, 7], [8], list(range(20, 40))]
-    texts = dict(scorer.write(prompts, stops=[], max_tokens=12))
+    texts = dict(scorer.generate(prompts, stops=[], max_tokens=12))
     for i, prompt in enumerate(prompts):
         ids = list(prompt)
         with torch.inference_mode():
@@ -138,7 +138,7 @@ def test_texts_are_greedy_and_end_at_the_stop(tmp_path: Path) -> None:
             ids[len(prompt) :], skip_special_tokens=True
         )
     stop = texts[0].text[4:6]
-    again = dict(scorer.write(prompts, stops=[stop], max_tokens=12))
+    again = dict(scorer.generate(prompts, stops=[stop], max_tokens=12))
     assert again[0].text == texts[0].text[: texts[0].text.index(stop)]
     assert [t.truncated for t in again.values()] == [False] * 3
 
@@ -146,6 +146,6 @@ def test_texts_are_greedy_and_end_at_the_stop(tmp_path: Path) -> None:
 def test_answers_longer_than_the_context_are_refused(tmp_path: Path) -> None:
     scorer = scorer_of(tiny_chatter(tmp_path, max_position_embeddings=32))
     with pytest.raises(ConfigError, match="32 tokens, and the model's context is 32"):
-        list(scorer.write([[5]], stops=[], max_tokens=32))
-    (_, written), *_ = scorer.write([[5] * 20], stops=[], max_tokens=20)
+        list(scorer.generate([[5]], stops=[], max_tokens=32))
+    (_, written), *_ = scorer.generate([[5] * 20], stops=[], max_tokens=20)
     assert written.truncated

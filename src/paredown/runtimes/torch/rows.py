@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A prompt and what follows it, as token ids; both at least one."""
-
-    context: tuple[int, ...]
-    continuation: tuple[int, ...]
+from paredown.runtimes.session import Pair
 
 
 @dataclass(frozen=True)
