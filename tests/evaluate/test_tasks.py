@@ -215,7 +215,7 @@ def test_the_base_is_asked_once_and_pairs_item_by_item(
     assert mass is not None
     assert (mass.lost, mass.p_value) == (None, None)
 
-    monkeypatch.setattr(scores, "load", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(scores, "engine", lambda *a, **k: pytest.fail("a model was loaded"))
     again = measure_scores(other, chatter, asked, items=tmp_path / "again", progress=quiet)
     assert again == [
         s.model_copy(update={"items": s.items.replace("items", "again")}) for s in found

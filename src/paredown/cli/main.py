@@ -46,6 +46,10 @@ class _Commands(LazyGroup):
         "methods": (
             "paredown.cli.methods", "methods", "List the compression methods, or explain one.",
         ),
+        "runtimes": (
+            "paredown.cli.runtimes", "runtimes",
+            "List the engines that artifacts are made for, or explain one.",
+        ),
         "skills": (
             "paredown.cli.skills", "skills",
             "What past experiments taught: list, show, forget, export, import.",

@@ -78,6 +78,10 @@ class Session(ABC):
         return os.getpid()
 
     @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Token ids as the engine's own tokenizer makes them, special tokens as in a prompt."""
+
+    @abstractmethod
     def weights_bytes(self) -> int:
         """Bytes of all weights as they are held, each once: scales and packed copies included."""
 

@@ -32,7 +32,7 @@ _TEXT = 500
 
 
 def limit_resources(settings: dict[str, Any]) -> None:
-    """SandboxLimits of the operating system; the only fence of the level `limits`."""
+    """Limits of the operating system; the only fence of the level `limits`."""
     cpu = settings["cpu_s"]
     limits = {
         resource.RLIMIT_CPU: (cpu, cpu + 1),  # SIGXCPU, and where that is ignored, SIGKILL

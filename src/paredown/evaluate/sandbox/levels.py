@@ -22,7 +22,7 @@ class Level(StrEnum):
     """The user's view of the machine, of which it can read the system's libraries alone and write
     nothing; then seccomp, no capabilities, limits. Needs no privilege and no extra program."""
     LIMITS = "limits"
-    """SandboxLimits on time, memory and files' sizes alone: NOT a sandbox."""
+    """Limits on time, memory and files' sizes alone: NOT a sandbox."""
 
     @property
     def meaning(self) -> str:

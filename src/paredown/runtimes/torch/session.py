@@ -71,6 +71,9 @@ class TorchSession(Session):
             return None
         return load_tokenizer(self._folder, trust_remote_code=self._trust_remote_code)
 
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text))
+
     def weights_bytes(self) -> int:
         # The resident memory of a process would not tell it: weights are mapped from their file
         # and become resident when they are used, and libraries are loaded on the way.
