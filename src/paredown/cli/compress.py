@@ -10,6 +10,7 @@ import typer
 from paredown.cli import complete
 from paredown.cli.options import with_settings
 from paredown.spec.requests import CompressRequest
+from paredown.spec.run import CALIBRATION
 
 if TYPE_CHECKING:
     from paredown.api import Compressed
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 ENV_PREFIX = "PAREDOWN_COMPRESS_"
 
 
-@with_settings(CompressRequest, env_prefix=ENV_PREFIX)
+@with_settings(CompressRequest, env_prefix=ENV_PREFIX, panel=CALIBRATION)
 def compress(
     request: CompressRequest,
     *,

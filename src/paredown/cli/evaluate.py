@@ -9,6 +9,7 @@ import typer
 
 from paredown.cli.options import with_settings
 from paredown.spec.requests import EvaluateRequest
+from paredown.spec.run import MEASURING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 ENV_PREFIX = "PAREDOWN_EVALUATE_"
 
 
-@with_settings(EvaluateRequest, env_prefix=ENV_PREFIX, argument="model")
+@with_settings(EvaluateRequest, env_prefix=ENV_PREFIX, argument="model", panel=MEASURING)
 def evaluate(
     request: EvaluateRequest,
     *,

@@ -6,14 +6,15 @@ the rest of `paredown --help`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, ClassVar, final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from paredown.spec.option import COMMON, LIMITS, OTHER
+from paredown.cli.table import in_order
+from paredown.spec.option import COMMON, LIMITS
 
 OWN = "This command"
 """Panel of a command's own options, which are no settings."""
@@ -25,20 +26,18 @@ class PanelCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the panels: the common one, the command's own, and the rest as they come."""
-        panels: dict[str, list[tuple[str, str]]] = {COMMON: [], LIMITS: [], OWN: []}
-        last: dict[str, list[tuple[str, str]]] = {OTHER: []}
+        panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 # typer writes the type behind an argument's name, where it says nothing new.
-                record = (record[0].replace(" <str>", "").replace(" <path>", ""), record[1])
+                said = record[0].replace(" <str>", "").replace(" <path>", "")
                 panel = getattr(parameter, "rich_help_panel", None) or OWN
-                into = last if panel in last else panels
-                into.setdefault(panel, []).append(record)
-        for title, records in (*panels.items(), *last.items()):
-            if records:
-                with formatter.section("Options" if title == OWN and not panels[COMMON] else title):
-                    formatter.write_dl(records)
+                panels.setdefault(panel, []).append((said, record[1]))
+        for title in in_order([COMMON, LIMITS, OWN, *panels]):
+            if title in panels:
+                with formatter.section("Options" if len(panels) == 1 else title):
+                    formatter.write_dl(panels[title])
 
 
 class LazyGroup(TyperGroup):
@@ -85,6 +84,6 @@ def _app(function: Any) -> typer.Typer:
     return app
 
 
-def options_of(command: Any) -> Sequence[str]:
-    """All option names of a command, for the search of the nearest."""
-    return [name for p in command.params for name in (*p.opts, *p.secondary_opts)]
+def options_of(parameters: Iterable[Any]) -> list[str]:
+    """All option names of a command's parameters."""
+    return [name for p in parameters for name in (*p.opts, *p.secondary_opts)]

@@ -29,6 +29,7 @@ from paredown.spec.run import Objective
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.formatted_text import ANSI
+    from prompt_toolkit.input import Input
 
 _HINT = "type help, or: pause, try STRATEGY, exclude METHOD, front, stop"
 _OTHER_LINES = 8
@@ -149,14 +150,17 @@ class Prompt:
         on_line: Callable[[str], None],
         *,
         width: Callable[[], int],
+        keys: Input | None = None,
     ) -> None:
         """
         Args:
             view: what stands above the line, asked for at every refresh.
             on_line: given each whole line.
             width: columns of the terminal now.
+            keys: where they come from; None: the terminal.
         """
         self._view, self._on_line, self._width = view, on_line, width
+        self._keys = keys
         self._closing = threading.Event()
         self._session: PromptSession[str] | None = None
         self._thread = threading.Thread(target=self._ask, name="commands", daemon=True)
@@ -165,7 +169,7 @@ class Prompt:
     def __enter__(self) -> Self:
         from prompt_toolkit.patch_stdout import patch_stdout
 
-        self._session = _session(self._message)
+        self._session = _session(self._message, self._keys)
         # From here on whatever anybody prints goes above the prompt, its colours kept.
         self._patch = patch_stdout(raw=True)
         self._patch.__enter__()
@@ -210,7 +214,7 @@ class Prompt:
         return ANSI(f"{text.getvalue()}\x1b[1;36m> \x1b[0m")
 
 
-def _session(message: Callable[[], ANSI]) -> PromptSession[str]:
+def _session(message: Callable[[], ANSI], keys: Input | None) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.formatted_text import FormattedText
@@ -227,6 +231,7 @@ def _session(message: Callable[[], ANSI]) -> PromptSession[str]:
     words = [*(name.split()[0] for name in COMMANDS), *registry.names()]
     return PromptSession(
         message,
+        input=keys,
         output=output,
         completer=WordCompleter(words),
         complete_while_typing=False,

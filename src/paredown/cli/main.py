@@ -120,7 +120,7 @@ def _usage(error: Any) -> str:
         return f"{message[:1].lower()}{message[1:]}"
     where = context.command_path
     if message.startswith("No such option"):
-        word, known = error.option_name, options_of(context.command)
+        word, known = error.option_name, options_of(context.command.params)
         return f"{where}: no option {word}; {_hint(word, known, where)}"
     if message.startswith("No such command"):
         word = message.partition("'")[2].rpartition("'")[0]

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from paredown.cli import complete
 from paredown.cli.table import NESTED, Setting, Table, put
+from paredown.spec.option import OTHER
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -77,7 +78,7 @@ def given(table: Table[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_settings(
-    kind: type[C], *, env_prefix: str, argument: str | None = None
+    kind: type[C], *, env_prefix: str, argument: str | None = None, panel: str = OTHER
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn a function of a config into a command that has an option for each of its fields.
 
@@ -87,10 +88,11 @@ def with_settings(
         kind: class of the config.
         env_prefix: begins the names of its environment variables.
         argument: a field that is said without an option's name.
+        panel: heading of the fields that name none.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        table = Table.of(kind, env_prefix, argument)
+        table = Table.of(kind, env_prefix, argument=argument, panel=panel)
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
         def command(**values: Any) -> None:
@@ -101,6 +103,7 @@ def with_settings(
             function(read_settings(table, given(table, values), file), **own_values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.table = table  # type: ignore[attr-defined] - for the reference page
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [*parameters(table), *own, _CONFIG]
         )

@@ -8,7 +8,7 @@ described a second time anywhere.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from paredown.spec.explain import nested
-from paredown.spec.option import OTHER, Group, Option, marker
+from paredown.spec.option import COMMON, LIMITS, OTHER, Group, Option, marker
 from paredown.spec.reading import parse_json
 
 C = TypeVar("C", bound=BaseModel)
@@ -130,13 +130,21 @@ class Table(Generic[C]):
     settings: tuple[Setting, ...]
 
     @staticmethod
-    def of(kind: type[C], env_prefix: str, argument: str | None = None) -> Table[C]:
-        """The table of a class, one of whose fields may be a positional argument.
+    def of(
+        kind: type[C], env_prefix: str, *, argument: str | None = None, panel: str = OTHER
+    ) -> Table[C]:
+        """The table of a class.
+
+        Args:
+            kind: the class.
+            env_prefix: begins the names of its environment variables.
+            argument: a field that is said without an option's name.
+            panel: heading of the fields that name none and are in no group.
 
         Raises:
             TypeError: two fields are given the same option; a mistake of the classes.
         """
-        walked = _walk(kind, env_prefix, (), None)
+        walked = _walk(kind, env_prefix, (), Group("", panel))
         found = tuple(replace(s, flags=()) if s.path == (argument,) else s for s in walked)
         flags = [flag for setting in found for name in setting.flags for flag in name.split("/")]
         if twice := {flag for flag in flags if flags.count(flag) > 1}:
@@ -145,12 +153,13 @@ class Table(Generic[C]):
 
 
 def _walk(
-    kind: type[BaseModel], env_prefix: str, above: tuple[str, ...], group: Group | None
+    kind: type[BaseModel], env_prefix: str, above: tuple[str, ...], group: Group
 ) -> Iterator[Setting]:
     for name, field in kind.model_fields.items():
         path, inner = (*above, name), nested(field.annotation)
         # A record that may be None (the grid) is one value: it cannot be set half.
-        if inner is not None and inner is field.annotation:
+        is_group = field.annotation is inner
+        if inner is not None and is_group:
             around = marker(field.metadata, Group) or Group(name, name.capitalize())
             yield from _walk(inner, env_prefix, path, around)
             continue
@@ -159,18 +168,24 @@ def _walk(
             path=path,
             flags=_flags(name, field, option, group),
             env=env_prefix + NESTED.join(path).upper(),
-            panel=option.panel or (OTHER if group is None else group.panel),
+            panel=option.panel or group.panel,
             field=field,
             option=option,
         )
 
 
-def _flags(name: str, field: FieldInfo, option: Option, group: Group | None) -> tuple[str, ...]:
+def _flags(name: str, field: FieldInfo, option: Option, group: Group) -> tuple[str, ...]:
     if option.names:
         return option.names
-    prefix = f"{group.prefix}-" if group and group.prefix else ""
+    prefix = f"{group.prefix}-" if group.prefix else ""
     said = f"{prefix}{name}".replace("_", "-")
     return (f"--{said}/--no-{said}" if field.annotation is bool else f"--{said}",)
+
+
+def in_order(panels: Iterable[str]) -> list[str]:
+    """Headings as the help has them: the common one, the limits, the rest as they come."""
+    first = {COMMON: 0, LIMITS: 1, OTHER: 3}
+    return sorted(dict.fromkeys(panels), key=lambda panel: first.get(panel, 2))
 
 
 def put(into: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from paredown.spec import notation
-from paredown.spec.option import COMMON, Option
+from paredown.spec.option import COMMON, OTHER, Option
 from paredown.spec.run import (
     CALIBRATION,
     MEASURING,
@@ -42,7 +42,7 @@ class CompressRequest(CalibrationConfig):
     """Engine that must load the artifact; `paredown runtimes` lists them."""
     seed: Annotated[int, Option(panel=COMMON)] = 0
     """Same seed, same artifact."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Option(panel=OTHER)] = False
     """Whether Python code that comes with a model may run."""
 
 
@@ -72,5 +72,5 @@ class EvaluateRequest(MeasureConfig):
     """Prompt lengths and batch sizes at which latency and throughput are measured."""
     data_dir: Annotated[FilePath | None, Option(panel=MEASURING, metavar="DIR")] = None
     """Folder with offline data sets; None: PAREDOWN_DATA."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Option(panel=OTHER)] = False
     """Whether Python code that comes with a model may run."""
