@@ -18,10 +18,11 @@ from pydantic import TypeAdapter
 
 from paredown.cli.help import options_of
 from paredown.cli.main import app
-from paredown.cli.table import Setting, Table, in_order
+from paredown.cli.table import Setting, Table
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod
 from paredown.spec.domain import describe, domains
+from paredown.spec.option import in_order
 
 _COLUMNS = ("option", "environment", "in a file", "allowed", "default", "meaning")
 _BOUNDS = {

@@ -22,11 +22,15 @@ def locate(name: str) -> Path:
         from paredown.artifact.demo import ensure_demo
 
         return ensure_demo()
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if path.is_file():
-        raise ModelError(f"{name} is a file; give the folder that holds config.json")
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path.resolve()
+        if path.is_file():
+            raise ModelError(f"{name} is a file; give the folder that holds config.json")
+    except (OSError, RuntimeError) as error:  # too long; a loop of links; no such user's home
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"no model at {name[:80]!r}: {reason}") from None
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         near = get_close_matches(name, [DEMO, *_neighbours(path)], n=1)
         hint = (

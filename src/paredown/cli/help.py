@@ -13,8 +13,7 @@ from typing import Any, ClassVar, final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from paredown.cli.table import in_order
-from paredown.spec.option import COMMON, LIMITS
+from paredown.spec.option import COMMON, LIMITS, in_order
 
 OWN = "This command"
 """Panel of a command's own options, which are no settings."""

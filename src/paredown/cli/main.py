@@ -123,14 +123,15 @@ def _usage(error: Any) -> str:
         word, known = error.option_name, options_of(context.command.params)
         return f"{where}: no option {word}; {_hint(word, known, where)}"
     if message.startswith("No such command"):
-        word = message.partition("'")[2].rpartition("'")[0]
+        # A group that knows its commands has typer's own suggestion behind the word.
+        word = message.partition("'")[2].partition("'")[0]
         known = context.command.list_commands(context)
         return f"{where}: no command {word!r}; {_hint(word, known, where)}"
     return f"{where}: {message[:1].lower()}{message[1:]}; see {where} --help"
 
 
 def _hint(word: str, known: Sequence[str], where: str) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]}?" if near else f"see {where} --help"
 
 

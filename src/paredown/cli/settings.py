@@ -78,8 +78,9 @@ def _read_file(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"--config {file}: must hold settings by name, e.g. 'episodes: 20'")
     for group in (data, *(v for v in data.values() if isinstance(v, dict))):
-        if odd := next((name for name in group if not isinstance(name, str)), None):
-            raise ConfigError(f"--config {file}: {odd!r} is no name of a setting")
+        for name in group:
+            if not isinstance(name, str):  # YAML has numbers, dates and null for keys
+                raise ConfigError(f"--config {file}: {name!r} is no name of a setting")
     return data
 
 

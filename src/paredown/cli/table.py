@@ -8,7 +8,7 @@ described a second time anywhere.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from paredown.spec.explain import nested
-from paredown.spec.option import COMMON, LIMITS, OTHER, Group, Option, marker
+from paredown.spec.option import OTHER, Group, Option, marker
 from paredown.spec.reading import parse_json
 
 C = TypeVar("C", bound=BaseModel)
@@ -106,12 +106,11 @@ class Setting:
             return None
         if text[:1] in {"[", "{"} and any(_is_record(t) for t in self.types):
             return parse_json(text, where=".".join(self.path))
-        for number in (int, float):
-            if number in self.types:
-                try:
-                    return number(text)
-                except ValueError:
-                    continue
+        for number in (int, float) if {int, float}.intersection(self.types) else ():
+            try:
+                return number(text)
+            except ValueError:
+                continue
         return text
 
 
@@ -180,12 +179,6 @@ def _flags(name: str, field: FieldInfo, option: Option, group: Group) -> tuple[s
     prefix = f"{group.prefix}-" if group.prefix else ""
     said = f"{prefix}{name}".replace("_", "-")
     return (f"--{said}/--no-{said}" if field.annotation is bool else f"--{said}",)
-
-
-def in_order(panels: Iterable[str]) -> list[str]:
-    """Headings as the help has them: the common one, the limits, the rest as they come."""
-    first = {COMMON: 0, LIMITS: 1, OTHER: 3}
-    return sorted(dict.fromkeys(panels), key=lambda panel: first.get(panel, 2))
 
 
 def put(into: dict[str, Any], path: Sequence[str], value: Any) -> None:

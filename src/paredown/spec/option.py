@@ -8,7 +8,7 @@ are plain data: nothing of a command-line library is known here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,12 @@ class Group:
 
     prefix: str
     panel: str
+
+
+def in_order(panels: Iterable[str]) -> list[str]:
+    """Headings as the help has them: the common one, the limits, the rest as they come."""
+    first = {COMMON: 0, LIMITS: 1, OTHER: 3}
+    return sorted(dict.fromkeys(panels), key=lambda panel: first.get(panel, 2))
 
 
 def marker(metadata: Sequence[Any], kind: type[Any]) -> Any:
