@@ -189,6 +189,11 @@ class Prompt:
         self._thread.join(_JOIN_S)  # a command under way must not hold up the end
         self._patch.__exit__(kind, error, trace)
 
+    @property
+    def text(self) -> str:
+        """What is on the line now."""
+        return "" if self._session is None else self._session.default_buffer.text
+
     def _ask(self) -> None:
         assert self._session is not None
         while not self._closing.is_set():

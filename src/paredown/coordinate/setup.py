@@ -174,7 +174,7 @@ def default_name(config: RunConfig) -> str:
     settings = {k: v for k, v in plain(config).items() if k not in EXTENDABLE}
     measured = (*config.evaluate.benchmarks, config.data)[0]
     parts = [Path(config.model).name, Path(measured).stem, content_hash(settings, length=6)]
-    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts)
+    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.")[:60] for part in parts)
 
 
 def folder_name(name: str) -> str:
