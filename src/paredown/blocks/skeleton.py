@@ -15,6 +15,7 @@ from paredown.artifact.widths import narrow
 from paredown.blocks.experts import separate_experts
 from paredown.errors import ModelError
 from paredown.spec.infer import is_buffer
+from paredown.spec.redact import first_line
 from paredown.spec.structure import stored_transposed
 from paredown.spec.widths import FIELD
 
@@ -41,9 +42,11 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise ModelError(f"{folder}: transformers cannot read the config: {first}") from None
+    except (ValueError, LookupError, OSError, TypeError, AttributeError, RecursionError) as error:
+        # Fields of another type than transformers expects end in any of these.
+        raise ModelError(
+            f"{folder}: transformers cannot read the config: {first_line(error)}"
+        ) from None
 
 
 def auto_class(config: Any) -> Any:

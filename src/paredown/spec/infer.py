@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paredown.spec.complete import require_complete, require_one_head
 from paredown.spec.facts import EXPERT, HEAD, Reading
 from paredown.spec.headers import read_config, read_headers
 from paredown.spec.model import ModelSpec, TensorInfo
@@ -43,11 +44,14 @@ def infer_spec(folder: Path, *, name: str | None = None) -> ModelSpec:
         name: how people call the model; the folder's name if None.
 
     Raises:
-        ModelError: no model folder, pickle weights, or files missing or damaged.
+        ModelError: no model folder, pickle weights, files missing or damaged, tensors missing or
+            misnamed, or two different output heads.
     """
     config = read_config(folder)
     called = name or folder.resolve().name
     spec = spec_from(config, read_headers(folder), name=called, path=folder)
+    require_complete(spec)
+    require_one_head(folder, spec)
     if spec.quantization is None:
         return spec
     return spec.model_copy(
@@ -66,7 +70,9 @@ def infer_remote(repo_id: str) -> ModelSpec:
         ModelError: offline, no such model, gated, or without safetensors.
     """
     config, tensors = remote_headers(repo_id)
-    return spec_from(config, tensors, name=repo_id, path=None)
+    spec = spec_from(config, tensors, name=repo_id, path=None)
+    require_complete(spec)
+    return spec
 
 
 def spec_from(

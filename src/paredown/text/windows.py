@@ -13,6 +13,7 @@ from torch import Tensor
 
 from paredown.errors import DataError
 from paredown.spec.progress import Progress
+from paredown.spec.redact import first_line
 from paredown.store.cache import Cache
 from paredown.text.texts import Part, TextSource, open_source, parts
 
@@ -20,6 +21,8 @@ Writer = Callable[[Path, int, int, bool, Progress | None], Tensor]
 """(model folder, tokens, seed, trust remote code, progress) -> at least so many token ids that the
 model has written. What runs a model lies above this package, so it is handed in."""
 
+_UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError)
+"""What transformers raises on tokenizer files that are damaged, or of another shape."""
 _SELF_SEEDS: dict[Part, int] = {"calibration": 1, "evaluation": 2}
 
 
@@ -54,9 +57,8 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{folder}: the tokenizer cannot be read: {first}") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{folder}: the tokenizer cannot be read: {first_line(error)}") from None
 
 
 def windows(

@@ -33,6 +33,7 @@ from paredown.runtimes.torch.adapters import attach_adapter, attach_with_peft, h
 from paredown.runtimes.torch.attention import use_float32_attention
 from paredown.runtimes.torch.eight_bit import eight_bit_linears, eight_bit_notes
 from paredown.runtimes.torch.embeddings import attach_embeddings
+from paredown.runtimes.torch.generation import read_generation
 from paredown.runtimes.torch.kernels import spare_refused_shapes
 from paredown.runtimes.torch.norms import use_fused_norms
 from paredown.runtimes.torch.packed import PackedLinear, dense_dtype, pack_linears
@@ -75,7 +76,10 @@ def load(
         ModelError: missing or damaged files, or a format that is not understood.
     """
     checkpoint = Checkpoint(Path(path))
+    settings = read_generation(checkpoint.folder)
     model = _load(checkpoint, device, dtype, trust_remote_code)
+    if settings is not None:
+        model.generation_config = settings
     if has_adapter(checkpoint.folder):
         layers = attach_adapter(model, checkpoint.folder, dtype=model.dtype, device=device)
         note = f"a LoRA adapter beside the packed weights of {layers} layers; peft reads it too"
@@ -151,19 +155,21 @@ def _load_dense(
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
     method = checkpoint.spec.quantization
     try:
-        model: Any = auto_class(config).from_pretrained(
+        model, found = auto_class(config).from_pretrained(
             checkpoint.folder,
             config=config,
             dtype=dtype or "auto",
             device_map=device if method == "bitsandbytes" else None,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
             **options,
         )
     except ImportError as error:
         if method == "bitsandbytes":
             raise MissingExtraError("this artifact", "bitsandbytes", "int8") from error
         raise
+    _require_all(found, checkpoint.folder)
     model = model.eval() if method == "bitsandbytes" else model.to(device).eval()
     notes: tuple[str, ...] = ()
     if method == "bitsandbytes" and device == "cpu":
@@ -171,6 +177,17 @@ def _load_dense(
     notes = (*notes, *mask_notes(checkpoint), *rare_notes(checkpoint.config))
     model.paredown = LoadInfo({}, notes)
     return model
+
+
+def _require_all(found: dict[str, Any], folder: Path) -> None:
+    """Refuse a model of which transformers has made up weights: random ones, with a log line."""
+    missing = sorted(found["missing_keys"])
+    if missing:
+        extra = sorted(found["unexpected_keys"])
+        hint = f"; the file has {extra[0]!r}, which the model does not know" if extra else ""
+        raise ModelError(
+            f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}{hint}"
+        )
 
 
 @torch.no_grad()

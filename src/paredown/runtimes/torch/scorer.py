@@ -17,6 +17,7 @@ from torch import Tensor
 
 from paredown.errors import ConfigError, DivergedError
 from paredown.runtimes.session import Pair, Scored, Written
+from paredown.runtimes.torch.generation import end_tokens, only_greedy, written_text
 from paredown.runtimes.torch.rows import Row, batches
 
 log = logging.getLogger(__name__)
@@ -121,27 +122,24 @@ class CausalScorer:
         step: Callable[[int, float], None],
     ) -> list[str]:
         width = max(map(len, ids))
-        end = self.tokenizer.eos_token_id
-        pad = self.tokenizer.pad_token_id
-        pad = next(t for t in (pad, end, 0) if t is not None)
+        ends = end_tokens(self.model, self.tokenizer)
+        pad = next(t for t in (self.tokenizer.pad_token_id, *ends, 0) if t is not None)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-        output = self.model.generate(
-            torch.tensor([[pad] * (width - len(row)) + row for row in ids]).to(self.device),
-            attention_mask=mask.to(self.device),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=pad,
-            eos_token_id=end,
-            logits_processor=[_require_finite],
-            stopping_criteria=[
-                _Stop(self.tokenizer, stops, width, lambda n: step(len(ids), n / max_tokens))
-            ],
-        )
-        texts = self.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+        with only_greedy(self.model, ends=ends, pad=pad, max_tokens=max_tokens) as greedy:
+            output = self.model.generate(
+                torch.tensor([[pad] * (width - len(row)) + row for row in ids]).to(self.device),
+                attention_mask=mask.to(self.device),
+                generation_config=greedy,
+                logits_processor=[_require_finite],
+                stopping_criteria=[
+                    _Stop(self.tokenizer, stops, width, lambda n: step(len(ids), n / max_tokens))
+                ],
+            )
+        written = output[:, width:].tolist()
+        texts = [
+            written_text(self.tokenizer, prompt, answer, ends)
+            for prompt, answer in zip(ids, written, strict=True)
+        ]
         return [cut(text, stops) for text in texts]
 
     def _pieces(self, group: int, pairs: Sequence[Pair]) -> list[Row]:
@@ -251,7 +249,7 @@ class _Stop:
     def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
         self.written(ids.shape[1] - self.start)
         tails = ids[:, max(self.start, ids.shape[1] - self.tail) :]
-        texts = self.tokenizer.batch_decode(tails)
+        texts = self.tokenizer.batch_decode(tails, clean_up_tokenization_spaces=False)
         done = [any(stop in text for stop in self.stops) for text in texts]
         return torch.tensor(done, device=ids.device)
 
