@@ -239,3 +239,46 @@ def test_wrong_completions_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         score([PROBLEM], completions, sandbox, k=(k,))
+
+
+TOTAL = Problem(
+    task_id="X/0",
+    prompt='from typing import List\n\n\ndef total(xs: List[int]) -> int:\n    """ Sum. """\n',
+    entry_point="total",
+    canonical_solution="    return sum(xs)\n",
+    test="def check(candidate):\n    assert candidate([1, 2]) == 3\n",
+)
+RIGHT = {
+    "future": "```python\nfrom __future__ import annotations\n\n"
+    "def total(xs: list[int]) -> int:\n    return sum(xs)\n```",
+    "future behind others": "```\nimport math\nfrom __future__ import (\n    annotations)\n"
+    "def total(xs: Later) -> int:\n    return sum(xs)\n```",
+    "fence in a docstring": '```python\ndef total(xs):\n    """Sum.\n\n    ```\n    total([1])\n'
+    '    ```\n    """\n    return sum(xs)\n```',
+    "tildes": "~~~python\ndef total(xs):\n    return sum(xs)\n~~~",
+    "tildes around backticks": "~~~\ndef total(xs):\n    return sum(xs)\n\n'''\n```\n'''\n~~~",
+    "four backticks": "````\ndef total(xs):\n    '''\n```\n    '''\n    return sum(xs)\n````",
+    "among prose": "Here is it:\n\ndef total(xs):\n    return sum(xs)\n\nIt adds the numbers.",
+    "with helpers, among prose": "Sure\n\nimport math\n\ndef add(a, b):\n    return a + b\n\n\n"
+    "def total(xs):\n    r = 0\n\n    for x in xs:\n        r = add(r, x)\n    return r\n\n"
+    "Hope it helps",
+    "in a list": "1. Do:\n\n   ```py\n   def total(xs):\n       return sum(xs)\n   ```\n\n2. So.",
+    "never closed": "```python\ndef total(xs):\n    return sum(xs)\n",
+    "used below": "```python\ndef total(xs):\n    return sum(xs)\n```\n\n```\ntotal([1])\n```",
+    "nothing but code": "def total(xs):\n    return sum(xs)",
+    "the body alone": "```python\n    return sum(xs)\n```",
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_code_is_right_however_it_is_told(name: str) -> None:
+    program = answer(TOTAL, RIGHT[name])
+    scope: dict[str, Any] = {}
+    exec(compile(program, "program", "exec"), scope)
+    assert scope["total"]([1, 2]) == 3
+
+
+def test_prose_that_mentions_a_function_is_no_program() -> None:
+    text = "def total(xs) adds numbers.\nIt is easy."
+    with pytest.raises(SyntaxError):
+        compile(answer(TOTAL, text), "program", "exec")

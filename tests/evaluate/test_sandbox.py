@@ -835,3 +835,21 @@ def test_seccomp_without_no_new_privs_does_not_start(monkeypatch: pytest.MonkeyP
 def test_limits_must_be_positive(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be more than 0, got 0"):
         SandboxLimits(**{name: 0})
+
+
+def test_bubblewrap_elsewhere_is_found_by_its_path(
+    afresh: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As conda has it; the sandbox is started with a PATH of /bin:/usr/bin."""
+    require(Level.LANDLOCK)
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho not the real one >&2; exit 3\n")
+    program.chmod(0o755)
+    afresh.setenv("PATH", str(tmp_path))
+    assert levels.bubblewrap_prefix()[0] == str(program)
+    level, reasons = detect()  # it does not work: the next level is taken, and told why
+    assert level is Level.LANDLOCK
+    assert "not the real one" in reasons
+    program.write_text("no program")
+    detect.cache_clear()
+    assert detect()[0] is Level.LANDLOCK

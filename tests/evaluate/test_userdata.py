@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,32 @@ def test_files_that_are_no_questions(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not UTF-8"):
         read_questions(tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("answer", "written", "right"),
+    [
+        ("-5", "5", False), ("-5", "-5.", True), ("1.5", "15", False), ("1.5", "1.5", True),
+        ("C++", "C", False), ("C++", "c++.", True), ("C#", "C", False), ("50%", "50", False),
+        ("1/2", "12", False), ("10:30", "1030", False), (".NET", "net", False),
+        ("5!", "5", False), ("Yes", "yes!", True), ("1,000", "1000", True), ("1,5", "15", False),
+        ("Paris", "paris.", True), ("Paris", '"Paris."', True), ("Paris", "(paris)", True),
+        ("red, green", "Red green", True), ("U.S.", "US", True), ("x^2", "x2", False),
+        ("$5", "5", False), ("2-3", "23", False), ("a_b", "ab", False), ("A*", "A", False),
+    ],
+)  # fmt: skip
+def test_own_answers_are_compared_with_what_carries_meaning(
+    tmp_path: Path, answer: str, written: str, right: bool
+) -> None:
+    """Through lm-eval itself, which applies the patterns that the task file tells."""
+    from paredown.evaluate.task_data import own_yaml
+    from paredown.evaluate.tasks import _from_folder
+
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"question": "q", "answer": answer}) + "\n")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "own.yaml").write_text(own_yaml(read_questions(file), "own"), encoding="utf-8")
+    task = _from_folder("own", folder, ["own"])["own"]
+    score = task.process_results(task.eval_docs[0], [written])["exact_match"]
+    assert bool(score) is right

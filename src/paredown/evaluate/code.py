@@ -9,7 +9,6 @@ cannot pass by tampering with its test. Programs have the standard library alone
 from __future__ import annotations
 
 import gzip
-import re
 import textwrap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,13 @@ from typing import Any
 
 from paredown.analysis.statistics import Estimate, mean_stderr
 from paredown.errors import ConfigError, DataError, did_you_mean
+from paredown.evaluate.extract import (
+    code_among_prose,
+    defines,
+    definition,
+    fenced_blocks,
+    future_first,
+)
 from paredown.evaluate.sandbox.run import Check, Sandbox, SandboxOutcome
 from paredown.spec.reading import LARGEST_BYTES, json_rows, read_bytes
 from paredown.spec.result import Measurement
@@ -27,8 +33,6 @@ from paredown.spec.units import Unit
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")
 """Where a completion ends: the paper's (section 2.2), and the end of a fence."""
-
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +133,9 @@ def _problem(row: Any, where: str) -> Problem:
     if missing:
         raise DataError(f"{where}: needs the fields {', '.join(missing)}, each a string")
     problem = Problem(**{name: row[name] for name in names})
-    if not _defines(problem.prompt, problem.entry_point):
+    if not defines(problem.prompt, problem.entry_point):
         raise DataError(f"{where}: prompt does not define {problem.entry_point!r}, its entry_point")
-    if not _defines(problem.test, "check"):
+    if not defines(problem.test, "check"):
         raise DataError(f"{where}: test does not define check(candidate)")
     return problem
 
@@ -146,22 +150,19 @@ def answer(problem: Problem, text: str) -> str:
     """The program of a model that answered in chat: the code between its fences.
 
     Taken is the last fenced block that defines the function (what the prompt has before the
-    function is put before it), else the first block, as the function's body. An answer without
-    a fence is taken as a whole.
+    function is put before it), else the first block, as the function's body. Without a fence it is
+    the code among the prose, or, where none defines the function, the whole answer.
     """
-    blocks = _FENCE.findall(text) or [text]
-    whole = [b for block in blocks if _defines(b := textwrap.dedent(block), problem.entry_point)]
+    blocks = fenced_blocks(text)
+    whole = [b for block in blocks if defines(b := textwrap.dedent(block), problem.entry_point)]
     if not whole:
-        return complete(problem, blocks[0])
-    return _definition(problem.entry_point).split(problem.prompt)[0] + whole[-1] + "\n"
-
-
-def _defines(source: str, name: str) -> bool:
-    return _definition(name).search(source) is not None
-
-
-def _definition(name: str) -> re.Pattern[str]:
-    return re.compile(rf"^def[ \t]+{re.escape(name)}[ \t]*\(", re.MULTILINE)
+        prose = None if blocks else code_among_prose(text, problem.entry_point)
+        if prose is None:
+            return complete(problem, blocks[0] if blocks else text)
+        whole = [prose]
+    future, program = future_first(whole[-1])
+    head = definition(problem.entry_point).split(problem.prompt)[0]
+    return future + head + program + "\n"
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:

@@ -25,6 +25,18 @@ _PREFIX = {"bbh": "bbh_cot_fewshot_", "mmlu": ""}
 _SINGLE = {"commonsense_qa": "commonsense_qa", "winogrande": "winogrande"}
 """Task names of files that are called `default.yaml`."""
 _HUMANEVAL = "humaneval/test.jsonl"
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
+_EDGES = rf"^[\s{_QUOTES}(\[{{]+|[\s{_QUOTES})\]}}.,;:]+$"
+_UNSAID = (
+    _EDGES,  # quotes, brackets and full stops around an answer
+    r"(?<=[^\W\d])[!?]+$",  # behind a word; 5! is another number
+    _EDGES,  # and what stood within those
+    r"[.,;:]+(?=\s)",  # at the end of an inner word; 1.5, 10:30 and .NET stay
+    r"(?<=\d),(?=\d{3}\b)",  # 1,000
+    r"(?<=\b[^\W\d])\.(?=[^\W\d]\b)",  # U.S.A
+)
+"""What is left out of both texts before they are compared: punctuation that says nothing. Signs,
+points and the like inside a word are part of it: -5 is not 5, 1.5 not 15, C++ not C."""
 _MEAN = {"aggregation": "mean", "higher_is_better": True}
 
 
@@ -70,7 +82,7 @@ def own_yaml(questions: Questions, task: str) -> str:
             "metric_list": [{"metric": m, **_MEAN} for m in ("acc", "acc_norm")],
         }
     else:
-        folded = {"ignore_case": True, "ignore_punctuation": True}
+        folded = {"ignore_case": True, "regexes_to_ignore": [*_UNSAID]}
         strip = [{"function": "remove_whitespace"}, {"function": "take_first"}]
         config |= {
             "output_type": "generate_until",

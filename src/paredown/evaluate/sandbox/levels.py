@@ -72,7 +72,14 @@ def interpreter() -> str:
 
 def bubblewrap_prefix() -> list[str]:
     """The command that runs what follows in namespaces of its own, as if alone on the machine."""
-    command = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
+    # By its full path: the sandbox is started without the user's PATH, where conda has its own.
+    command = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--cap-drop",
+        "ALL",
+    ]
     for path in [*readable_paths(), interpreter()]:
         command += ["--ro-bind", path, path]
     for link in ("/lib", "/lib64"):  # where the loader is looked for

@@ -165,6 +165,9 @@ class Sandbox:
                     cwd="/",
                     start_new_session=True,  # no terminal, and one group to kill
                 )
+        except OSError as error:  # a program that cannot be run: the next level may
+            os.close(verdict)
+            raise SandboxError(f"the sandbox did not start: {error}") from None
         except BaseException:
             os.close(verdict)
             raise
