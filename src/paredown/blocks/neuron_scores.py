@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -148,6 +148,34 @@ def importance(products: Tensor, loss: Loss, variant: Variant = "own") -> Tensor
     if variant == "reference":
         return products.square() if loss == "ce" else products
     return products.square().mean(0) if loss == "ce" else products.abs().mean(0)
+
+
+def kept_importance(
+    cache: Cache,
+    key: dict[str, Any],
+    measure: Callable[[], Mapping[Loss, Mapping[str, Tensor]]],
+    losses: Sequence[Loss],
+) -> dict[Loss, dict[str, Tensor]]:
+    """`importance` of what `measure` finds (products by loss and MLP), under `key` in the cache.
+
+    For what a model makes of images, where there is nothing to share between losses; on text,
+    `NeuronScores` keeps each loss by itself.
+    """
+
+    def write(path: Path) -> None:
+        rows = {
+            f"{loss}:{name}": importance(products, loss)
+            for loss, by_name in measure().items()
+            for name, products in by_name.items()
+        }
+        save_file(rows, path)
+
+    stored = load_file(cache.get_or_put(_KIND, {"version": 2, **key}, ".safetensors", write))
+    found: dict[Loss, dict[str, Tensor]] = {loss: {} for loss in losses}
+    for loss in losses:
+        start = f"{loss}:"
+        found[loss] = {k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)}
+    return found
 
 
 def _accumulate(mean: Tensor, second: Tensor) -> Callable[[nn.Module, Any], None]:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.gradients import GradientWalk, Loss, walk_products
 from paredown.blocks.hessians import tensor_hash
-from paredown.blocks.neuron_scores import importance
+from paredown.blocks.neuron_scores import kept_importance
 from paredown.blocks.neurons import Activity
 from paredown.blocks.skeleton import empty_model, fill, module_name, read_config
 from paredown.errors import NumericsError
@@ -181,16 +180,11 @@ def tower_importance(
     tower: Tower, images: Tensor, *, source_hash: str, cache: Cache, progress: Progress
 ) -> list[Tensor]:
     """FO of the tower's neurons, the mean over images of |c|: (width,) per MLP; cached."""
-    key = {
-        "version": 1, "model": source_hash, "tower": tensor_hash(images), "device": tower.device,
-    }  # fmt: skip
-
-    def write(path: Path) -> None:
-        found = tower.products(images, progress)
-        save_file({name: importance(rows, "frobenius") for name, rows in found.items()}, path)
-
-    stored = load_file(cache.get_or_put("neuron-scores", key, ".safetensors", write))
-    return [stored[mlp.output] for mlp in tower.mlps]
+    key = {"model": source_hash, "tower": tensor_hash(images), "device": tower.device}
+    found = kept_importance(
+        cache, key, lambda: {"frobenius": tower.products(images, progress)}, ("frobenius",)
+    )
+    return [found["frobenius"][mlp.output] for mlp in tower.mlps]
 
 
 def pictured_importance(
@@ -212,20 +206,13 @@ def pictured_importance(
     """
     losses: tuple[Loss, ...] = ("ce", "frobenius")
     content = [(tensor_hash(s.pixels), tensor_hash(s.ids), s.judged) for s in samples]
-    key = {"version": 1, "model": source_hash, "samples": content, "device": device}
+    key = {"model": source_hash, "samples": content, "device": device}
 
-    def write(path: Path) -> None:
+    def measure() -> dict[Loss, dict[str, Tensor]]:
         walk = PicturedWalk(source, samples, features, losses, device, scratch, trust_remote_code)
-        found = walk_products(walk, progress)
-        save_file(
-            {
-                f"{loss}:{name}": importance(rows, loss)
-                for loss, products in found.items()
-                for name, rows in products.items()
-            },
-            path,
-        )
+        return walk_products(walk, progress)
 
-    stored = load_file(cache.get_or_put("neuron-scores", key, ".safetensors", write))
-    mlps = source.spec.structure.mlps
-    return {loss: [stored[f"{loss}:{mlp.output}"] for mlp in mlps] for loss in losses}
+    found = kept_importance(cache, key, measure, losses)
+    return {
+        loss: [found[loss][mlp.output] for mlp in source.spec.structure.mlps] for loss in losses
+    }

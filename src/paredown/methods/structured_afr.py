@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, final
-
-from pydantic import Field
+from typing import TYPE_CHECKING, final
 
 from paredown.methods.base import Context
+from paredown.methods.shared.afr import AfrParams, scores_on_text
 from paredown.methods.shared.neurons import (
     GradientNeuronParams,
     NeuronMethod,
     calibration_windows,
     remove_neurons,
-    scores_on,
 )
-from paredown.spec.domain import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,13 +20,8 @@ if TYPE_CHECKING:
     from paredown.artifact.checkpoint import Checkpoint
 
 
-class StructuredAfrParams(GradientNeuronParams):
+class StructuredAfrParams(AfrParams, GradientNeuronParams):
     """Parameters of `structured_afr`."""
-
-    beta: Annotated[float, Field(ge=0), Choice(1.0, 0.5, 2.0)] = 1.0
-    """Weight of the SNIP score beside that of the outputs' norms."""
-    robust: bool = False
-    """Standardise by median and median deviation, clipped at 10, instead of mean and deviation."""
 
 
 @final
@@ -47,9 +39,6 @@ class StructuredAfr(NeuronMethod[StructuredAfrParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: StructuredAfrParams, context: Context
     ) -> Tensor:
-        from paredown.ops.saliency import afr_scores
-
         tokens = calibration_windows(params, context)
-        found = scores_on(source, tokens, context).gradients(("ce", "frobenius"), params.variant)
-        scores = afr_scores(found["frobenius"], found["ce"], beta=params.beta, robust=params.robust)
+        scores = scores_on_text(source, tokens, params, context, variant=params.variant)
         return remove_neurons(source, out, params, context, scores=scores, tokens=tokens)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, Required, TypedDict, final
 
 from pydantic import Field
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context
+from paredown.methods.shared.afr import AfrParams, combined, scores_on_text
 from paredown.methods.shared.neurons import (
     NeuronMethod,
     SampledNeuronParams,
     calibration_windows,
     check_width,
-    chosen_cut,
     part,
+    remove_neurons,
     resize_mlps,
-    scores_on,
 )
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from paredown.artifact.checkpoint import Checkpoint
-    from paredown.blocks.gradients import Loss
     from paredown.blocks.neurons import Cut
     from paredown.blocks.tower import Tower
     from paredown.blocks.walk import BlockWalk
@@ -39,8 +38,8 @@ NOISE_IMAGES = 32
 """Noise images that the tower is scored on where there are no others; more would add nothing."""
 
 
-class StructuredAfrLlavaParams(SampledNeuronParams):
-    """Parameters of `structured_afr_llava`; `ratio` and `scope` are those of the language MLPs."""
+class VisionParams(SampledNeuronParams):
+    """What the vision tower adds; `ratio` and `scope` are those of the language MLPs."""
 
     vision_ratio: Annotated[float, Field(ge=0, lt=1), Choice(0.2, 0.1, 0.0)] = 0.2
     """Share of the vision tower's MLP neurons that is removed, the same in each block; 0 leaves
@@ -49,10 +48,10 @@ class StructuredAfrLlavaParams(SampledNeuronParams):
     """Folder with images and `texts.jsonl`, a line {"image": "a.jpg", "question": "...", "answer":
     "..."} for each: training data of the model's task. Without one, the language model is scored
     on the run's calibration text alone, and the tower on noise with the spectrum of photographs."""
-    beta: Annotated[float, Field(ge=0), Choice(1.0, 0.5, 2.0)] = 1.0
-    """Weight of the SNIP score beside that of the outputs' norms, in the language model."""
-    robust: bool = False
-    """Standardise by median and median deviation, clipped at 10, instead of mean and deviation."""
+
+
+class StructuredAfrLlavaParams(AfrParams, VisionParams):
+    """Parameters of `structured_afr_llava`: those of `structured_afr`, with a tower."""
 
 
 @final
@@ -110,33 +109,38 @@ class StructuredAfrLlava(NeuronMethod[StructuredAfrLlavaParams]):
     def apply(
         self, source: Checkpoint, out: Path, params: StructuredAfrLlavaParams, context: Context
     ) -> Tensor:
-        from paredown.blocks.neurons import keep_neurons, smaller_mlps
+        from paredown.blocks.neurons import smaller_mlps
         from paredown.blocks.tower import Tower
-        from paredown.ops.saliency import afr_scores
 
         tower = Tower(source, device=context.device, trust_remote_code=context.trust_remote_code)
         samples = _samples(source, tower, params, context)
         images = _images(source, tower, samples, params)
-        tower_cut = _tower_cut(tower, images, params, context)
-        language = replace(context, progress=part(context.progress, 0.2, 1.0))
-        found, walk = (
-            _with_images(source, tower, samples, params, language)
-            if samples
-            else _with_text_alone(source, params, language)
-        )
-        scores = afr_scores(found["frobenius"], found["ce"], beta=params.beta, robust=params.robust)
-        cut = chosen_cut(source.spec, params, scores)
-        pruned = [mlp for mlp in tower.mlps if mlp.output in tower_cut.kept]
+        cut = _tower_cut(tower, images, params, context)
+        pruned = [mlp for mlp in tower.mlps if mlp.output in cut.kept]
         activities = tower.activities(images) if params.repair else ((m, None) for m in pruned)
-        return keep_neurons(
+        language = replace(context, progress=part(context.progress, 0.2, 1.0))
+        evidence = (
+            _on_images(source, tower, samples, params, language)
+            if samples
+            else _on_text(source, params, language)
+        )
+        return remove_neurons(
             source,
             out,
-            walk=walk,
-            cut=cut,
-            progress=part(language.progress, 0.5, 1.0),
-            besides=smaller_mlps(source, activities, tower_cut) if pruned else (),
-            vision_width=max((len(k) for k in tower_cut.kept.values()), default=None),
+            params,
+            language,
+            **evidence,
+            besides=smaller_mlps(source, activities, cut) if pruned else (),
+            vision_width=max((len(k) for k in cut.kept.values()), default=None),
         )
+
+
+class _Evidence(TypedDict, total=False):
+    """What the language model's neurons are worth, and on what that was found."""
+
+    scores: Required[list[Tensor]]
+    tokens: Tensor
+    walk: BlockWalk
 
 
 def _samples(
@@ -201,14 +205,14 @@ def _tower_cut(
     return Cut(kept=kept, repair=params.repair)
 
 
-def _with_images(
+def _on_images(
     source: Checkpoint,
     tower: Tower,
     samples: list[Sample],
     params: StructuredAfrLlavaParams,
     context: Context,
-) -> tuple[dict[Loss, list[Tensor]], BlockWalk]:
-    """Importance for each loss, (width,) per language MLP, and a walk for the rewriting."""
+) -> _Evidence:
+    """By the answers' tokens, behind question and image."""
     from paredown.blocks.rewrite import probe_walk
     from paredown.blocks.tower import pictured_importance
 
@@ -228,21 +232,10 @@ def _with_images(
     if params.repair:
         pairs = zip(samples, features, strict=True)
         walk.hidden = [walk.embed_pictured(sample.ids, seen) for sample, seen in pairs]
-    return found, walk
+    return {"scores": combined(found, params), "walk": walk}
 
 
-def _with_text_alone(
-    source: Checkpoint, params: StructuredAfrLlavaParams, context: Context
-) -> tuple[dict[Loss, list[Tensor]], BlockWalk]:
-    """The same on calibration text without an image."""
-    from paredown.blocks.rewrite import probe_walk
-
+def _on_text(source: Checkpoint, params: StructuredAfrLlavaParams, context: Context) -> _Evidence:
+    """By calibration text without an image."""
     tokens = calibration_windows(params, context)
-    found = scores_on(source, tokens, context).gradients(("ce", "frobenius"), "own")
-    walk = probe_walk(
-        source,
-        device=context.device,
-        trust_remote_code=context.trust_remote_code,
-        tokens=tokens if params.repair else None,
-    )
-    return found, walk
+    return {"scores": scores_on_text(source, tokens, params, context), "tokens": tokens}

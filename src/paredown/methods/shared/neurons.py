@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.neuron_scores import NeuronScores
     from paredown.blocks.neurons import Cut
+    from paredown.blocks.walk import BlockWalk
 
 _HOLDS_MLP_BIAS = {"llama", "granite"}
 """Model types whose config can ask for biases in an MLP that has none (`mlp_bias`)."""
@@ -253,6 +254,9 @@ def remove_neurons(
     scores: list[Tensor],
     tokens: Tensor | None = None,
     bias: bool = False,
+    walk: BlockWalk | None = None,
+    besides: Iterable[tuple[str, Tensor]] = (),
+    vision_width: int | None = None,
 ) -> Tensor:
     """Keep the neurons with the largest scores.
 
@@ -260,6 +264,9 @@ def remove_neurons(
         scores: (width,) per MLP, in the order of the structure; comparable between layers.
         tokens: calibration windows that the repair and biases are fitted to.
         bias: restore each MLP's mean output by a bias.
+        walk: over `source`, at its start, in place of one over `tokens`; what it holds is what the
+            repair is fitted to (windows with an image in them have no tokens for it).
+        besides, vision_width: see `keep_neurons`.
 
     Returns:
         Logits of the smaller model on the probe.
@@ -267,16 +274,22 @@ def remove_neurons(
     from paredown.blocks.neurons import keep_neurons
     from paredown.blocks.rewrite import probe_walk
 
-    walk = probe_walk(
+    # Scores that are measured took the first half of the time; those of the weights took none.
+    start = 0.0 if tokens is None and walk is None else 0.5
+    walk = walk or probe_walk(
         source,
         device=context.device,
         trust_remote_code=context.trust_remote_code,
         tokens=tokens if params.repair or bias else None,
     )
-    cut = chosen_cut(source.spec, params, scores, bias=bias)
-    start = 0.0 if tokens is None else 0.5
     return keep_neurons(
-        source, out, walk=walk, cut=cut, progress=part(context.progress, start, 1.0)
+        source,
+        out,
+        walk=walk,
+        cut=chosen_cut(source.spec, params, scores, bias=bias),
+        progress=part(context.progress, start, 1.0),
+        besides=besides,
+        vision_width=vision_width,
     )
 
 
