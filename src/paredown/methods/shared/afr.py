@@ -26,7 +26,7 @@ class AfrParams(Params):
     """How the two are weighed; mixed into the parameters of a method."""
 
     beta: Annotated[float, Field(ge=0), Choice(1.0, 0.5, 2.0)] = 1.0
-    """Weight of the SNIP score beside that of the outputs' norms, in the language model."""
+    """Weight of the SNIP score beside that of the outputs' norms."""
     robust: bool = False
     """Standardise by median and median deviation, clipped at 10, instead of mean and deviation."""
 
