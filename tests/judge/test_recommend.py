@@ -147,6 +147,18 @@ def test_the_baseline_only_where_nothing_is_better() -> None:
     assert (found.episode, found.meets_limits) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("latency", "memory", "chosen"),
+    [(0.96, 1.0, 0), (0.94, 1.0, 1), (1.0, 0.985, 0), (1.0, 0.97, 1)],
+)
+def test_better_by_less_than_what_a_repeat_would_give_is_not_better(
+    latency: float, memory: float, chosen: int
+) -> None:
+    """Decode latencies repeat within 5 %, peak memory within 2 %."""
+    results = (baseline(), point(1, "rtn(bits=8)", 1.02, 1.0, latency, memory))
+    assert choose(results, max_accuracy_loss=5).episode == chosen
+
+
 @pytest.mark.parametrize("results", [(), (failed(1),)])
 def test_nothing_measured(results: tuple[TrialResult, ...]) -> None:
     found = choose(results, max_memory_gb=1)

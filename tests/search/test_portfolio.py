@@ -104,6 +104,39 @@ def test_a_capped_arm_gets_at_most_its_share_of_the_trials_even_if_it_is_the_bes
     assert "evolutionary" in tried
 
 
+def _history(*turns: tuple[str, float, float]) -> list[TrialResult]:
+    """Trials of (arm, size, seconds), each as good as the base."""
+    strategies = build().strategies
+    history = [result(None, episode=0, perplexity=20.0, size=768e3)]
+    for n, (arm, size, seconds) in enumerate(turns, start=1):
+        found = timed(result(strategies[n], episode=n, perplexity=20.0, size=size), seconds)
+        history.append(found.model_copy(update={"proposed_by": f"portfolio:{arm}"}))
+    return history
+
+
+def test_a_capped_arm_is_due_no_more_than_its_share_of_the_cost_whatever_it_brought() -> None:
+    policy = portfolio(Arm(policy=Last()), Arm(policy=Uniform(seed=0), capped=True))
+    history = _history(("random", 3e5, 10.0), ("last", 7e5, 10.0), ("random", 2e5, 10.0))
+    shares = policy.shares(View(history=history, space=build(), limits=_NO_LIMITS, budget=_ONE))
+    assert shares == pytest.approx({"random": CAP, "last": 1 - CAP})
+
+
+def test_a_capped_arm_that_has_used_up_its_share_of_the_cost_is_not_asked_at_all() -> None:
+    """One dear trial of ten: far below its share of the trials, and above that of the cost."""
+    policy = portfolio(
+        Arm(policy=Helpless("raises")), Arm(policy=Uniform(seed=0), capped=True, promise=PROMISE)
+    )
+    cheap = [("helpless", 7e5 + n, 1.0) for n in range(9)]
+
+    def asked(seconds: float) -> str | None:
+        history = _history(("random", 2e5, seconds), *cheap)
+        view = View(history=history, space=build(), limits=_NO_LIMITS, budget=_ONE)
+        return policy.choose(view).policy
+
+    assert asked(2.0) == "portfolio:random"  # 2 of 11 seconds
+    assert asked(6.0) == "portfolio"  # 6 of 15: only the order of the space is left
+
+
 def test_what_brings_more_gets_more_and_all_shares_add_up() -> None:
     policy = portfolio(Arm(policy=Uniform(seed=0)), Arm(policy=Last()))
     strategies = build().strategies

@@ -50,6 +50,22 @@ def test_the_mean_is_that_of_the_textbook_for_a_linear_kernel(
     assert forecast(rows, values, new).mean == pytest.approx(new @ ridge)
 
 
+def test_the_error_is_that_of_the_textbook_for_a_linear_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bayesian linear regression, worked in the weights instead of the kernel."""
+    monkeypatch.setattr("paredown.search.regression.LINEAR", (1.0,))
+    monkeypatch.setattr("paredown.search.regression.NOISE", (0.1,))
+    rng = np.random.default_rng(1)
+    rows, values, new = rng.random((9, 3)), rng.random(9), rng.random((4, 3))
+    spread = np.linalg.inv(rows.T @ rows / 0.1 + np.eye(3))  # of the weights, times the scale
+    mean = spread @ rows.T @ values / 0.1
+    left = values @ (values - rows @ mean) / 0.1
+    scale = (left + 2.0 * 0.5**2) / (9 + 1 + 2)  # trials, the base, and two of the prior
+    expected = np.sqrt(scale * ((new @ spread) * new).sum(axis=1))
+    assert forecast(rows, values, new).error == pytest.approx(expected)
+
+
 def _effects(rng: np.random.Generator, count: int) -> tuple[FloatArray, FloatArray]:
     rows = (rng.random((count, 6)) < 0.5).astype(float)
     return rows, rows @ np.array([0.1, 0.5, -0.2, 0.3, 0.0, 0.8])

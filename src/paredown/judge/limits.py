@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
-from paredown.judge.quantities import QUANTITIES, Limit, Reading, limited
+from paredown.judge.quantities import QUANTITIES, Limit, Reading, bounds
 from paredown.judge.words import name_of
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -96,19 +96,16 @@ class Nearest:
 
 def in_limits(limits: Limits) -> str:
     """The limits in words; empty when there are none."""
-    asked = ((limit, limit.asked(limits)) for _, _, limit in limited())
-    return ", ".join(limit.in_words(bound) for limit, bound in asked if bound is not None)
+    return ", ".join(map(str, bounds(limits)))
 
 
 def check(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> list[Check]:
     """One entry per limit asked for, always in the same order."""
     found = []
-    for _, quantity, limit in limited():
-        bound = limit.asked(limits)
-        if bound is not None:
-            seen = quantity.bounded(result, baseline)
-            mend = _mend(limit, seen, limits)
-            found.append(Check(limit=limit, bound=bound, seen=seen, mend=mend))
+    for bound in bounds(limits):
+        seen = bound.quantity.bounded(result, baseline)
+        mend = _mend(bound.limit, seen, limits)
+        found.append(Check(limit=bound.limit, bound=bound.value, seen=seen, mend=mend))
     return found
 
 
@@ -141,13 +138,11 @@ def breaks(over: Mapping[Objective, float], limits: Limits) -> bool:
 
     Limits that do not depend on the baseline, and quantities that are not given, break nothing.
     """
-    for name, _, limit in limited():
-        bound = limit.asked(limits)
-        if bound is None or limit.absolute or name not in over:
-            continue
-        if limit.excess(limit.seen_from(over[name]), bound) > 0:
-            return True
-    return False
+    return any(
+        bound.limit.excess(bound.limit.seen_from(over[bound.objective]), bound.value) > 0
+        for bound in bounds(limits)
+        if not bound.limit.absolute and bound.objective in over
+    )
 
 
 def broken_by_size(size: int, ratio: float, limits: Limits) -> str | None:

@@ -260,10 +260,34 @@ QUANTITIES: dict[Objective, Quantity] = {
 }
 
 
-def limited() -> list[tuple[Objective, Quantity, Limit]]:
-    """The quantities that users may bound, in the order of `Limits`."""
-    found = [(name, row, row.limit) for name, row in QUANTITIES.items() if row.limit is not None]
-    return sorted(found, key=lambda entry: list(Limits.model_fields).index(entry[2].field))
+@final
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A limit that a user has set.
+
+    Attributes:
+        objective, quantity, limit: what is bounded, as the table has it.
+        value: that was asked for, in the limit's unit.
+    """
+
+    objective: Objective
+    quantity: Quantity
+    limit: Limit
+    value: float
+
+    def __str__(self) -> str:
+        return self.limit.in_words(self.value)
+
+
+def bounds(limits: Limits) -> list[Bound]:
+    """The limits that were set, in the order of the fields of `Limits`."""
+    found = [
+        Bound(objective=name, quantity=row, limit=row.limit, value=value)
+        for name, row in QUANTITIES.items()
+        if row.limit is not None and (value := row.limit.asked(limits)) is not None
+    ]
+    order = list(type(limits).model_fields)
+    return sorted(found, key=lambda bound: order.index(bound.limit.field))
 
 
 def loss(result: TrialResult, baseline: TrialResult | None) -> float | None:
