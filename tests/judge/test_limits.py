@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from paredown.judge.limits import unmet
+from paredown.judge.limits import (
+    State,
+    breaks,
+    broken,
+    broken_by_size,
+    check,
+    unmet,
+    violations,
+)
 from paredown.judge.quantities import loss
 from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
 from paredown.spec.target import Limits
 from tests.spec.test_result import measurement, trial
 
@@ -23,7 +32,12 @@ EXACT = {"max_memory_gb": 2.0, "max_accuracy_loss": 5.0, "min_speedup": 1.5, "ta
 
 
 def seen(**values: float) -> TrialResult:
-    return trial(measurements=tuple(measurement(name=n, value=v) for n, v in values.items()))
+    """A trial with these values, without an error."""
+    return trial(
+        measurements=tuple(
+            measurement(name=n, value=v, n=1, stderr=None) for n, v in values.items()
+        )
+    )
 
 
 ALL = seen(**dict(NAMES.values()))
@@ -73,3 +87,58 @@ def test_a_better_model_has_a_negative_loss() -> None:
 def test_loss_needs_both_sides() -> None:
     assert loss(seen(), BASELINE) is None
     assert loss(BASELINE, seen()) is None
+
+
+def interval(name: str, value: float, low: float, high: float) -> TrialResult:
+    found = measurement(name=name, value=value, n=9, stderr=0.1, low=low, high=high)
+    return trial(measurements=(found,))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "state"),
+    [(1.01, 1.05, State.MET), (1.01, 1.0501, State.UNDECIDED), (1.051, 1.2, State.BROKEN)],
+)
+def test_a_limit_is_decided_where_the_whole_interval_is_on_one_side(
+    low: float, high: float, state: State
+) -> None:
+    result = interval("perplexity_ratio", (low + high) / 2, low, high)
+    (found,) = check(result, BASELINE, Limits(max_accuracy_loss=5 + 1e-9))
+    assert found.state is state
+
+
+def test_at_least_is_decided_likewise() -> None:
+    limits = Limits(min_speedup=1.5)
+    states = [
+        check(interval("speedup", 1.6, low, high), BASELINE, limits)[0].state
+        for low, high in ((1.5, 1.7), (1.4, 1.7), (1.2, 1.4))
+    ]
+    assert states == [State.MET, State.UNDECIDED, State.BROKEN]
+
+
+def test_what_is_undecided_is_promised_to_nobody_and_held_against_nobody() -> None:
+    limits, result = Limits(min_speedup=1.5), interval("speedup", 1.6, 1.4, 1.7)
+    (words,) = unmet(result, BASELINE, limits)
+    assert words == "speed-up 1.6 x (which may be 1.40x to 1.70x) is not shown to be >= 1.5x"
+    assert broken(result, BASELINE, limits) == ()
+    assert violations(result, BASELINE, limits)["min_speedup"] < 0
+    (found,) = check(result, BASELINE, limits)
+    assert (found.excess, found.mend) == (0.0, "--min-speedup 1.4")
+    assert len(broken(interval("speedup", 1.2, 1.1, 1.3), BASELINE, limits)) == 1
+
+
+def test_imagined_outcomes_break_only_what_depends_on_the_base() -> None:
+    limits = Limits(max_memory_gb=1e-9, max_accuracy_loss=5, min_speedup=2, target_ratio=3)
+    fine: dict[Objective, float] = {"quality": 1.04, "latency": 0.4, "size": 0.3, "memory": 9.0}
+    assert not breaks(fine, limits)
+    assert breaks(fine | {"quality": 1.06}, limits)
+    assert breaks(fine | {"latency": 0.6}, limits)
+    assert breaks(fine | {"size": 0.4}, limits)
+    assert not breaks({}, limits)
+
+
+def test_what_is_known_from_the_size_alone() -> None:
+    limits = Limits(max_memory_gb=2, target_ratio=3)
+    assert broken_by_size(2_000_000_000, 3.0, limits) is None
+    assert broken_by_size(2_100_000_000, 3.0, limits) == "weights alone take 2.10 GB > 2 GB"
+    assert broken_by_size(1_000_000_000, 2.9, limits) == "predicted ratio 2.90x < 3x"
+    assert broken_by_size(10**15, 0.1, Limits()) is None

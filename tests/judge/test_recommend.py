@@ -10,7 +10,16 @@ from paredown.judge.recommend import Recommendation, recommend
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.target import Limits
-from tests.report.report_samples import BASE, baseline, failed, ok, point, several
+from tests.report.report_samples import (
+    BASE,
+    baseline,
+    failed,
+    measurement,
+    ok,
+    point,
+    scored,
+    several,
+)
 
 
 def choose(
@@ -188,3 +197,96 @@ def test_speeds_are_compared_by_their_ratios_to_the_base() -> None:
     untimed = tuple(m for m in busy if m.name != "speedup")
     alone = choose((baseline(), best, late.model_copy(update={"measurements": untimed})))
     assert "per token" in (alone.runner_up_reason or "")
+
+
+def test_a_model_that_fits_already_is_told_so_first() -> None:
+    found = choose(several(), max_memory_gb=2)
+    assert found.reason.startswith("the model fits already, uncompressed (memory <= 2 GB); ")
+    assert found.episode == 1
+
+
+def test_where_the_model_fits_nothing_beyond_the_guard_takes_its_place() -> None:
+    results = (baseline(), point(1, "rtn(bits=3)", 1.5, 0.3, 0.6, 0.5))
+    found = choose(results, max_memory_gb=2)
+    assert (found.episode, found.runner_up, found.meets_limits) == (0, 1, True)
+    assert "has its price: the least is that of episode 1" in found.reason
+    assert "perplexity +50.0 %" in found.reason
+    assert choose(results, max_memory_gb=2, max_accuracy_loss=60).episode == 1  # their own loss
+
+
+def test_where_it_does_not_fit_the_price_is_said() -> None:
+    results = (baseline(), point(1, "rtn(bits=3)", 1.5, 0.3, 0.6, 0.5))
+    found = choose(results, max_memory_gb=0.5)
+    assert (found.episode, found.meets_limits) == (1, True)
+    assert found.reason.startswith("fits only at a price: perplexity +50.0 %; ")
+
+
+def test_a_limit_on_quality_alone_is_met_by_the_base_without_a_word() -> None:
+    assert not choose(several(), max_accuracy_loss=5).reason.startswith("the model fits")
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        ({"top1_agreement": 0.42}, 2), ({"top1_agreement": 0.80}, 1),
+        ({"kl": 0.30}, 2), ({"kl": 0.20}, 1),
+    ],
+)  # fmt: skip
+def test_a_model_that_says_other_things_is_not_recommended_for_its_perplexity(
+    changes: dict[str, float], chosen: int
+) -> None:
+    """The first is smaller and as good in perplexity as the second."""
+    results = (
+        baseline(),
+        ok(1, "rtn(bits=3)", {**_half(0.3), **changes}),
+        ok(2, "rtn(bits=8)", {**_half(0.5), "top1_agreement": 0.97}),
+    )
+    assert choose(results).episode == chosen
+    assert choose(results, max_memory_gb=0.6).episode == chosen
+
+
+def _half(size: float) -> dict[str, float]:
+    latency, memory = BASE["decode_latency"] / 2, BASE["peak_memory"] / 2
+    return {
+        "perplexity": 20.2, "size": BASE["size"] * size, "decode_latency": latency,
+        "peak_memory": memory, "speedup": 2.0, "compression_ratio": 1 / size, "kl": 0.01,
+    }  # fmt: skip
+
+
+def test_changed_tokens_are_said_where_they_are_many() -> None:
+    many = ok(1, "rtn(bits=3)", {**_half(0.3), "top1_agreement": 0.8})
+    assert "20 of 100 next tokens changed" in choose((baseline(), many)).reason
+    few = ok(1, "rtn(bits=3)", {**_half(0.3), "top1_agreement": 0.95})
+    assert "next tokens" not in choose((baseline(), few)).reason
+
+
+def test_speed_counts_for_the_choice_without_limits() -> None:
+    """The smallest within 5 % decodes at 0.8 of the speed: too slow to be the default choice."""
+    results = (
+        baseline(),
+        point(1, "rtn(bits=4)", 1.02, 0.30, 1 / 0.8, 0.5),
+        point(2, "rtn(bits=8)", 1.03, 0.60, 1 / 0.95, 0.6),
+    )
+    assert choose(results).episode == 2
+
+
+def test_what_only_the_interval_leaves_open_is_recommended_as_open() -> None:
+    close = measurement("perplexity_ratio", 1.04, 0.01)
+    result = point(1, "gptq(bits=4)", 1.04, 0.35, 0.6, 0.5)
+    result = result.model_copy(update={"measurements": (*result.measurements, close)})
+    found = choose((baseline(), result), max_accuracy_loss=5)
+    assert (found.episode, found.meets_limits, found.nearest) == (1, None, None)
+    assert "no artifact is shown to meet every limit (quality loss <= 5 %)" in found.reason
+    assert "which may be +2.0 % to +6.0 %) is not shown to be <= 5 %" in found.reason
+    sure = choose((baseline(), result), max_accuracy_loss=6)
+    assert (sure.episode, sure.meets_limits) == (1, True)
+
+
+def test_the_named_benchmark_decides_and_is_said() -> None:
+    base = scored(baseline(), 0.6)
+    keeps = scored(point(1, "gptq(bits=4)", 1.09, 0.35, 0.6, 0.5), 0.6, half=0.005)
+    loses = scored(point(2, "rtn(bits=4)", 1.001, 0.33, 0.6, 0.5), 0.5, half=0.005)
+    found = choose((base, keeps, loses))
+    assert found.episode == 1
+    assert "score +0.0 %, perplexity +9.0 %" in found.reason
+    assert "score -16.7 % instead of +0.0 %" in found.runner_up_reason

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from paredown.judge.quality import with_quality
 from paredown.report.findings import Judged, find
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.result import Failure, FailureKind, Measurement, TrialResult, flat_fields
 from paredown.spec.run import RunConfig
+from paredown.spec.scores import Comparison, TaskScore
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.units import Unit
 from paredown.store.experiment import Experiment, ExperimentRecord, read_experiment
@@ -25,6 +27,7 @@ _UNITS = {
     "perplexity_ratio": Unit.RATIO,
     "top1_agreement": Unit.FRACTION,
     "compression_ratio": Unit.RATIO,
+    "energy": Unit.JOULES_PER_TOKEN,
 }
 
 
@@ -81,6 +84,32 @@ def point(
         "compression_ratio": 1 / size,
     }
     return ok(episode, text, values)
+
+
+def scored(
+    result: TrialResult,
+    value: float,
+    *,
+    base: float = 0.6,
+    half: float = 0.05,
+    name: str = "gsm8k",
+    n: int = 100,
+    quality: str = "auto",
+) -> TrialResult:
+    """The result with one more benchmark, `half` being that of the interval of the change."""
+    is_base = result.strategy is None
+    change = value - base
+    versus = Comparison(
+        n=n, base_value=base, difference=change, low=change - half, high=change + half, lost=None,
+        gained=None, changed=None, p_value=None, margin=0.02, equivalent=False, verdict="in words",
+    )  # fmt: skip
+    score = TaskScore(
+        name=name, metric="exact_match", value=value, stderr=0.03, low=value - 0.06,
+        high=value + 0.06, n=n, n_available=1000, n_truncated=0, few_shot=0, chance=None,
+        rows="made up", how="one question at a time", items=f"{name}.jsonl",
+        versus_base=None if is_base else versus,
+    )  # fmt: skip
+    return with_quality(result.model_copy(update={"scores": (*result.scores, score)}), quality)
 
 
 def failed(

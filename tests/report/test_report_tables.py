@@ -36,8 +36,8 @@ def test_the_baseline_comes_first_then_large_to_small() -> None:
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
     assert all(len(row) == len(FRONT_COLUMNS) for row in rows)
     assert rows[2] == (
-        "2", "gptq(bits=4)", "20.80 ± 0.21", "+4.0 %", "0.0104", "18.00 ± 0.18", "1.67x",
-        "495.0 MB", "94.5 MB", "2.86x",
+        "2", "gptq(bits=4)", "-", "20.80 ± 0.21", "+4.0 %", "0.0104", "18.00 ± 0.18", "1.67x",
+        "495.0 MB", "94.5 MB", "2.86x", "-",
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_every_episode_has_a_row_with_its_outcome() -> None:
         *["on front"] * 4, "dominated", "out_of_memory", "incomplete",
     ]  # fmt: skip
     assert [row[0] for row in rows] == ["0", "1 +", "2 *k", "3", "4", "5", "6 !"]
-    assert rows[-1][5] == "+0.0 %"
+    assert rows[-1][6] == "+0.0 %"
 
 
 def test_failures_give_cause_and_stage_on_one_line() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from paredown.advise.client import Message
 from paredown.advise.guard import MAX_STRATEGY
+from paredown.judge.limits import in_limits
 from paredown.judge.quantities import loss
 from paredown.methods import registry
 from paredown.search.base import View
@@ -172,7 +173,7 @@ def build_brief_prompt(background: Background, view: View) -> Prompt:
     baseline = next((r for r in view.history if r.strategy is None), None)
     front = _thinned(_front([r for r in view.trials if r.status == "ok"]), BRIEF_ROWS)
     sections = (
-        f"MODEL {human_count(background.spec.parameters)} parameters, limits: {_limits(limits)}",
+        f"MODEL {human_count(background.spec.parameters)} parameters, limits: {_asked(limits)}",
         "\n".join((f"TRIED ({_HEAD})", *(_row(r, baseline) for r in front))) if front else "",
         "\n".join(("CANDIDATES", *(name[:110] for name in candidates))),
     )
@@ -201,29 +202,19 @@ def _request(background: Background, view: View) -> str:
         f"size={human_bytes(spec.weight_bytes)}"
         + (f" experts={spec.experts}" if spec.experts else ""),
         f"TARGET device={background.device} data={safe(last_part(config.data))} "
-        f"objectives={','.join(config.objectives)} limits: {_limits(config.limits)}",
+        f"objectives={','.join(config.objectives)} limits: {_asked(config.limits)}",
         f"BUDGET LEFT {left}",
     )
     return "\n".join(lines)
 
 
-def _limits(limits: Limits) -> str:
-    asked = {
-        "peak memory at most": _with_unit(limits.max_memory_gb, " GB"),
-        "quality loss at most": _with_unit(limits.max_accuracy_loss, " %"),
-        "speed-up at least": _with_unit(limits.min_speedup, "x"),
-        "ratio at least": _with_unit(limits.target_ratio, "x"),
-    }
-    return ", ".join(f"{name} {value}" for name, value in asked.items() if value) or "none"
+def _asked(limits: Limits) -> str:
+    return in_limits(limits) or "none"
 
 
 def last_part(text: str) -> str:
     """The last part of a path or of a hub name."""
     return text.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def _with_unit(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:g}{unit}"
 
 
 def _methods(view: View) -> list[str]:

@@ -66,6 +66,9 @@ def _score(run: Run, result: TrialResult, timeout_s: float) -> None:
         folder,
         limit=limit,
         timeout_s=timeout_s,
+        baseline=next((r for r in run.experiment.results() if r.episode == 0), None),
+        limits=run.prepared.config.limits,
+        quality=run.prepared.config.quality,
         watch=lambda stage, share, message: run.listen(
             "progress",
             {"episode": result.episode, "stage": stage, "share": share, "message": message},

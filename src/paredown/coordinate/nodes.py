@@ -113,6 +113,7 @@ def carry_out(run: Run, assigned: Assigned, timeout_s: float) -> TrialResult:
         built=built,
         baseline=next((r for r in results if r.episode == 0), None),
         limits=run.prepared.config.limits,
+        quality=run.prepared.config.quality,
         earlier=results,
         watch=watch,
     )
@@ -121,7 +122,7 @@ def carry_out(run: Run, assigned: Assigned, timeout_s: float) -> TrialResult:
 def screen_limit(config: RunConfig) -> float | None:
     """Multiple of the base's perplexity beyond which a candidate is measured no further: not what
     the user still accepts. Who asks for a strategy wants its numbers, however bad."""
-    loss = config.limits.max_accuracy_loss or 0.0
+    loss = config.limits.loss_percent or 0.0
     return None if config.evaluate.screen is None else max(config.evaluate.screen, 1 + loss / 100)
 
 
@@ -184,7 +185,13 @@ def measure_baseline(run: Run) -> TrialResult:
     run.listen("decision", {"episode": 0, "reason": "the uncompressed model", "action": "baseline"})
     folder = run.experiment.begin(0, None)
     result = trial.measure(
-        run.bench, None, folder, episode=0, timeout_s=time_limit(run), watch=_watch(run, 0)
+        run.bench,
+        None,
+        folder,
+        episode=0,
+        timeout_s=time_limit(run),
+        quality=run.prepared.config.quality,
+        watch=_watch(run, 0),
     )
     run.experiment.finish(result)
     run.experiment.events.add("episode", episode=0, status="ok", seconds=round(result.wall_s, 1))

@@ -14,7 +14,7 @@ import numpy as np
 from paredown.analysis.hypervolume import hypervolume
 from paredown.errors import StrategyError
 from paredown.judge.limits import breaks
-from paredown.judge.quantities import QUANTITIES
+from paredown.judge.quantities import QUANTITIES, bounds
 from paredown.methods import registry
 from paredown.report.findings import find
 from paredown.search.base import Remembered
@@ -101,7 +101,8 @@ def learn(record: ExperimentRecord) -> tuple[Evidence, ...]:
     if baseline is None or baseline.status != "ok":
         return ()
     now = round(time.time(), 3)
-    limits = {k: v for k, v in plain(record.config.limits).items() if v is not None}
+    asked = record.config.limits
+    limits = {bound.limit.read or bound.limit.field: bound.value for bound in bounds(asked)}
     experiment = content_hash([record.run.get("model"), plain(record.config.limits),
                                record.name, record.run.get("device")])  # fmt: skip
     rows = []

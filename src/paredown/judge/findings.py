@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paredown.judge.front import ParetoFront, find_front
-from paredown.judge.quantities import QUANTITIES
+from paredown.judge.quantities import finished_baseline, quantity
 from paredown.judge.recommend import Recommendation, recommend
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -55,13 +55,13 @@ class Findings:
 
     def best(self, objective: Objective) -> TrialResult | None:
         """The compressed result that is best in one objective; of equals the first."""
-        quantity = QUANTITIES[objective]
+        row = quantity(objective, self.baseline)
         found = [
-            (value, result.episode, result)
+            (cost, result.episode, result)
             for result in self.results
             if result.episode > 0
             and result.status == "ok"
-            and (value := quantity.value(result)) is not None
+            and (cost := row.cost(result, self.baseline)) is not None
         ]
         return min(found, key=lambda entry: entry[:2])[2] if found else None
 
@@ -73,8 +73,3 @@ def judge(
     front = find_front(results, objectives)
     chosen = recommend(results, finished_baseline(results), limits, front)
     return Findings(results=tuple(results), limits=limits, front=front, recommendation=chosen)
-
-
-def finished_baseline(results: Sequence[TrialResult]) -> TrialResult | None:
-    """The uncompressed baseline, unless it failed or has not run yet."""
-    return next((r for r in results if r.episode == 0 and r.status == "ok"), None)

@@ -12,7 +12,7 @@ import numpy as np
 from paredown.analysis.hypervolume import hypervolume
 from paredown.analysis.pareto import pareto_mask
 from paredown.judge.limits import violations
-from paredown.judge.quantities import QUANTITIES
+from paredown.judge.quantities import QUANTITIES, SCORED
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
@@ -52,11 +52,18 @@ def measured(
 ) -> tuple[Objective, ...]:
     """The objectives that every successful trial has measured."""
     finished = [result for result in history if result.status == "ok"]
+    unit = _unit(finished)
     return tuple(
         objective
         for objective in objectives
-        if finished and all(QUANTITIES[objective].value(r) is not None for r in finished)
+        if finished and all(QUANTITIES[objective].cost(r, unit) is not None for r in finished)
     )
+
+
+def _unit(finished: Sequence[TrialResult]) -> TrialResult | None:
+    """What costs are relative to: the baseline, else the first that finished."""
+    first = finished[0] if finished else None
+    return next((r for r in finished if r.strategy is None), first)
 
 
 def scores(
@@ -119,15 +126,22 @@ def covered(
     return sum(gains(history, objectives, limits))
 
 
-def _value(result: TrialResult, objective: Objective) -> float:
-    value = QUANTITIES[objective].value(result)
-    if value is None:
+def _over(result: TrialResult, unit: TrialResult, objective: Objective) -> float:
+    """One objective over the unit's.
+
+    Quality is seen through the text, which is fine and which everything has; but what the scores
+    have surely lost counts at least, or a model that forgot the benchmark would gain by its text.
+    """
+    row = QUANTITIES[objective]
+    mine, base = row.cost(result, unit), row.cost(unit, unit)
+    if mine is None or base is None:
         raise AssertionError(objective)
-    return value
+    scored = SCORED.over(result, unit) if objective == "quality" else None
+    return mine / base if scored is None else max(mine / base, scored.low)
 
 
 def _costs(result: TrialResult, unit: TrialResult, names: tuple[Objective, ...]) -> Row:
-    return tuple(math.log(_value(result, n) / _value(unit, n)) for n in names)
+    return tuple(math.log(_over(result, unit, name)) for name in names)
 
 
 def _place(result: TrialResult, unit: TrialResult, names: tuple[Objective, ...]) -> Row:

@@ -1,14 +1,17 @@
 """Whether results are within the user's limits, by how much they are not, and what would let them
 in.
 
-A limit is *met*, *broken* or *undecided*: undecided where what it bounds was not measured. What
-that means for each use is decided here and nowhere else:
+A limit is *met* or *broken* where the whole 95 % interval of what was measured is on one side of
+it, and *undecided* where the interval crosses it, or nothing was measured. What that means for each
+use is decided here and nowhere else:
 
 - Whatever is promised to the user needs *met*: `unmet` (which results record), the recommendation,
   and whether a skill has held. A limit that is undecided is never said to be met.
-- Whatever only looks for what to try next shuns *broken* alone: `violations` (the search, its gain
-  included), forecasts, and warm starts. What was not measured is not held against a candidate, or
-  a machine that cannot measure speed could never search under a limit on it.
+- Whatever only looks for what to try next, or what to measure next, shuns what is *broken* alone:
+  `violations` (the search, its gain included; by the value, since it is not a promise), forecasts,
+  warm starts, and whether a candidate is worth a benchmark. What was not measured is not held
+  against a candidate, or a machine that cannot measure speed could never search under a limit on
+  it.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ class Check:
 
     @property
     def excess(self) -> float:
-        """0 when met; 0.1 when the value is off by 10 %; infinite when it was not measured."""
+        """0 where the value is within, 0.1 where it is off by 10 %, infinite where unknown."""
         if self.seen is None:
             return math.inf
         return max(0.0, self.limit.excess(self.seen.value, self.bound))
@@ -64,7 +67,10 @@ class Check:
         """Met, broken or undecided."""
         if self.seen is None:
             return State.UNDECIDED
-        return State.BROKEN if self.excess > 0 else State.MET
+        beyond = {self.limit.excess(end, self.bound) > 0 for end in (self.seen.low, self.seen.high)}
+        if len(beyond) == 2:
+            return State.UNDECIDED
+        return State.BROKEN if beyond == {True} else State.MET
 
     @property
     def asked(self) -> str:
@@ -74,15 +80,28 @@ class Check:
     @property
     def has(self) -> str:
         """The value of the result, in words."""
-        return "not measured" if self.seen is None else self.limit.shown(self.seen.value)
+        if self.seen is None:
+            return "not measured"
+        shown = self.limit.shown(self.seen.value)
+        return shown if self.state is not State.UNDECIDED else f"{shown}, {self._ends}"
+
+    @property
+    def _ends(self) -> str:
+        if self.seen is None:
+            raise AssertionError("what was not measured has no interval")
+        low, high = self.limit.shown(self.seen.low), self.limit.shown(self.seen.high)
+        return f"which may be {low} to {high}"
 
     def __str__(self) -> str:
         """What is wrong, with both numbers: `memory 2 GB > 1.9 GB`."""
         limit = self.limit
         if self.seen is None:
             return f"{limit.name} was not measured"
-        relation = ">" if limit.upper else "<"
         seen = f"{limit.name} {self.seen.value:.3g} {limit.unit}"
+        if self.state is State.UNDECIDED:
+            asked = self.asked.removeprefix(limit.name).strip()
+            return f"{seen} ({self._ends}) is not shown to be {asked}"
+        relation = ">" if limit.upper else "<"
         return f"{seen} {relation} {self.bound:g} {limit.unit}"
 
 
@@ -102,7 +121,7 @@ def in_limits(limits: Limits) -> str:
 def check(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> list[Check]:
     """One entry per limit asked for, always in the same order."""
     found = []
-    for bound in bounds(limits):
+    for bound in bounds(limits, baseline):
         seen = bound.quantity.bounded(result, baseline)
         mend = _mend(bound.limit, seen, limits)
         found.append(Check(limit=bound.limit, bound=bound.value, seen=seen, mend=mend))
@@ -112,6 +131,12 @@ def check(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> 
 def missed(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> list[Check]:
     """The limits that `result` is not known to meet: broken ones and undecided ones."""
     return [c for c in check(result, baseline, limits) if c.state is not State.MET]
+
+
+def broken(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> tuple[str, ...]:
+    """The limits that `result` is known to break, in words: no further measurement mends that."""
+    checks = check(result, baseline, limits)
+    return tuple(str(c) for c in checks if c.state is State.BROKEN)
 
 
 def unmet(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> tuple[str, ...]:
@@ -197,11 +222,14 @@ def _met_by_nobody(
 
 def _mend(limit: Limit, seen: Reading | None, limits: Limits) -> str:
     """The option that would just accept what was seen, rounded to its side of it."""
-    if seen is None or not math.isfinite(seen.value):
+    if seen is None:
         return ""
-    rounded = (math.ceil if limit.upper else math.floor)(seen.value * 100) / 100
+    # The end that is worst for the user: a bound at the value itself would stay undecided.
+    end = seen.high if limit.upper else seen.low
+    rounded = (math.ceil if limit.upper else math.floor)(end * 100) / 100
+    value = f"{rounded}pt" if limit.unit == "pt" else rounded
     try:  # what the option itself refuses is no mend
-        type(limits).model_validate({limit.field: rounded})
+        type(limits).model_validate({limit.field: value})
     except ValidationError:
         return ""
-    return f"{limit.option} {rounded}"
+    return f"{limit.option} {value}"

@@ -8,7 +8,7 @@ its name to `paredown.spec.run.Objective`, and, where users may bound it, a fiel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -18,6 +18,12 @@ from paredown.spec.run import Objective
 from paredown.spec.target import Limits
 from paredown.spec.units import GB, Unit, human_bytes
 
+KEPT = "quality"
+"""Measurement: share of the base's quality that is kept; 1 is as good as the base."""
+POINTS = "quality_points"
+"""Measurement: mean change of the scores against the base's, in points; below 0 is a loss."""
+_LEAST_KEPT = 1e-3
+"""Less than this share counts as this share, so that the ratio to the base stays finite."""
 Z95 = 1.96
 """Standard errors from the middle of a normal 95 % interval to its end."""
 
@@ -57,6 +63,7 @@ class Limit:
 
     Attributes:
         field: of `Limits`; the command-line option follows from it.
+        read: attribute of `Limits` that holds the bound as a number; None: the field itself.
         name: what is bounded, in sentences.
         unit: of the bound.
         upper: whether the value must stay at or below the bound, else at or above it.
@@ -68,6 +75,7 @@ class Limit:
     """
 
     field: str
+    read: str | None = None
     name: str
     unit: str
     upper: bool
@@ -83,12 +91,12 @@ class Limit:
 
     def asked(self, limits: Limits) -> float | None:
         """The user's bound; None where there is none."""
-        bound: float | None = getattr(limits, self.field)
+        bound: float | None = getattr(limits, self.read or self.field)
         return bound
 
     def in_words(self, bound: float) -> str:
         """`memory <= 2 GB`."""
-        gap = "" if self.unit == "x" else " "
+        gap = "" if self.unit in {"x", "pt"} else " "
         return f"{self.name} {'<=' if self.upper else '>='} {bound:g}{gap}{self.unit}"
 
     def excess(self, seen: float, bound: float) -> float:
@@ -115,6 +123,10 @@ class Quantity:
         paired: measurement of the same quantity relative to the base, taken together with it; None
             where there is none, and two measurements are divided.
         inverted: `paired` grows as the quantity shrinks.
+        relative: only the ratio to the baseline counts, never two measurements by themselves: they
+            may have been taken hours apart, or on two machines.
+        only_measured: an estimate is not taken for it.
+        optional: where a result lacks it, it is no objective, rather than the result left out.
         limit: that users may set on it.
     """
 
@@ -130,16 +142,29 @@ class Quantity:
     more: str = ""
     paired: str | None = None
     inverted: bool = False
+    relative: bool = False
+    only_measured: bool = False
+    optional: bool = False
     limit: Limit | None = None
 
     def measured(self, result: TrialResult) -> Measurement | None:
-        """The measurement behind it, if the result has it."""
-        return result.get(self.measurement)
+        """The measurement behind it, if the result has one that counts."""
+        found = result.get(self.measurement)
+        estimated = found is not None and found.source == "estimated"
+        return None if self.only_measured and estimated else found
 
     def value(self, result: TrialResult) -> float | None:
         """In `unit`; None where it was not measured, or is not positive and so has no ratio."""
-        found = result.value(self.measurement)
-        return found if found is not None and found > 0 else None
+        found = self.measured(result)
+        return found.value if found is not None and found.value > 0 else None
+
+    def cost(self, result: TrialResult, baseline: TrialResult | None) -> float | None:
+        """What is compared, less being better: the value, or where `relative` its ratio to the
+        baseline's. None where it cannot be said."""
+        if not self.relative:
+            return self.value(result)
+        over = None if self.measured(result) is None else self.over(result, baseline)
+        return None if over is None else over.value
 
     def over(self, result: TrialResult, baseline: TrialResult | None) -> Reading | None:
         """The quantity over the baseline's, with the interval of the paired comparison.
@@ -148,12 +173,9 @@ class Quantity:
         on a machine that was busy once and idle once.
         """
         paired = None if self.paired is None else result.get(self.paired)
-        if paired is not None and paired.value > 0:
+        if paired is not None:
             read = Reading.of(paired)
-            if not self.inverted:
-                return read
-            # A lower end at or below zero bounds nothing once it is inverted.
-            return read.mapped(lambda x: 1 / x if x > 0 else float("inf"))
+            return read.mapped(_inverse) if self.inverted else read
         mine = self.value(result)
         base = None if baseline is None else self.value(baseline)
         if mine is None or base is None:
@@ -171,8 +193,9 @@ class Quantity:
         return None if found is None else Reading.of(found).mapped(self.limit.seen_from)
 
 
-def _over_one(over: float) -> float:
-    return 1 / over if over > 0 else float("inf")
+def _inverse(share: float) -> float:
+    """1 / share; an interval may reach below zero, and a model may keep nothing at all."""
+    return 1 / max(share, _LEAST_KEPT)
 
 
 QUANTITIES: dict[Objective, Quantity] = {
@@ -186,6 +209,7 @@ QUANTITIES: dict[Objective, Quantity] = {
         paired="perplexity_ratio",
         limit=Limit(
             field="max_accuracy_loss",
+            read="loss_percent",
             name="quality loss",
             unit="%",
             upper=True,
@@ -211,7 +235,7 @@ QUANTITIES: dict[Objective, Quantity] = {
             name="ratio",
             unit="x",
             upper=False,
-            seen_from=_over_one,
+            seen_from=_inverse,
             shown=times,
         ),
     ),
@@ -227,12 +251,13 @@ QUANTITIES: dict[Objective, Quantity] = {
         more="slower per token",
         paired="speedup",
         inverted=True,
+        relative=True,
         limit=Limit(
             field="min_speedup",
             name="speed-up",
             unit="x",
             upper=False,
-            seen_from=_over_one,
+            seen_from=_inverse,
             shown=times,
         ),
     ),
@@ -257,7 +282,97 @@ QUANTITIES: dict[Objective, Quantity] = {
             shown=lambda gigabytes: human_bytes(gigabytes * GB),
         ),
     ),
+    "energy": Quantity(
+        measurement="energy",
+        unit=Unit.JOULES_PER_TOKEN,
+        best=1 / 8,
+        worst=2.0,
+        resolution=0.05,
+        title="energy",
+        axis="energy, J per generated token",
+        less="less energy",
+        more="more energy",
+        # An estimate follows from the seconds: it would count the latency twice.
+        only_measured=True,
+        optional=True,
+        limit=Limit(
+            field="max_energy",
+            name="energy",
+            unit="x",
+            upper=True,
+            seen_from=lambda over: over,
+            shown=times,
+        ),
+    ),
 }
+"""Everything that may be an objective, or bounded; quality as the text has it."""
+
+SCORED = Quantity(
+    measurement=KEPT,
+    unit=Unit.FRACTION,
+    best=1.0,
+    worst=4.0,
+    title="quality",
+    axis="share of the base's quality (higher is better)",
+    paired=KEPT,
+    inverted=True,
+    relative=True,
+    limit=Limit(
+        field="max_accuracy_loss",
+        read="loss_percent",
+        name="quality loss",
+        unit="%",
+        upper=True,
+        seen_from=lambda over: 100.0 * (1.0 - 1.0 / over),
+        span=100.0,
+        shown=signed_percent,
+    ),
+)
+"""Quality where the baseline was scored: what is kept of it (see `judge.quality`)."""
+
+LOST_POINTS = Quantity(
+    measurement=POINTS,
+    unit=Unit.POINTS,
+    best=1.0,
+    worst=4.0,
+    title="points lost",
+    axis="points lost",
+    limit=Limit(
+        field="max_accuracy_loss",
+        read="loss_points",
+        name="quality loss",
+        unit="pt",
+        upper=True,
+        absolute=True,
+        seen_from=lambda points: -points,
+        span=100.0,
+        shown=lambda points: f"{points:+.1f} points",
+    ),
+)
+"""No objective of its own: what a limit in points bounds."""
+
+
+def quantity(objective: Objective, baseline: TrialResult | None) -> Quantity:
+    """The row that holds for results of this baseline."""
+    scored = baseline is not None and baseline.get(KEPT) is not None
+    return SCORED if objective == "quality" and scored else QUANTITIES[objective]
+
+
+def finished_baseline(results: Sequence[TrialResult]) -> TrialResult | None:
+    """The uncompressed baseline, unless it failed or has not run yet."""
+    return next((r for r in results if r.episode == 0 and r.status == "ok"), None)
+
+
+def in_force(
+    objectives: tuple[Objective, ...], results: Sequence[TrialResult]
+) -> tuple[Objective, ...]:
+    """The objectives, without optional ones that not every finished result has measured."""
+    finished = [result for result in results if result.status == "ok"]
+    return tuple(
+        name
+        for name in objectives
+        if not QUANTITIES[name].optional or all(QUANTITIES[name].value(r) for r in finished)
+    )
 
 
 @final
@@ -279,11 +394,12 @@ class Bound:
         return self.limit.in_words(self.value)
 
 
-def bounds(limits: Limits) -> list[Bound]:
-    """The limits that were set, in the order of the fields of `Limits`."""
+def bounds(limits: Limits, baseline: TrialResult | None = None) -> list[Bound]:
+    """The limits that were set on results of this baseline, in the order of `Limits`."""
+    rows = [(name, quantity(name, baseline)) for name in QUANTITIES]
     found = [
         Bound(objective=name, quantity=row, limit=row.limit, value=value)
-        for name, row in QUANTITIES.items()
+        for name, row in (*rows, ("quality", LOST_POINTS))
         if row.limit is not None and (value := row.limit.asked(limits)) is not None
     ]
     order = list(type(limits).model_fields)
@@ -306,5 +422,5 @@ def ratio(result: TrialResult, baseline: TrialResult | None) -> float | None:
 
 
 def _bounded(name: Objective, result: TrialResult, baseline: TrialResult | None) -> float | None:
-    found = QUANTITIES[name].bounded(result, baseline)
+    found = quantity(name, baseline).bounded(result, baseline)
     return None if found is None else found.value

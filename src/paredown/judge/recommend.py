@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paredown.judge.front import ParetoFront, find_front
-from paredown.judge.limits import find_nearest, in_limits, missed
-from paredown.judge.phrases import compared, in_words
-from paredown.judge.quantities import QUANTITIES, loss, speedup
+from paredown.judge.limits import check, find_nearest, in_limits, missed, unmet
+from paredown.judge.phrases import compared, in_words, price
+from paredown.judge.quantities import SCORED, bounds, loss, quantity, speedup
+from paredown.judge.words import name_of
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.target import Limits
 
 ACCEPTED_LOSS = 5.0
-"""Loss of quality, in percent, that is taken as acceptable when the user sets no limit."""
+"""Loss of quality, in percent, that is taken as acceptable when the user sets no limit on it."""
 
 ACCEPTED_SPEED = 0.9
 """Decode speed, relative to the baseline, that is taken as acceptable when there is no limit."""
+
+ACCEPTED_FLIPS, ACCEPTED_KL = 0.25, 0.25
+"""Share of next tokens that may have become others, and divergence from the base in nats per
+token, several times what a loss of 5 % comes with (0.09 and 0.03 in the recorded tables): beyond
+it, a good score is luck or a text that happens to suit, and the model is another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +36,67 @@ class Recommendation:
     runner_up: int | None = None
     runner_up_reason: str = ""
     meets_limits: bool | None = None
-    """None when the user set no limit."""
+    """None when the user set no limit, or when what is recommended is not decided to meet them."""
     nearest: int | None = None
     """When no result meets the limits: the one that comes nearest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """What a recommendation is drawn from: results with every objective measured, and the rest."""
+
+    finished: list[TrialResult]
+    baseline: TrialResult | None
+    limits: Limits
+    front: ParetoFront
+
+    def is_sound(self, result: TrialResult) -> bool:
+        """Whether a careful engineer would sign it: the loss of quality is within 5 %, or within
+        the user's own bound, and the model still says what the base says."""
+        row, bounded = quantity("quality", self.baseline), self.limits.max_accuracy_loss is not None
+        lost = loss(result, self.baseline)
+        if not bounded and (lost is None or lost > ACCEPTED_LOSS):
+            return False
+        if bounded and row is not SCORED:
+            return True  # a bound on the text's own loss says what may change in the text
+        agree, kl = result.value("top1_agreement"), result.value("kl")
+        flips = 0.0 if agree is None else 1.0 - agree
+        return flips <= ACCEPTED_FLIPS and (kl is None or kl <= ACCEPTED_KL)
+
+    def better(self, results: Sequence[TrialResult]) -> list[TrialResult]:
+        """Trials that beat the baseline in an objective by more than what a repeat would give."""
+        return [r for r in results if r.episode > 0 and self._wins(r)]
+
+    def _wins(self, result: TrialResult) -> bool:
+        for objective in self.front.objectives:
+            row = quantity(objective, self.baseline)
+            mine = row.cost(result, self.baseline)
+            base = None if self.baseline is None else row.cost(self.baseline, self.baseline)
+            if base is None or mine is None or mine * (1 + row.resolution) < base:
+                return True
+        return False
+
+    def foremost(self, results: Sequence[TrialResult]) -> list[TrialResult]:
+        """Those on the front; where none is, those on a front of their own: limits and the guard
+        may bound what is no objective, and leave only what something else has pushed off it."""
+        chosen = [r for r in results if r in self.front]
+        if chosen or not results:
+            return chosen
+        base = [] if self.baseline is None else [self.baseline]  # what ratios refer to
+        own = find_front([*base, *results], self.front.objectives)
+        return [r for r in results if r in own]
+
+    def by_size(self, result: TrialResult) -> tuple[float, float, int]:
+        """Smallest first."""
+        return self._cost(result, "size"), self._cost(result, "quality"), result.episode
+
+    def by_quality(self, result: TrialResult) -> tuple[float, float, int]:
+        """Least loss first."""
+        return self._cost(result, "quality"), self._cost(result, "size"), result.episode
+
+    def _cost(self, result: TrialResult, objective: Objective) -> float:
+        cost = quantity(objective, self.baseline).cost(result, self.baseline)
+        return math.inf if cost is None else cost
 
 
 def recommend(
@@ -47,114 +111,156 @@ def recommend(
     choice; other limits leave the one that loses least. Without limits it is the smallest
     artifact of the front that loses at most `ACCEPTED_LOSS` percent and is no slower than
     `ACCEPTED_SPEED`, else the knee of the front.
-    The uncompressed model is recommended only where nothing is better than it in any objective.
+
+    No limit removes the guard on quality: where the uncompressed model meets the limits, that is
+    said first, and it stays the choice unless an artifact is sound (`ACCEPTED_LOSS` or the user's
+    own bound, `ACCEPTED_FLIPS`, `ACCEPTED_KL`). Where it does not, an artifact that is not sound is
+    said to fit only at a price, and the price is named.
     """
-    finished = [r for r in results if r.episode in front.compared]
-    if not finished:
+    case = _Case(
+        finished=[r for r in results if r.episode in front.compared],
+        baseline=baseline,
+        limits=limits,
+        front=front,
+    )
+    if not case.finished:
         return Recommendation(
             episode=None, reason="no episode finished with every objective measured"
         )
     if not in_limits(limits):
-        return _without_limits(finished, baseline, front)
-    meeting = [r for r in finished if not missed(r, baseline, limits)]
-    missing = [r for r in finished if r not in meeting and r.episode > 0]
+        return _without_limits(case)
+    meeting = [r for r in case.finished if not missed(r, baseline, limits)]
+    missing = [r for r in case.finished if r not in meeting and r.episode > 0]
     if not meeting or (missing and all(r.episode == 0 for r in meeting)):
-        return _met_by_no_trial(finished, missing, meeting, baseline, limits)
-    return _under_limits(finished, meeting, baseline, limits, front)
+        return _undecided(case, missing) or _met_by_no_trial(case, missing, meeting)
+    return _under_limits(case, meeting)
+
+
+def _undecided(case: _Case, missing: Sequence[TrialResult]) -> Recommendation | None:
+    """The best of those that are within every limit by value, but not by interval."""
+    within = [
+        r
+        for r in missing
+        if all(c.excess == 0 for c in check(r, case.baseline, case.limits)) and case.is_sound(r)
+    ]
+    candidates = case.better(within)
+    if not candidates:
+        return None
+    best, rule = _ranked(case, candidates)
+    open_limits = "; ".join(unmet(best[0], case.baseline, case.limits))
+    reason = (
+        f"no artifact is shown to meet every limit ({in_limits(case.limits)}); by its values this "
+        f"is {rule} them, and it stays open: {open_limits}: {in_words(best[0], case.baseline)}"
+    )
+    return _with_runner_up(case, best, reason, meets_limits=None)
 
 
 def _met_by_no_trial(
-    finished: Sequence[TrialResult],
-    missing: Sequence[TrialResult],
-    meeting: Sequence[TrialResult],
-    baseline: TrialResult | None,
-    limits: Limits,
+    case: _Case, missing: Sequence[TrialResult], meeting: Sequence[TrialResult]
 ) -> Recommendation:
-    nearest = find_nearest(missing or finished, baseline, limits)
+    nearest = find_nearest(missing or case.finished, case.baseline, case.limits)
     who = "only the uncompressed model" if meeting else "no result"
     return Recommendation(
         episode=meeting[0].episode if meeting else None,
-        reason=f"{who} meets the limits ({in_limits(limits)}). {nearest.reason}",
+        reason=f"{who} meets the limits ({in_limits(case.limits)}). {nearest.reason}",
         meets_limits=bool(meeting),
         nearest=nearest.episode,
     )
 
 
-def _under_limits(
-    finished: Sequence[TrialResult],
-    meeting: list[TrialResult],
-    baseline: TrialResult | None,
-    limits: Limits,
-    front: ParetoFront,
-) -> Recommendation:
-    candidates = _better(meeting, baseline, front)
-    chosen_from = [r for r in candidates if r in front]
-    if not chosen_from:  # a limit on something that is no objective: a front of their own
-        own = find_front(candidates, front.objectives)
-        chosen_from = [r for r in candidates if r in own]
+def _under_limits(case: _Case, meeting: list[TrialResult]) -> Recommendation:
+    candidates = case.better(meeting)
+    chosen_from = case.foremost(candidates)
+    fits = _fits_already(case, meeting)
     if not chosen_from:
-        return _keep_baseline(baseline, meets_limits=True)
-    if limits.max_accuracy_loss is not None:
-        ranked = sorted(chosen_from, key=_by_size)
-        rule = "the smallest artifact that meets"
-    else:
-        ranked = sorted(chosen_from, key=_by_quality)
-        rule = "the artifact with the least loss of quality that meets"
+        return _keep_baseline(case, meets_limits=True, fits=fits)
+    sound = case.foremost([r for r in candidates if case.is_sound(r)])
+    ranked, rule = _ranked(case, sound or chosen_from)
+    if sound:  # what is not sound may still be the runner-up, after all that is
+        ranked += _ranked(case, [r for r in chosen_from if r not in sound])[0]
+    elif fits:
+        return _only_at_a_price(case, ranked, fits)
+    warning = "" if sound else f"fits only at a price: {price(ranked[0], case.baseline)}; "
     reason = (
-        f"{rule} every limit ({in_limits(limits)}): {in_words(ranked[0], baseline)}; "
-        f"{len(meeting)} of {len(finished)} measured results meet them"
+        f"{fits}{warning}{rule} every limit ({in_limits(case.limits)}): "
+        f"{in_words(ranked[0], case.baseline)}; "
+        f"{len(meeting)} of {len(case.finished)} measured results meet them"
     )
-    return _with_runner_up(ranked, reason, baseline, meets_limits=True)
+    return _with_runner_up(case, ranked, reason, meets_limits=True)
 
 
-def _without_limits(
-    finished: Sequence[TrialResult], baseline: TrialResult | None, front: ParetoFront
-) -> Recommendation:
-    candidates = _better([r for r in finished if r in front], baseline, front)
+def _fits_already(case: _Case, meeting: Sequence[TrialResult]) -> str:
+    """Said first where the uncompressed model meets the limits, unless they bound quality alone."""
+    told = [b for b in bounds(case.limits, case.baseline) if b.objective != "quality"]
+    if not told or all(r.episode != 0 for r in meeting):
+        return ""
+    return f"the model fits already, uncompressed ({', '.join(map(str, told))}); "
+
+
+def _only_at_a_price(case: _Case, ranked: Sequence[TrialResult], fits: str) -> Recommendation:
+    best = ranked[0]
+    return Recommendation(
+        episode=0,
+        reason=f"{fits}every artifact that meets the limits has its price: the least is that of "
+        f"{name_of(best)}, {price(best, case.baseline)}",
+        runner_up=best.episode,
+        runner_up_reason=f"{in_words(best, case.baseline)}; fits only at a price: "
+        f"{price(best, case.baseline)}",
+        meets_limits=True,
+    )
+
+
+def _ranked(case: _Case, results: Sequence[TrialResult]) -> tuple[list[TrialResult], str]:
+    """Results under limits, best first, and by which rule; the sentence goes on with the limits."""
+    if case.limits.max_accuracy_loss is not None:
+        return sorted(results, key=case.by_size), "the smallest artifact that meets"
+    ranked = sorted(results, key=case.by_quality)
+    return ranked, "the artifact with the least loss of quality that meets"
+
+
+def _without_limits(case: _Case) -> Recommendation:
+    better = case.better(case.finished)
+    candidates = [r for r in better if r in case.front]
     if not candidates:
-        return _keep_baseline(baseline, meets_limits=None)
-    small_loss = [r for r in candidates if _loses_at_most(r, baseline, ACCEPTED_LOSS)]
-    good = [r for r in small_loss if (speedup(r, baseline) or 1.0) >= ACCEPTED_SPEED]
+        return _keep_baseline(case, meets_limits=None)
+    sound = case.foremost([r for r in better if case.is_sound(r)])
+    good = [r for r in sound if (speedup(r, case.baseline) or 1.0) >= ACCEPTED_SPEED]
     if good:
-        ranked = sorted(good, key=_by_size)
-        ranked += sorted((r for r in candidates if r not in good), key=_by_quality)
+        ranked = sorted(good, key=case.by_size)
+        ranked += sorted((r for r in candidates if r not in good), key=case.by_quality)
         rule = (
             f"the smallest artifact of the front that loses at most {ACCEPTED_LOSS:g} % "
             f"and decodes at least {ACCEPTED_SPEED:g}x as fast"
         )
     else:
-        ranked = sorted(candidates, key=_by_quality)
-        bend = [r for r in ranked if r.episode == front.knee]
+        ranked = sorted(candidates, key=case.by_quality)
+        bend = [r for r in ranked if r.episode == case.front.knee]
         ranked = bend + [r for r in ranked if r not in bend]
         high = (
             f"no artifact of the front is known to lose at most {ACCEPTED_LOSS:g} % of quality "
             f"and to decode at least {ACCEPTED_SPEED:g}x as fast"
         )
         rule = f"{high}; this is the " + ("knee of the front" if bend else "one that loses least")
-    reason = f"{rule}: {in_words(ranked[0], baseline)} (no limit was given)"
-    return _with_runner_up(ranked, reason, baseline, meets_limits=None)
+    reason = f"{rule}: {in_words(ranked[0], case.baseline)} (no limit was given)"
+    return _with_runner_up(case, ranked, reason, meets_limits=None)
 
 
-def _keep_baseline(baseline: TrialResult | None, *, meets_limits: bool | None) -> Recommendation:
+def _keep_baseline(case: _Case, *, meets_limits: bool | None, fits: str = "") -> Recommendation:
     condition = " and meets the limits" if meets_limits else ""
     return Recommendation(
-        episode=None if baseline is None else baseline.episode,
-        reason=f"no result is better than it in any objective{condition}",
+        episode=None if case.baseline is None else case.baseline.episode,
+        reason=f"{fits}no result is better than it in any objective{condition}",
         meets_limits=meets_limits,
     )
 
 
 def _with_runner_up(
-    ranked: Sequence[TrialResult],
-    reason: str,
-    baseline: TrialResult | None,
-    *,
-    meets_limits: bool | None,
+    case: _Case, ranked: Sequence[TrialResult], reason: str, *, meets_limits: bool | None
 ) -> Recommendation:
     first = ranked[0]
     second = ranked[1] if len(ranked) > 1 else None
     if second is not None:
-        why = compared(second, first, baseline)
+        why = compared(second, first, case.baseline)
     else:
         why = "no other result of the front " + (
             "meets the limits" if meets_limits else "beats the uncompressed model in any objective"
@@ -166,38 +272,3 @@ def _with_runner_up(
         runner_up_reason=why,
         meets_limits=meets_limits,
     )
-
-
-def _better(
-    results: Sequence[TrialResult], baseline: TrialResult | None, front: ParetoFront
-) -> list[TrialResult]:
-    """Trials that beat the baseline in an objective, by more than what a repeat would give."""
-
-    def wins(result: TrialResult) -> bool:
-        for objective in front.objectives:
-            quantity = QUANTITIES[objective]
-            mine = quantity.value(result)
-            base = None if baseline is None else quantity.value(baseline)
-            if base is None or mine is None or mine * (1 + quantity.resolution) < base:
-                return True
-        return False
-
-    return [r for r in results if r.episode > 0 and wins(r)]
-
-
-def _loses_at_most(result: TrialResult, baseline: TrialResult | None, percent: float) -> bool:
-    lost = loss(result, baseline)
-    return lost is not None and lost <= percent
-
-
-def _by_size(result: TrialResult) -> tuple[float, float, int]:
-    return _known(result, "size"), _known(result, "quality"), result.episode
-
-
-def _by_quality(result: TrialResult) -> tuple[float, float, int]:
-    return _known(result, "quality"), _known(result, "size"), result.episode
-
-
-def _known(result: TrialResult, objective: Objective) -> float:
-    value = QUANTITIES[objective].value(result)
-    return math.inf if value is None else value

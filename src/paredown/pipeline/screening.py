@@ -10,13 +10,18 @@ _COSTS = ("kl", "size", "decode_latency", "peak_memory")
 """Cheap measures, lower is better: what a front trades off, quality by its paired measure."""
 
 
-def why_not_scored(result: TrialResult, earlier: Sequence[TrialResult]) -> str | None:
+def why_not_scored(
+    result: TrialResult, earlier: Sequence[TrialResult], broken: Sequence[str] = ()
+) -> str | None:
     """Why a candidate gets no benchmark: a limit missed, or an earlier result that beats it.
 
     None if it survives.
+
+    Args:
+        broken: the limits that it breaks whatever its scores will be, in words.
     """
-    if result.unmet:
-        return f"it misses a limit ({'; '.join(result.unmet)})"
+    if broken:
+        return f"it misses a limit ({'; '.join(broken)})"
     rival = next((r for r in earlier if r.strategy is not None and beats(r, result)), None)
     if rival is None:
         return None

@@ -9,7 +9,8 @@ from typing import Any
 from paredown.artifact.description import add_measurements
 from paredown.errors import ConfigError
 from paredown.evaluate.footprint import measure_size
-from paredown.judge.limits import unmet
+from paredown.judge.limits import broken
+from paredown.judge.quality import judged
 from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.build import Built
@@ -39,6 +40,7 @@ def measure(
     built: Built | None = None,
     baseline: TrialResult | None = None,
     limits: Limits | None = None,
+    quality: str = "auto",
     earlier: Sequence[TrialResult] = (),
     watch: StageProgress | None = None,
 ) -> TrialResult:
@@ -82,9 +84,9 @@ def measure(
             artifact=None if strategy is None else f"{folder.name}/artifact",
             **flat_fields(measured),
         )
-        if limits is not None and baseline is not None:
-            result = result.model_copy(update={"unmet": unmet(result, baseline, limits)})
-        result = _scored_if_worth_it(clock, result, model, earlier)
+        hopeless = broken(result, baseline, limits or Limits())
+        result = _scored_if_worth_it(clock, result, model, earlier, hopeless)
+        result = judged(result, baseline, quality=quality, limits=limits)
     except TrialFailed as error:
         if strategy is None:
             raise ConfigError(
@@ -106,6 +108,9 @@ def rescore(
     *,
     limit: int,
     timeout_s: float,
+    baseline: TrialResult | None = None,
+    limits: Limits | None = None,
+    quality: str = "auto",
     watch: StageProgress | None = None,
 ) -> TrialResult | Failure:
     """A result with the scores of its benchmarks replaced by those on a larger set.
@@ -113,6 +118,7 @@ def rescore(
     Args:
         folder: of the episode, with its artifact.
         limit: items per benchmark; 0 means all.
+        baseline, limits, quality: what it is judged by, as in `measure`.
     """
     clock = Clock(bench, folder, timeout_s, watch)
     model = bench.base.folder if result.strategy is None else folder / "artifact"
@@ -122,6 +128,7 @@ def rescore(
     bare = result.model_copy(update={"measurements": others})
     try:
         scored = _with_scores(clock, bare, model, config)
+        scored = judged(scored, baseline, quality=quality, limits=limits)
     except TrialFailed as error:
         return error.failure
     finally:
@@ -199,11 +206,19 @@ def _sizes(bench: Bench, model: Path) -> tuple[Measurement, ...]:
 
 
 def _scored_if_worth_it(
-    clock: Clock, result: TrialResult, model: Path, earlier: Sequence[TrialResult]
+    clock: Clock,
+    result: TrialResult,
+    model: Path,
+    earlier: Sequence[TrialResult],
+    broken: Sequence[str],
 ) -> TrialResult:
-    """The result with benchmarks, or with a note that says why they were not asked."""
+    """The result with benchmarks, or with a note that says why they were not asked.
+
+    Args:
+        broken: the limits that it breaks whatever its scores will be, in words.
+    """
     config = clock.bench.evaluate
-    why_not = None if result.strategy is None else why_not_scored(result, earlier)
+    why_not = None if result.strategy is None else why_not_scored(result, earlier, broken)
     if not config.benchmarks or why_not is None:
         return _with_scores(clock, result, model, config)
     note = f"{NOT_SCORED} {', '.join(config.benchmarks)}: {why_not}"

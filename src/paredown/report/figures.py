@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from paredown.judge.quantities import loss, ratio
+from paredown.judge.quantities import KEPT, SCORED, loss, quantity, ratio
 from paredown.judge.words import one_line
 from paredown.report.findings import Judged
 from paredown.report.style import (
@@ -68,7 +68,8 @@ def points(findings: Judged) -> list[Point]:
 
 def _loss_stderr(result: TrialResult, baseline: TrialResult | None) -> float:
     """Standard error of the loss in percent; of the paired comparison where there is one."""
-    paired = result.get("perplexity_ratio")
+    scored = quantity("quality", baseline) is SCORED
+    paired = result.get(KEPT if scored else "perplexity_ratio")
     if paired is not None and paired.stderr is not None:
         return 100 * paired.stderr
     mine = result.get("perplexity")
@@ -120,13 +121,15 @@ def _dress(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
     failed = sum(r.status == "failed" for r in findings.record.results)
     other = len(findings.record.results) - failed - len(shown)
     counts = f"{len(shown)} measured, {failed} failed"
-    counts += f", {other} without size or perplexity" if other else ""
+    counts += f", {other} without size or quality" if other else ""
     model = one_line(findings.record.config.model, 60)
     axes.set_title(
         _literal(f"Search space of {model}  ({counts})"), loc="left", fontsize=12, color=INK
     )
     axes.set_xlabel("compression ratio (files of the base / files of the artifact)", color=INK)
-    axes.set_ylabel("quality loss: rise of perplexity, %  (bars: ± 1 standard error)", color=INK)
+    scored = quantity("quality", findings.baseline) is SCORED
+    what = "share of the base's score that is lost" if scored else "rise of perplexity"
+    axes.set_ylabel(f"quality loss: {what}, %  (bars: ± 1 standard error)", color=INK)
     axes.grid(visible=True, which="major", color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

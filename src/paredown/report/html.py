@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from paredown.judge.quantities import QUANTITIES
+from paredown.judge.quantities import QUANTITIES, SCORED, quantity
 from paredown.judge.words import name_of, one_line, with_unit
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Judged
 from paredown.report.story import Section, result_lines, story
 from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
-from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, front_rows
+from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, filled, front_rows
 from paredown.spec.result import Measurement, TrialResult
-from paredown.spec.run import OBJECTIVES, Objective
+from paredown.spec.run import DEFAULT_OBJECTIVES, Objective
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -67,7 +67,9 @@ class PlotAxis:
         return cls(measurement=row.measurement, title=row.axis, divisor=row.divisor)
 
 
-QUALITY, SIZE, LATENCY, MEMORY = map(PlotAxis.of, OBJECTIVES)
+QUALITY, SIZE, LATENCY, MEMORY, ENERGY = map(PlotAxis.of, DEFAULT_OBJECTIVES)
+ACCURACY = PlotAxis(measurement="accuracy", title="accuracy (higher is better)")
+"""The score of the benchmarks, where they are what counts."""
 PANELS: tuple[tuple[str, PlotAxis, PlotAxis], ...] = (
     ("Quality against latency", LATENCY, QUALITY),
     ("Quality against memory", MEMORY, QUALITY),
@@ -108,20 +110,31 @@ def _summary(findings: Judged) -> str:
     return f"{lead}: {findings.recommendation.reason}"
 
 
+def panels(findings: Judged) -> tuple[tuple[str, PlotAxis, PlotAxis], ...]:
+    """Title, x and y of each: energy where it was measured, the score where one was asked for."""
+    shown = PANELS
+    if any(QUANTITIES["energy"].measured(r) for r in findings.record.results):
+        shown = (*shown, ("Quality against energy", ENERGY, QUALITY))
+    scored = quantity("quality", findings.baseline) is SCORED
+    return tuple((title, x, ACCURACY if scored and y is QUALITY else y) for title, x, y in shown)
+
+
 def _figure(findings: Judged) -> Any:
     from plotly.graph_objects import Figure
     from plotly.subplots import make_subplots
 
+    shown = panels(findings)
+    lines = -(-len(shown) // 2)
     figure: Figure = make_subplots(
-        rows=2,
+        rows=lines,
         cols=2,
-        subplot_titles=[title for title, _, _ in PANELS],
+        subplot_titles=[title for title, _, _ in shown],
         horizontal_spacing=0.09,
-        vertical_spacing=0.13,
+        vertical_spacing=0.26 / lines,
     )
     finished = [r for r in findings.record.results if r.status == "ok"]
     named: set[str] = set()
-    for index, (_, x, y) in enumerate(PANELS):
+    for index, (_, x, y) in enumerate(shown):
         row, column = divmod(index, 2)
         for trace in _traces(findings, finished, x, y):
             trace.update(showlegend=trace["legendgroup"] not in named)
@@ -135,7 +148,7 @@ def _figure(findings: Judged) -> Any:
         )
     figure.update_layout(
         template="plotly_white",
-        height=900,
+        height=450 * lines,
         hovermode="closest",
         hoverlabel={"align": "left"},
         legend={"orientation": "h", "y": -0.09},
@@ -264,6 +277,7 @@ def _paragraphs(lines: Sequence[str]) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], style: str = "") -> str:
+    columns, rows = filled(columns, rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -19,6 +19,7 @@ from paredown.report.tables import (
     SCORE_COLUMNS,
     episode_rows,
     failures,
+    filled,
     front_rows,
     score_notes,
     score_rows,
@@ -254,6 +255,7 @@ def _named(result: TrialResult) -> str:
 
 def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, code: int | None = 1) -> str:
     """A table; column number `code` holds strategies and is set as code."""
+    columns, rows = filled(columns, rows)
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += [
         "| "

@@ -19,7 +19,7 @@ from paredown.spec.units import human_seconds
 
 STORY_COLUMNS = ("episode", "strategy", "proposed by", "why", "expected → got", "on the front")
 WHO_COLUMNS = ("who", "trials", "failed", "on the front", "time", "which")
-METHOD_COLUMNS = ("method", "trials", "failed", "on the front", "perplexity", "ratio")
+METHOD_COLUMNS = ("method", "trials", "failed", "on the front", "quality loss", "ratio")
 REFUSED_COLUMNS = ("strategies", "for example", "reason")
 REFUSED_ROWS = 12
 """Reasons for refusals that are written out."""

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paredown.judge.findings import finished_baseline
 from paredown.judge.front import ParetoFront
-from paredown.judge.quantities import loss, ratio, speedup
+from paredown.judge.quantities import (
+    KEPT,
+    QUANTITIES,
+    SCORED,
+    finished_baseline,
+    loss,
+    quantity,
+    ratio,
+    speedup,
+)
 from paredown.judge.recommend import Recommendation
 from paredown.judge.words import (
     NONE,
@@ -23,8 +31,8 @@ from paredown.spec.speed import Timing
 from paredown.spec.units import Unit, human_bytes, human_seconds
 
 FRONT_COLUMNS = (
-    "#", "strategy", "perplexity", "loss", "KL", "ms/token", "speed",
-    "memory", "size", "ratio",
+    "#", "strategy", "accuracy", "perplexity", "loss", "KL", "ms/token", "speed",
+    "memory", "size", "ratio", "J/token",
 )  # fmt: skip
 EPISODE_COLUMNS = ("#", "strategy", "kind", "result", *FRONT_COLUMNS[2:], "time")
 MEASUREMENT_COLUMNS = ("name", "value", "unit", "stderr", "n", "source", "how")
@@ -39,6 +47,19 @@ NUMBER_COLUMNS = ("what", "value", "n", "source")
 LEGEND = "* recommended, + runner-up, k knee, ! misses a limit"
 
 Rows = list[tuple[str, ...]]
+_WHERE_KNOWN = ("accuracy", "J/token")
+"""Columns that a table only has where they say something: the score of the benchmarks that were
+named, and the energy where the hardware measures it."""
+
+
+def filled(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], Rows]:
+    """The table without those of `_WHERE_KNOWN` that no row fills."""
+    kept = [
+        i
+        for i, name in enumerate(columns)
+        if name not in _WHERE_KNOWN or any(row[i] != NONE for row in rows)
+    ]
+    return tuple(columns[i] for i in kept), [tuple(row[i] for i in kept) for row in rows]
 
 
 def front_rows(
@@ -195,7 +216,9 @@ def failures(results: Sequence[TrialResult]) -> Rows:
 def _numbers(result: TrialResult, baseline: TrialResult | None) -> tuple[str, ...]:
     is_baseline = result.episode == 0
     memory, size = result.value("peak_memory"), result.value("size")
+    scored = quantity("quality", baseline) is SCORED
     return (
+        with_error(result.get("accuracy")) if scored and result.get(KEPT) else NONE,
         with_error(result.get("perplexity")),
         NONE if is_baseline else _loss_with_error(result, baseline),
         NONE if is_baseline else with_error(result.get("kl")),
@@ -204,12 +227,16 @@ def _numbers(result: TrialResult, baseline: TrialResult | None) -> tuple[str, ..
         NONE if memory is None else human_bytes(memory),
         NONE if size is None else human_bytes(size),
         NONE if is_baseline else times(ratio(result, baseline)),
+        with_error(QUANTITIES["energy"].measured(result)),
     )
 
 
 def _loss_with_error(result: TrialResult, baseline: TrialResult | None) -> str:
-    """The rise of perplexity; its error is that of the comparison on the same tokens."""
+    """The loss of quality; its error is that of the comparison on the same items or tokens."""
     text = signed_percent(loss(result, baseline))
+    if quantity("quality", baseline) is SCORED:
+        kept = result.get(KEPT)
+        return text if kept is None or kept.stderr is None else f"{text} ± {kept.stderr:.1%}"
     paired = result.get("perplexity_ratio")
     return text if paired is None or paired.stderr is None else f"{text} ± {paired.stderr:.1%}"
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from paredown.judge.front import ParetoFront
 from paredown.judge.recommend import Recommendation
-from paredown.report.tables import FRONT_COLUMNS, LEGEND, front_rows
+from paredown.report.tables import FRONT_COLUMNS, LEGEND, filled, front_rows
 from paredown.spec.result import TrialResult
 
 _LEFT = {
@@ -26,7 +26,7 @@ _FOLDED = {
     "expected → got": 16, "which": 12, "for example": 14, "reason": 20,
 }  # fmt: skip
 """Columns that may be folded, and the width that they keep."""
-_DROPPED = ("how", "metric", "base", "time", "KL", "kind", "speed", "memory", "p90")
+_DROPPED = ("how", "metric", "base", "time", "J/token", "KL", "kind", "speed", "memory", "p90")
 """Columns that go, in this order, when the terminal is too narrow for all."""
 _GAP = 2
 
@@ -41,7 +41,8 @@ class TextTable:
     caption: str | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        shown = list(range(len(self.columns)))
+        columns, _ = filled(self.columns, self.rows)
+        shown = [i for i, name in enumerate(self.columns) if name in columns]
         for name in (None, *_DROPPED):
             shown = [i for i in shown if self.columns[i] != name]
             widths = self._widths(shown, options.max_width)

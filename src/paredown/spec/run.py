@@ -7,7 +7,7 @@ the reference page derive from these classes. `spec/option.py` has the rule of t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -30,8 +30,11 @@ PolicyName = Annotated[
     Literal["portfolio", "surrogate", "bayesian", "evolutionary", "bandit", "grid", "random"],
     BeforeValidator(lambda name: "bayesian" if name == "tpe" else name),  # its name in 0.1
 ]
-Objective = Literal["quality", "size", "latency", "memory"]
+Objective = Literal["quality", "size", "latency", "memory", "energy"]
 OBJECTIVES: tuple[Objective, ...] = ("quality", "size", "latency", "memory")
+"""What every machine measures."""
+DEFAULT_OBJECTIVES: tuple[Objective, ...] = (*OBJECTIVES, "energy")
+"""Energy only counts where the hardware measures it."""
 DeviceName = Annotated[
     Literal["auto", "cpu", "cuda"],
     BeforeValidator(notation.device),
@@ -193,8 +196,12 @@ class RunConfig(BaseModel):
         BeforeValidator(notation.by_commas),
         AfterValidator(notation.distinct),
         Option(panel=SEARCH, repeat=True, metavar="NAME[,NAME...]"),
-    ] = Field(default=OBJECTIVES, min_length=1)
-    """What the Pareto front trades off."""
+    ] = Field(default=DEFAULT_OBJECTIVES, min_length=1)
+    """What the Pareto front trades off; energy counts only where the hardware measures it."""
+    quality: Annotated[str, Option(panel=SEARCH, metavar="NAME")] = "auto"
+    """What counts as quality: `auto` (the benchmarks where some are named, else the perplexity of
+    the text), `perplexity`, `kl` (the divergence from the base on the text), or one of the
+    benchmarks by its name."""
     episodes: Annotated[int, Option("--episodes", "-e", panel=COMMON)] = Field(default=10, ge=1)
     """Strategies to try after the baseline."""
     workers: Annotated[int, Option(panel=SEARCH)] = Field(default=1, ge=1)
@@ -250,6 +257,22 @@ class RunConfig(BaseModel):
     @classmethod
     def _in_capitals(cls, country: str | None) -> str | None:
         return None if country is None else country.strip().upper()
+
+    @model_validator(mode="after")
+    def _quality_is_measured(self) -> Self:
+        named = self.evaluate.benchmarks
+        if self.quality not in {"auto", "perplexity", "kl", *named}:
+            raise ValueError(
+                f"quality: {self.quality!r} is neither auto, perplexity, kl nor a benchmark of "
+                f"this run ({', '.join(named) or 'it has none; -d NAME adds one'})"
+            )
+        scored = named and self.quality not in {"perplexity", "kl"}
+        if self.limits.loss_points is not None and not scored:
+            raise ValueError(
+                f"limits.max_accuracy_loss: {self.limits.max_accuracy_loss} are points of a "
+                "benchmark's score, and none counts as quality here; give percent, or -d NAME"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

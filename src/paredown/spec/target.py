@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from paredown.spec.option import Option
 
 Device = Literal["cpu", "cuda"]
+_POINTS = "pt"
+
+
+def _percent_or_points(value: Any) -> Any:
+    """`"2"` and `"2%"` are percent, so numbers; `"2 pt"` stays a text, without its space."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace(" ", "")
+    return text if text.endswith(_POINTS) else text.removesuffix("%")
 
 
 class Limits(BaseModel):
@@ -18,12 +29,30 @@ class Limits(BaseModel):
 
     max_memory_gb: float | None = Field(default=None, gt=0)
     """Peak memory of the process that serves the model, in 1e9 bytes."""
-    max_accuracy_loss: float | None = Field(default=None, ge=0)
-    """Loss of quality, in percent of the baseline's (for a text: rise of perplexity)."""
+    max_accuracy_loss: Annotated[
+        Annotated[float, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d+(\.\d+)?pt$")] | None,
+        BeforeValidator(_percent_or_points),
+        Option(metavar="PERCENT|2pt"),
+    ] = None
+    """Loss of quality: in percent of the baseline's (for a text: rise of perplexity), or, as `2pt`,
+    in points of the benchmarks' score."""
     min_speedup: float | None = Field(default=None, gt=0)
     """Decode speed relative to the baseline; 1.5 means 1.5 times as fast."""
     target_ratio: float | None = Field(default=None, gt=1)
     """Size of the baseline's files over the artifact's; 3 means three times smaller."""
+    max_energy: float | None = Field(default=None, gt=0)
+    """Energy per generated token relative to the baseline; 0.5 means half as much."""
+
+    @property
+    def loss_percent(self) -> float | None:
+        """The accepted loss of quality, where it was given in percent."""
+        return self.max_accuracy_loss if isinstance(self.max_accuracy_loss, float) else None
+
+    @property
+    def loss_points(self) -> float | None:
+        """The accepted loss of quality, where it was given in points."""
+        loss = self.max_accuracy_loss
+        return float(loss.removesuffix(_POINTS)) if isinstance(loss, str) else None
 
 
 class Target(BaseModel):

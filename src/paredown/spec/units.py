@@ -20,6 +20,7 @@ class Unit(StrEnum):
     RATIO = "ratio"
     SECONDS = "s"
     JOULES_PER_TOKEN = "J/token"
+    POINTS = "points"
 
 
 def human_bytes(n: float) -> str:

@@ -26,9 +26,9 @@ from paredown.store.events import EventLog, read_events
 _EPISODE = re.compile(r"^episode_(\d+)$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 HISTORY_FIELDS = (
-    "episode", "strategy", "kind", "status", "on_front", "perplexity", "kl", "top1_agreement",
-    "accuracy", "latency_ms", "prefill_ms", "memory_gb", "model_size_gb", "energy_joules",
-    "compression_ratio", "speedup", "wall_s", "failure", "unmet",
+    "episode", "strategy", "kind", "status", "on_front", "quality", "perplexity", "kl",
+    "top1_agreement", "accuracy", "latency_ms", "prefill_ms", "memory_gb", "model_size_gb",
+    "energy_joules", "compression_ratio", "speedup", "wall_s", "failure", "unmet",
 )  # fmt: skip
 
 
@@ -123,7 +123,10 @@ class Experiment:
     def write_history(self, results: tuple[TrialResult, ...], front: set[int]) -> None:
         """search_history.csv: one row per episode."""
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, HISTORY_FIELDS, lineterminator="\n")
+        # Each benchmark is a column of its own beside `accuracy`, which is what counts.
+        scored = dict.fromkeys(score.name for result in results for score in result.scores)
+        fields = (*HISTORY_FIELDS, *(name for name in scored if name not in HISTORY_FIELDS))
+        writer = csv.DictWriter(buffer, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(_row(result, result.episode in front) for result in results)
         write_text(self.folder / "search_history.csv", buffer.getvalue())
@@ -131,12 +134,16 @@ class Experiment:
 
 def _row(result: TrialResult, on_front: bool) -> dict[str, object]:
     return {
+        **{score.name: score.value for score in result.scores},
         "episode": result.episode,
         "strategy": result.label,
         "kind": result.kind,
         "status": result.status,
         "on_front": int(on_front),
-        **{n: result.value(n) for n in ("perplexity", "kl", "top1_agreement", "speedup")},
+        **{
+            name: result.value(name)
+            for name in ("quality", "perplexity", "kl", "top1_agreement", "speedup")
+        },
         "prefill_ms": result.value("prefill_latency"),
         **{
             name: getattr(result, name)
