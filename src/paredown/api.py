@@ -29,6 +29,7 @@ from paredown.pipeline.build import build
 from paredown.pipeline.executors.local import LocalExecutor
 from paredown.pipeline.messages import ITEMS, TextSpec
 from paredown.report.findings import Judged, find
+from paredown.runtimes.registry import engine
 from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request
 from paredown.spec.explain import checked, checked_call
@@ -235,6 +236,7 @@ def evaluate(
     config: EvaluateConfig | None = None,
     data_dir: str | Path | None = None,
     device: DeviceName = "auto",
+    runtime: str = "torch",
     items: str | Path | None = None,
     only_benchmarks: bool = False,
     trust_remote_code: bool = False,
@@ -247,12 +249,14 @@ def evaluate(
         base: model to compare with (KL, agreement, ratio); None takes the artifact's own base,
             or the model itself.
         data: a text, and any number of benchmarks (see `paredown.spec.benchmarks`).
+        runtime: engine in which the model and its base are measured.
         items: folder for the single answers to benchmarks, a file each.
         only_benchmarks: measure nothing else but the size.
 
     Raises:
         ConfigError: the request is wrong, or the model cannot be measured.
     """
+    engine(runtime)  # what is missing is told before anything is loaded
     config, text = _what_to_measure(data, config, _folder(data_dir), only_benchmarks)
     if items is not None:
         require_writable(Path(items))
@@ -269,6 +273,7 @@ def evaluate(
                 device=target,
                 seed=0,
                 executor=executor,
+                runtime=runtime,
                 trust_remote_code=trust_remote_code,
             ),
             folder,

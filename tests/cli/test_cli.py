@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command(tmp_path: Path) -> None:
     shown = paredown("--help", cwd=tmp_path)
     assert shown.returncode == 0
-    for command in ("run", "spec", "compress", "evaluate", "analyze", "methods"):
+    for command in ("run", "spec", "compress", "evaluate", "analyze", "methods", "runtimes"):
         assert f" {command} " in shown.stdout
 
 
@@ -62,6 +62,7 @@ def test_help_and_planning_import_no_torch(tmp_path: Path) -> None:
         (["run"], "which model?"),
         (["run", "-m", "nosuch"], "there is no such folder"),
         (["methods", "gptqq"], "did you mean 'gptq'"),
+        (["runtimes", "vlm"], "did you mean 'vllm'"),
         (["analyze", "nosuch"], "is no experiment folder"),
         (["run", "-m", "x", "--config", "no.yaml"], "there is no such file"),
         (["run", "-m", "x", "--episodes", "0"], "episodes = 0"),

@@ -16,7 +16,7 @@ from paredown.runtimes.base import Engine
 from paredown.runtimes.transformers import Transformers
 from paredown.runtimes.vllm import Vllm
 from paredown.spec.infer import infer_spec
-from paredown.spec.layers import Format, LayerUnit, Option, grid_option, option_bytes
+from paredown.spec.layers import Format, LayerOption, LayerUnit, grid_option, option_bytes
 from paredown.spec.model import ModelSpec
 from paredown.spec.reference import plain_model, seeing_model
 from paredown.spec.result import LoadsIn, TrialResult
@@ -172,9 +172,9 @@ def test_bytes_of_options_are_those_of_the_predicted_model(strategy: str) -> Non
 
 
 def test_dropped_layers_take_nothing() -> None:
-    assert option_bytes(Option(format=Format.DROPPED, bits=0), (8, 8)) == 0
+    assert option_bytes(LayerOption(format=Format.DROPPED, bits=0), (8, 8)) == 0
     with pytest.raises(ValueError, match="nf4"):
-        option_bytes(Option(format=Format.NF4, bits=4), (8, 8))
+        option_bytes(LayerOption(format=Format.NF4, bits=4), (8, 8))
 
 
 def test_claims_without_an_engine_cannot_be_measured_in() -> None:

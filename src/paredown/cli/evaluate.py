@@ -55,6 +55,7 @@ def evaluate(
             config=EvaluateConfig(**shared(request, EvaluateConfig)),
             data_dir=request.data_dir,
             device=request.device,
+            runtime=request.runtime,
             items=None if output is None else output / ITEMS,
             only_benchmarks=request.only_benchmarks,
             trust_remote_code=request.trust_remote_code,

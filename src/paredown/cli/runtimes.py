@@ -91,12 +91,16 @@ def _print_list(documents: list[dict[str, Any]]) -> None:
 
 
 def _in_short(held: list[dict[str, Any]]) -> str:
-    """`4, 8 bits symmetric; 4 bits asymmetric`."""
-    parts = []
-    for symmetric, word in ((True, "symmetric"), (False, "asymmetric")):
-        bits = [str(grid["bits"]) for grid in held if grid["symmetric"] is symmetric]
-        if bits:
-            parts.append(f"{', '.join(bits)} bits {word}")
+    """`4, 8 bits symmetric; 4 asymmetric`, or `2-8 bits` where both are alike and without gaps."""
+    bits = {
+        symmetric: [grid["bits"] for grid in held if grid["symmetric"] is symmetric]
+        for symmetric in (True, False)
+    }
+    whole = list(range(2, 9))
+    if bits[True] == bits[False] == whole:
+        return "2-8 bits"
+    said = {True: "bits symmetric", False: "asymmetric"}
+    parts = (f"{', '.join(map(str, b))} {said[symmetric]}" for symmetric, b in bits.items() if b)
     return "; ".join(parts)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from paredown.errors import ConfigError, MissingExtraError
 from paredown.spec.embeddings import packable_embeddings
-from paredown.spec.layers import LayerUnit, Option, dense_option, grid_option, option_bytes
+from paredown.spec.layers import LayerOption, LayerUnit, dense_option, grid_option, option_bytes
 from paredown.spec.model import ModelSpec
 from paredown.spec.packed import weights_bytes
 from paredown.spec.result import Evidence
@@ -66,11 +66,8 @@ class Needs:
     def missing(self) -> str | None:
         """What is not here, in words; None where all is."""
         if self.module is not None and find_spec(self.module) is None:
-            mend = (
-                f"pip install 'paredown[{self.extra}]'"
-                if self.extra
-                else f"install it: {self.module}"
-            )
+            package = f"'paredown[{self.extra}]'" if self.extra else self.module
+            mend = f"pip install {package}"
             return f"module {self.module!r} is not installed; {mend}"
         if self.binary is not None and which(self.binary) is None:
             return f"program {self.binary!r} is not on the path"
@@ -81,7 +78,7 @@ class Needs:
 class Offer:
     """An option that a runtime holds for a unit, and what it takes."""
 
-    option: Option
+    option: LayerOption
     nbytes: int
     """Of all layers of the unit, scales and shapes included; exact."""
 
@@ -115,7 +112,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def holds(
-        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
+        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
     ) -> Claim:
         """Whether all layers of a unit can be stored as `option`, exactly.
 
@@ -137,7 +134,7 @@ class Runtime(ABC):
         if not whole.holds:
             return whole
         unsure = whole if whole.evidence == "untested" else None
-        asked: set[tuple[Option, tuple[str, ...]]] = set()
+        asked: set[tuple[LayerOption, tuple[str, ...]]] = set()
         for unit in self.joins(spec):
             options = {spec.options.get(name) for name in unit.layers}
             if options == {None}:
@@ -175,8 +172,8 @@ class Runtime(ABC):
         return found
 
     def nearest(
-        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
-    ) -> Option | None:
+        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
+    ) -> LayerOption | None:
         """The grid most like `option` that the engine holds; None where it holds none.
 
         More bits come before fewer: what is offered instead should not cost quality.
@@ -194,7 +191,7 @@ class Runtime(ABC):
         """What the engine says of the model apart from its layers' options."""
         return Claim(holds=True, evidence=self.evidence)
 
-    def _candidates(self, spec: ModelSpec, shapes: list[tuple[int, int]]) -> list[Option]:
+    def _candidates(self, spec: ModelSpec, shapes: list[tuple[int, int]]) -> list[LayerOption]:
         fits = [g for g in GROUPS if g < 0 or all(width % g == 0 for _, width in shapes)]
         return [
             dense_option(spec.dtype),
@@ -217,7 +214,12 @@ class Runtime(ABC):
         )
 
     def _with_nearest(
-        self, claim: Claim, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None
+        self,
+        claim: Claim,
+        spec: ModelSpec,
+        unit: LayerUnit,
+        option: LayerOption,
+        device: Device | None,
     ) -> Claim:
         if claim.mend:
             return claim
@@ -298,7 +300,7 @@ def _layers(spec: ModelSpec) -> Iterable[str]:
     return dict.fromkeys((*dense, *spec.options, *packable_embeddings(spec)))
 
 
-def _distance(wanted: Option, grid: Option) -> tuple[float, ...]:
+def _distance(wanted: LayerOption, grid: LayerOption) -> tuple[float, ...]:
     """Sorts grids by how much they differ from what was wanted."""
     # Fewer bits cost quality, so a bit less counts for more than several bits more.
     bits = grid.bits - wanted.bits

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from paredown.runtimes.base import Claim, Engine, Needs, Package, folder_package
 from paredown.spec.embeddings import packable_embeddings
 from paredown.spec.infer import infer_spec
-from paredown.spec.layers import Format, LayerUnit, Option
+from paredown.spec.layers import Format, LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import Evidence
 from paredown.spec.structure import is_expert, uses_conv1d
@@ -26,13 +26,13 @@ class Transformers(Engine):
     """Plain transformers, with compressed-tensors, bitsandbytes and peft where they are needed."""
 
     name = "transformers"
-    summary = "plain transformers: unpacks to 16 bits, smaller on disk only"
+    summary = "plain transformers, weights unpacked"
     source = "every artifact that it should load is reloaded in it, in a fresh process"
     needs = Needs(module="transformers")
     evidence: ClassVar[Evidence] = "checked"
 
     def holds(
-        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
+        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
     ) -> Claim:
         yes = Claim(holds=True, evidence=self.evidence)
         if option.format is Format.SPARSE:

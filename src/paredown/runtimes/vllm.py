@@ -6,7 +6,7 @@ from typing import final
 
 from paredown.runtimes.base import Claim, Needs, Runtime
 from paredown.spec.embeddings import packable_embeddings
-from paredown.spec.layers import Format, LayerUnit, Option
+from paredown.spec.layers import Format, LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec
 from paredown.spec.structure import by_input, is_expert, uses_conv1d
 from paredown.spec.target import Device
@@ -31,7 +31,7 @@ class Vllm(Runtime):
     """Claims about vLLM, from the documentation of its compressed-tensors reader."""
 
     name = "vllm"
-    summary = "vLLM serves the folder; claims from its documented reader, not run here"
+    summary = "vLLM, from its documented reader; not run here"
     source = (
         "vLLM 0.32, quantization/compressed-tensors: supported schemes and the kernels behind them "
         "(Marlin: 4 and 8 bits symmetric, 4 bits asymmetric, groups of 32, 64, 128 or a row; "
@@ -40,7 +40,7 @@ class Vllm(Runtime):
     needs = Needs(module="vllm")
 
     def holds(
-        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
+        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
     ) -> Claim:
         if option.format is Format.DENSE:
             return Claim(holds=True)
@@ -91,7 +91,7 @@ class Vllm(Runtime):
         return Claim(holds=True)
 
 
-def _grid(option: Option, device: Device | None) -> Claim:
+def _grid(option: LayerOption, device: Device | None) -> Claim:
     """Whether a kernel computes this grid, on every GPU that vLLM supports or on a CPU."""
     said = f"{option.bits} bits {'symmetric' if option.symmetric else 'asymmetric'}"
     where = _GRIDS.get((option.bits, option.symmetric), ())

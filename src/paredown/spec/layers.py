@@ -35,7 +35,7 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
+class LayerOption:
     """What a layer is stored as."""
 
     format: Format
@@ -89,9 +89,9 @@ class LayerUnit:
         return f"{first} and {len(others)} more" if others else first
 
 
-def grid_option(bits: int, group_size: int, *, symmetric: bool, scale_dtype: str) -> Option:
+def grid_option(bits: int, group_size: int, *, symmetric: bool, scale_dtype: str) -> LayerOption:
     """Codes of `bits` bits, one scale (and zero-point) per `group_size` inputs."""
-    return Option(
+    return LayerOption(
         format=Format.GRID,
         bits=bits,
         group_size=group_size,
@@ -103,9 +103,9 @@ def grid_option(bits: int, group_size: int, *, symmetric: bool, scale_dtype: str
 _DENSE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 
 
-def dense_option(dtype: str) -> Option:
+def dense_option(dtype: str) -> LayerOption:
     """As it is, in a floating-point dtype that safetensors names."""
-    return Option(format=Format.DENSE, bits=_DENSE_BITS.get(dtype, 16))
+    return LayerOption(format=Format.DENSE, bits=_DENSE_BITS.get(dtype, 16))
 
 
 @lru_cache(maxsize=20_000)
@@ -134,7 +134,7 @@ def grid_shapes(
 _SCALE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
-def option_bytes(option: Option, shape: tuple[int, int]) -> int:
+def option_bytes(option: LayerOption, shape: tuple[int, int]) -> int:
     """Bytes that a (rows, inputs) matrix takes as `option`, scales and shapes included.
 
     Exact for dense matrices, packed grids, INT8 and FP8, which is what a search chooses among.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from paredown.spec.layers import Option
+from paredown.spec.layers import LayerOption
 from paredown.spec.serial import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class ModelSpec(BaseModel):
     """Tensors of a LoRA adapter kept beside packed weights; not counted in `parameters`."""
     packed_shapes: dict[str, tuple[int, ...]] = {}
     """Shapes that packed layers had before, by module name, as far as they are known."""
-    options: dict[str, Option] = {}
+    options: dict[str, LayerOption] = {}
     """What each layer is stored as that is not plain floating point, by module name."""
     uneven_mlps: bool = False
     """Whether the config tells of MLPs of several widths, which only `paredown.load` builds."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from paredown.errors import ModelError
 from paredown.spec.headers import TensorLocation, read_file_header, tensor_location, weights_files
-from paredown.spec.layers import Format, Option, dense_option, grid_option
+from paredown.spec.layers import Format, LayerOption, dense_option, grid_option
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.reading import parse_json
 from paredown.spec.structure import find_structure
@@ -81,7 +81,7 @@ def is_targeted(layer: str, target: str) -> bool:
     return target == layer or ("." not in target and target[:1].isupper())
 
 
-def stored_options(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Option]:
+def stored_options(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, LayerOption]:
     """What every layer of a checkpoint is stored as, by module name; dense layers are left out.
 
     From the config and the names and dtypes of the stored tensors. Layers in formats that are not
@@ -91,7 +91,7 @@ def stored_options(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Opti
     said = said if isinstance(said, dict) else {}
     groups = said.get("config_groups")
     groups = list(groups.values()) if isinstance(groups, dict) else []
-    found: dict[str, Option] = {}
+    found: dict[str, LayerOption] = {}
     for tensor in spec.tensors:
         name, _, leaf = tensor.name.rpartition(".")
         option = None
@@ -111,23 +111,23 @@ def stored_options(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Opti
     return found
 
 
-LLM_INT8 = Option(format=Format.LLM_INT8, bits=8, scale_dtype="F32", activation_bits=8)
+LLM_INT8 = LayerOption(format=Format.LLM_INT8, bits=8, scale_dtype="F32", activation_bits=8)
 """What `int8` stores of a layer."""
-NF4 = Option(format=Format.NF4, bits=4, group_size=64, scale_dtype="F32")
+NF4 = LayerOption(format=Format.NF4, bits=4, group_size=64, scale_dtype="F32")
 """What `nf4` stores of a layer."""
 
 
-def sparse_option(dtype: str) -> Option:
+def sparse_option(dtype: str) -> LayerOption:
     """A bit per weight beside the values that are left, in the dtype that safetensors names."""
-    return Option(format=Format.SPARSE, bits=dense_option(dtype).bits)
+    return LayerOption(format=Format.SPARSE, bits=dense_option(dtype).bits)
 
 
-def byte_option(dtype: str, scale_dtype: str, *, activations: bool) -> Option | None:
+def byte_option(dtype: str, scale_dtype: str, *, activations: bool) -> LayerOption | None:
     """A byte per weight, INT8 or FP8 by the dtype of the codes, with one scale per row."""
     formats = {"I8": Format.INT8, "F8_E4M3": Format.FP8}
     if dtype not in formats:
         return None
-    return Option(
+    return LayerOption(
         format=formats[dtype],
         bits=8,
         scale_dtype=scale_dtype,
@@ -135,7 +135,7 @@ def byte_option(dtype: str, scale_dtype: str, *, activations: bool) -> Option | 
     )
 
 
-def _grid(name: str, groups: list[Any], spec: ModelSpec) -> Option | None:
+def _grid(name: str, groups: list[Any], spec: ModelSpec) -> LayerOption | None:
     said = [
         g["weights"]
         for g in groups
@@ -154,7 +154,7 @@ def _grid(name: str, groups: list[Any], spec: ModelSpec) -> Option | None:
     )
 
 
-def _eight_bit(dtype: str, scale_dtype: str, groups: list[Any]) -> Option | None:
+def _eight_bit(dtype: str, scale_dtype: str, groups: list[Any]) -> LayerOption | None:
     activations = any(isinstance(g, dict) and g.get("input_activations") for g in groups)
     return byte_option(dtype, scale_dtype, activations=activations)
 

@@ -62,6 +62,8 @@ class EvaluateRequest(MeasureConfig):
     """Model to compare with; None: the artifact's own base, or the model itself."""
     device: DeviceName = "auto"
     """Where the model runs; auto: on a GPU where there is one."""
+    runtime: Annotated[str, Option(panel=COMMON, complete="runtimes")] = "torch"
+    """Engine in which the model and its base are measured; `paredown runtimes` lists them."""
     only_benchmarks: Annotated[bool, Option(panel=COMMON)] = False
     """Whether perplexity, KL, latency and memory are left out."""
     grid: Annotated[

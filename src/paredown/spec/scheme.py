@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paredown.spec.embeddings import packable_embeddings
-from paredown.spec.layers import Option, grid_option
+from paredown.spec.layers import LayerOption, grid_option
 from paredown.spec.model import ModelSpec
 from paredown.spec.structure import is_expert, uses_conv1d
 
@@ -23,7 +23,7 @@ class Scheme:
         """Input features per group in a matrix of `width` input features."""
         return self.group_size if self.group_size > 0 else width
 
-    def option(self, scale_dtype: str) -> Option:
+    def option(self, scale_dtype: str) -> LayerOption:
         """What a layer on this grid is stored as, its scales in `scale_dtype`."""
         return grid_option(
             self.bits, self.group_size, symmetric=self.symmetric, scale_dtype=scale_dtype

@@ -11,7 +11,7 @@ from paredown.errors import ConfigError, MethodError
 from paredown.methods.base import Context
 from paredown.methods.shared.groups import best_group_size
 from paredown.runtimes.kernels import Kernel, KernelName, Shape, multiples, refusals
-from paredown.spec.layers import Option
+from paredown.spec.layers import LayerOption
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.packed import LLM_INT8, NF4
 from paredown.spec.structure import matrix_shape, select_linears, uncovered, uses_conv1d
@@ -135,7 +135,9 @@ def predict_nf4(spec: ModelSpec, skip: tuple[str, ...], *, double_quant: bool) -
     return _replace(spec, skip, _nested_tensors if double_quant else _nf4_tensors, NF4)
 
 
-def _replace(spec: ModelSpec, skip: tuple[str, ...], replacement: Any, option: Option) -> ModelSpec:
+def _replace(
+    spec: ModelSpec, skip: tuple[str, ...], replacement: Any, option: LayerOption
+) -> ModelSpec:
     chosen = set(select_linears(spec, skip))
     tensors: list[TensorInfo] = []
     for tensor in spec.tensors:

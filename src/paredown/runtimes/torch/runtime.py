@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from paredown.runtimes.base import Claim, Engine, Needs, Package, folder_package
 from paredown.spec.infer import infer_spec
-from paredown.spec.layers import Format, LayerUnit, Option
+from paredown.spec.layers import Format, LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import Evidence
 from paredown.spec.target import Device
@@ -21,13 +21,13 @@ class Torch(Engine):
     """Plain torch with packed layers of our own; it reads whatever the methods write."""
 
     name = "torch"
-    summary = "paredown.load: packed weights stay packed, in torch"
+    summary = "paredown.load, weights stay packed"
     source = "every artifact is reloaded in it, in a fresh process, before it counts"
     needs = Needs(module="torch")
     evidence: ClassVar[Evidence] = "checked"
 
     def holds(
-        self, spec: ModelSpec, unit: LayerUnit, option: Option, device: Device | None = None
+        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
     ) -> Claim:
         match option.format:
             case Format.GRID if not 2 <= option.bits <= 8:
