@@ -32,6 +32,8 @@ from paredown.pipeline.messages import (
     EvaluateDone,
     Failed,
     Job,
+    ScoreDone,
+    ScoreJob,
     TextSpec,
     VerifyDone,
     VerifyJob,
@@ -80,11 +82,13 @@ class FakeExecutor:
     Attributes:
         gate: called with the job before it is answered: may wait, or answer otherwise.
         timeouts: that jobs were given, by kind and episode.
+        waited_s: what every job says it stood in line.
         at_once: the most jobs that were under way at a time.
     """
 
     gate: Callable[[AnyJob, Path], Failed | None] = lambda job, folder: None
     timeouts: dict[tuple[str, str], float] = field(default_factory=dict)
+    waited_s: float = 0.0
     at_once: int = 0
     closed: threading.Event = field(default_factory=threading.Event)
     _strategies: dict[Path, Strategy] = field(default_factory=dict)
@@ -111,7 +115,7 @@ class FakeExecutor:
                 reply = self.gate(cast("AnyJob", job), folder) or self._done(job, folder)
                 if self.closed.is_set():
                     raise CancelledError
-                future.set_result(Ended(cast("D | Failed", reply)))
+                future.set_result(Ended(cast("D | Failed", reply), self.waited_s))
             except BaseException as error:  # noqa: BLE001  as the real one does
                 future.set_exception(error)
             finally:
@@ -129,6 +133,12 @@ class FakeExecutor:
             return CompressDone(predicted_bytes=1, stored_bytes=1, reused_steps=0)
         if isinstance(job, VerifyJob):
             return VerifyDone(notes=(), kernel_error=0.0, kl_paredown=0.0)
+        if isinstance(job, ScoreJob):
+            scored = [
+                _measured(name, 0.5, Unit.FRACTION, lower_is_better=False)
+                for name in job.config.benchmarks
+            ]
+            return ScoreDone(measurements=tuple(scored), scores=())
         strategy = self._strategies.get(folder)
         if strategy is None:
             return EvaluateDone(measurements=BASELINE, notes=(), speed=())
@@ -136,9 +146,9 @@ class FakeExecutor:
         return EvaluateDone(measurements=measured, notes=(), speed=())
 
 
-def _measured(name: str, value: float, unit: Unit) -> Measurement:
+def _measured(name: str, value: float, unit: Unit, *, lower_is_better: bool = True) -> Measurement:
     return Measurement(
-        name=name, value=value, unit=unit, n=1, stderr=None, lower_is_better=True,
+        name=name, value=value, unit=unit, n=1, stderr=None, lower_is_better=lower_is_better,
         source="measured", how="made up",
     )  # fmt: skip
 

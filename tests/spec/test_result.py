@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from paredown.spec.result import Failure, FailureKind, Measurement, TrialResult, flat_fields
+from paredown.spec.result import (
+    Failure,
+    FailureKind,
+    Measurement,
+    NotScored,
+    TrialResult,
+    flat_fields,
+)
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.units import Unit
 
@@ -106,3 +113,29 @@ def test_flat_fields_repeat_measurements_in_their_own_units() -> None:
 
 def test_what_was_not_measured_is_none() -> None:
     assert set(flat_fields(()).values()) == {None}
+
+
+def test_why_there_are_no_scores_is_a_field_with_words() -> None:
+    why = NotScored(benchmarks=("gsm8k", "arc_easy"), reason="it misses a limit (ratio 1 x < 2 x)")
+    assert why.words == "not scored on gsm8k, arc_easy: it misses a limit (ratio 1 x < 2 x)"
+    found = trial(notes=("slow",), not_scored=why)
+    assert found.remarks == ("slow", why.words)
+    assert TrialResult.model_validate_json(found.model_dump_json()) == found
+    assert trial().not_scored is None
+
+
+def test_notes_of_schema_1_say_why_there_are_no_scores() -> None:
+    note = "not scored on lm-eval:piqa, arc_easy: episode 1, rtn: a, is no worse in kl, size"
+    found = trial(notes=("slow", note, "plain transformers loads it (checked)"))
+    assert found.not_scored == NotScored(
+        benchmarks=("lm-eval:piqa", "arc_easy"), reason="episode 1, rtn: a, is no worse in kl, size"
+    )
+    assert found.notes == ("slow",)
+    assert found.remarks == ("slow", note, "plain transformers loads it (checked)")
+    assert trial(notes=("scored on half",)).not_scored is None
+
+
+def test_a_kind_of_failure_that_is_gone_is_read_as_the_methods() -> None:
+    old = {"kind": "unsupported", "message": "no kernel", "stage": "compress"}
+    assert Failure.model_validate(old).kind is FailureKind.METHOD_ERROR
+    assert "unsupported" not in [str(kind) for kind in FailureKind]

@@ -224,7 +224,6 @@ def _print_recommendation(console: Console, findings: Judged) -> None:
 
 def _print_verdicts(console: Console, findings: Judged) -> None:
     from paredown.report.tables import score_notes
-    from paredown.spec.result import NOT_SCORED
 
     chosen = [r for r in findings.record.results if r in findings.front and r.verdict is not None]
     if chosen:
@@ -234,9 +233,8 @@ def _print_verdicts(console: Console, findings: Judged) -> None:
     for result in findings.record.results:
         for note in score_notes(result):
             console.print(f"  episode {result.episode}: {note}")
-        for note in result.remarks:
-            if note.startswith(NOT_SCORED):
-                console.print(f"  episode {result.episode}: {note}")
+        if result.not_scored is not None:
+            console.print(f"  episode {result.episode}: {result.not_scored.words}")
 
 
 def _print_cost(console: Console, findings: Judged) -> None:

@@ -18,9 +18,9 @@ from paredown.pipeline.messages import EvaluateDone, EvaluateJob, ScoreJob
 from paredown.pipeline.screening import why_not_scored
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import (
-    NOT_SCORED,
     Failure,
     Measurement,
+    NotScored,
     TrialResult,
     flat_fields,
 )
@@ -50,40 +50,14 @@ def measure(
         ConfigError: the base model itself cannot be measured: nothing can be compared with it.
     """
     built = built or Built()
-    common: dict[str, Any] = {
-        "episode": episode,
-        "strategy": strategy,
-        "label": "baseline" if strategy is None else registry.label(strategy),
-        "kind": "baseline" if strategy is None else registry.kind_of(strategy),
-        "compress_s": built.seconds,
-    }
     clock = Clock(bench, folder, timeout_s, watch)
     artifact = folder / "artifact"
-
-    def failed(failure: Failure) -> TrialResult:
-        discard(artifact)
-        wall = built.seconds + clock.elapsed
-        return TrialResult(
-            **common, status="failed", failure=failure, evaluate_s=clock.elapsed, wall_s=wall
-        )
-
-    if built.failure is not None:
-        return failed(built.failure)
-    model = bench.base.folder if strategy is None else artifact
+    about = _about(strategy, episode, built)
     try:
-        found = clock.run(_evaluate_job(bench, model))
-        measured = found.measurements
-        measured = (*measured, *_compared(measured, baseline, is_base=strategy is None))
-        result = TrialResult(
-            **common,
-            status="ok",
-            measurements=measured,
-            speed=found.speed,
-            notes=tuple(dict.fromkeys((*built.notes, *found.notes))),
-            loads_in=built.loads_in,
-            artifact=None if strategy is None else f"{folder.name}/artifact",
-            **flat_fields(measured),
-        )
+        if built.failure is not None:
+            raise TrialFailed(built.failure, config_error=False)
+        model = bench.base.folder if strategy is None else artifact
+        result = _measured(clock, about, model, built, baseline)
         hopeless = broken(result, baseline, limits or Limits())
         result = _scored_if_worth_it(clock, result, model, earlier, hopeless)
         result = judged(result, baseline, quality=quality, limits=limits)
@@ -92,13 +66,45 @@ def measure(
             raise ConfigError(
                 f"the base model could not be measured: {error.failure.message}"
             ) from None
-        return failed(error.failure)
+        discard(artifact)
+        result = TrialResult(**about, status="failed", failure=error.failure)
     finally:
         tidy(folder)
-    if strategy is not None:
+    if result.artifact is not None:
         add_measurements(artifact, [m.model_dump(mode="json") for m in result.measurements])
     times = {"evaluate_s": clock.elapsed, "wall_s": built.seconds + clock.elapsed}
     return result.model_copy(update=times)
+
+
+def _about(strategy: Strategy | None, episode: int, built: Built) -> dict[str, Any]:
+    """The fields of a result that are known before anything is measured."""
+    return {
+        "episode": episode,
+        "strategy": strategy,
+        "label": "baseline" if strategy is None else registry.label(strategy),
+        "kind": "baseline" if strategy is None else registry.kind_of(strategy),
+        "compress_s": built.seconds,
+    }
+
+
+def _measured(
+    clock: Clock, about: dict[str, Any], model: Path, built: Built, baseline: TrialResult | None
+) -> TrialResult:
+    """The result with everything that is measured but benchmarks."""
+    is_base = about["strategy"] is None
+    found = clock.run(_evaluate_job(clock.bench, model))
+    compared = _compared(found.measurements, baseline, is_base=is_base)
+    measured = (*found.measurements, *compared)
+    return TrialResult(
+        **about,
+        status="ok",
+        measurements=measured,
+        speed=found.speed,
+        notes=tuple(dict.fromkeys((*built.notes, *found.notes))),
+        loads_in=built.loads_in,
+        artifact=None if is_base else f"{clock.folder.name}/artifact",
+        **flat_fields(measured),
+    )
 
 
 def rescore(
@@ -212,7 +218,7 @@ def _scored_if_worth_it(
     earlier: Sequence[TrialResult],
     broken: Sequence[str],
 ) -> TrialResult:
-    """The result with benchmarks, or with a note that says why they were not asked.
+    """The result with benchmarks, or with the reason why they were not asked.
 
     Args:
         broken: the limits that it breaks whatever its scores will be, in words.
@@ -221,8 +227,8 @@ def _scored_if_worth_it(
     why_not = None if result.strategy is None else why_not_scored(result, earlier, broken)
     if not config.benchmarks or why_not is None:
         return _with_scores(clock, result, model, config)
-    note = f"{NOT_SCORED} {', '.join(config.benchmarks)}: {why_not}"
-    return result.model_copy(update={"notes": (*result.notes, note)})
+    unscored = NotScored(benchmarks=config.benchmarks, reason=why_not)
+    return result.model_copy(update={"not_scored": unscored})
 
 
 def _with_scores(

@@ -7,7 +7,7 @@ import re
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, computed_field, field_validator, model_validator
 
 from paredown.spec.scores import TaskScore
 from paredown.spec.serial import SCHEMA_VERSION
@@ -19,9 +19,6 @@ from paredown.spec.verdict import verdict
 Evidence = Literal["checked", "documented", "untested"]
 """How it is known that a runtime loads something: seen here, or read in its documentation; or the
 format is known but not whether it is read of such a model."""
-
-NOT_SCORED = "not scored on"
-"""How the note begins of a candidate that was not worth a benchmark."""
 
 Source = Literal["measured", "derived", "estimated"]
 
@@ -103,7 +100,6 @@ class FailureKind(StrEnum):
 
     OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
-    UNSUPPORTED = "unsupported"
     METHOD_ERROR = "method_error"
     DIVERGED = "diverged"
     SCREENED = "screened"
@@ -117,6 +113,32 @@ class Failure(BaseModel):
     kind: FailureKind
     message: str
     stage: str = ""
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _read_old_kind(cls, kind: Any) -> Any:
+        # A kind that no code of paredown has set; records of other hands may hold it.
+        return FailureKind.METHOD_ERROR if kind == "unsupported" else kind
+
+
+class NotScored(BaseModel):
+    """A candidate that was not worth a benchmark: its cheap measures said so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    benchmarks: tuple[str, ...]
+    """Those that were asked for."""
+    reason: str
+    """In words, such as the limit that is missed."""
+
+    @property
+    def words(self) -> str:
+        """As people read it."""
+        return f"not scored on {', '.join(self.benchmarks)}: {self.reason}"
+
+
+_OLD_NOT_SCORED = re.compile(r"not scored on (.+?): (.+)")
+"""The note in which records of schema 1 said so; no name of a benchmark holds a colon and blank."""
 
 
 class TrialResult(BaseModel):
@@ -147,6 +169,8 @@ class TrialResult(BaseModel):
     """Limits of the user that this result does not meet, in words."""
     notes: tuple[str, ...] = ()
     """What a user of this artifact should know, e.g. that its format has no fast kernel."""
+    not_scored: NotScored | None = None
+    """Why no benchmark was asked of it, where that was decided."""
     loads_in: tuple[LoadsIn, ...] = ()
     """The runtimes that load the artifact, most capable first; empty for the baseline."""
     proposed_by: str | None = None
@@ -187,6 +211,19 @@ class TrialResult(BaseModel):
             found += [] if told is None else [told]
         return fields | {"notes": tuple(notes), "loads_in": tuple(found)} if found else fields
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_not_scored(cls, fields: Any) -> Any:
+        """Records used to say in a note that no benchmark was asked."""
+        if not isinstance(fields, dict) or "not_scored" in fields:
+            return fields
+        for note in fields.get("notes") or ():
+            if isinstance(note, str) and (told := _OLD_NOT_SCORED.fullmatch(note)):
+                found = NotScored(benchmarks=tuple(told[1].split(", ")), reason=told[2])
+                notes = tuple(other for other in fields["notes"] if other != note)
+                return fields | {"notes": notes, "not_scored": found}
+        return fields
+
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
         if (self.status == "failed") != (self.failure is not None):
@@ -201,8 +238,10 @@ class TrialResult(BaseModel):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Everything that a user should know, in words: the notes, and what loads it."""
-        return (*self.notes, *filter(None, (found.words for found in self.loads_in)))
+        """Everything that a user should know, in words: the notes, why it has no scores, and what
+        loads it."""
+        unscored = () if self.not_scored is None else (self.not_scored.words,)
+        return (*self.notes, *unscored, *filter(None, (found.words for found in self.loads_in)))
 
     def get(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""
