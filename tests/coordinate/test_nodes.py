@@ -32,7 +32,8 @@ from paredown.search.policies import registry as policies
 from paredown.spec.result import FailureKind
 from paredown.spec.run import EvaluateConfig, RunConfig
 from paredown.spec.target import Limits
-from paredown.store.events import read_events
+from paredown.store.atomic import write_json
+from paredown.store.events import EventLog, read_events
 from paredown.store.experiment import read_experiment
 from tests.coordinate.fake_run import FakeExecutor, failing, fake_run, go
 from tests.search.search_fakes import play, proposed, use_fakes
@@ -391,9 +392,6 @@ def test_a_run_that_is_killed_between_any_two_writes_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, written: int
 ) -> None:
     """Every record of the folder is one write; after any of them the process may be gone."""
-    from paredown.store import events as event_module
-    from paredown.store import experiment as module
-
     count = 0
     counting = threading.Lock()
 
@@ -410,8 +408,8 @@ def test_a_run_that_is_killed_between_any_two_writes_goes_on(
 
     run, _ = fake_run(tmp_path, FakeExecutor(), episodes=4, workers=workers)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", die_after(module.write_json))
-        patch.setattr(event_module.EventLog, "add", die_after(event_module.EventLog.add))
+        patch.setattr("paredown.store.experiment.write_json", die_after(write_json))
+        patch.setattr(EventLog, "add", die_after(EventLog.add))
         with contextlib.suppress(KilledError):
             go(run)
     before = {r.episode: r for r in run.experiment.results()}

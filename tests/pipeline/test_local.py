@@ -16,7 +16,8 @@ import pytest
 
 from paredown.errors import ConfigError, DivergedError, MethodError, ScreenedError
 from paredown.methods import registry
-from paredown.pipeline.executors.local import LocalExecutor, read_reply
+from paredown.pipeline.executors.local import LocalExecutor
+from paredown.pipeline.executors.watch import read_reply
 from paredown.pipeline.executors.worker import failed
 from paredown.pipeline.messages import CompressDone, CompressJob, Failed, TextSpec
 from paredown.spec.result import Failure, FailureKind
@@ -102,7 +103,9 @@ def test_a_killed_main_process_leaves_no_worker(
     assert within(5, lambda: not alive(left))
 
 
-@pytest.mark.parametrize("run", [["script.py"], ["-m", "script"]])
+@pytest.mark.parametrize(
+    "run", [["script.py"], pytest.param(["-m", "script"], marks=pytest.mark.slow)]
+)
 def test_a_script_without_a_guard_is_not_run_again(
     script: Path, tmp_path: Path, run: list[str]
 ) -> None:
@@ -156,6 +159,7 @@ def test_a_worker_begins_within_milliseconds(executor: LocalExecutor, tmp_path: 
     assert time.monotonic() - start < 2  # importing torch alone takes longer
 
 
+@pytest.mark.slow
 def test_where_there_is_no_fork_a_job_is_done_as_well(tmp_path: Path) -> None:
     with LocalExecutor(start_method="spawn") as executor:
         job = make_job(tmp_path, "rtn(group_size=32)")

@@ -16,28 +16,32 @@ Three things the standard library does not give, and what stands in for them:
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Literal, Self, final
+from typing import TYPE_CHECKING, Literal, Self, final
 
 import psutil
-from pydantic import TypeAdapter
 
 from paredown.pipeline.executors.turns import Turns
+from paredown.pipeline.executors.watch import (
+    PROCESSES,
+    Limits,
+    ended,
+    exit_code,
+    read_reply,
+    wait_for,
+)
 from paredown.pipeline.executors.worker import (
     JOB_FILE,
     PARENT,
@@ -49,19 +53,16 @@ from paredown.pipeline.executors.worker import (
 from paredown.pipeline.messages import D, Ended, Failed, Job
 from paredown.spec.progress import Progress
 from paredown.spec.result import Failure, FailureKind
-from paredown.spec.units import GB, human_bytes, human_seconds
+from paredown.spec.units import GB, human_seconds
 from paredown.store.atomic import write_json
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 StartMethod = Literal["forkserver", "spawn"]
 PRELOAD = "paredown.pipeline.executors.preload"
-_POLL_S = 0.1
 _STARTS = 3
 """So often a fork server may be lost before it is ready."""
-_LOST = 255
-"""Exit code that multiprocessing gives to a worker that ended with its fork server."""
-_PROCESSES = threading.Lock()
-"""Held while a process is started or its exit code is read. Of the module: what multiprocessing
-does at both goes over all children of this Python process."""
 
 
 @dataclass(eq=False)
@@ -70,10 +71,12 @@ class _Running:
 
     Attributes:
         stopped: it is to end, or not to begin.
+        ended: its process is gone.
         process: None until it has begun.
     """
 
     stopped: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
     process: BaseProcess | None = None
     thread: threading.Thread | None = None
 
@@ -101,8 +104,12 @@ class LocalExecutor:
         """
         self.memory_bytes, self.workers = memory_bytes, workers
         has_fork = "forkserver" in multiprocessing.get_all_start_methods()
-        self._method = start_method or ("forkserver" if has_fork else "spawn")
-        self._context = multiprocessing.get_context(self._method)
+        self._forks = has_fork if start_method is None else start_method == "forkserver"
+        self._context: ForkServerContext | SpawnContext = (
+            multiprocessing.get_context("forkserver")
+            if self._forks
+            else multiprocessing.get_context("spawn")
+        )
         self._turns = Turns()
         self._running: set[_Running] = set()
         self._guard = threading.Lock()  # of `_running`
@@ -121,7 +128,7 @@ class LocalExecutor:
 
     def start(self) -> None:
         """Begin importing torch in the background, unless that was done in this process."""
-        if self._method == "forkserver":
+        if self._forks:
             self._context.set_forkserver_preload([PRELOAD])
             _keeper(os.getpid()).submit(_ensure_server).result()
 
@@ -133,9 +140,10 @@ class LocalExecutor:
             job.stopped.set()
         self._turns.wake()
         for job in running:
-            # One that waits for the fork server to get ready ends when it is: that is not awaited.
+            # One that waits for the fork server to get ready ends when it is: that is not awaited,
+            # nor one whose listener calls this in the thread that would end it.
             if job.process is not None and job.thread is not threading.current_thread():
-                job.thread.join() if job.thread is not None else None
+                job.ended.wait()
 
     def submit(
         self, job: Job[D], folder: Path, *, timeout_s: float, watch: Progress | None = None
@@ -147,22 +155,30 @@ class LocalExecutor:
 
         def carry_out() -> None:
             try:
-                with self._turns.taken(
-                    alone=job.timed, is_stopped=running.stopped.is_set
-                ) as waited:
+                with (
+                    self._listed(running),
+                    self._turns.taken(alone=job.timed, is_stopped=running.stopped.is_set) as waited,
+                ):
                     reply = self._run(job, folder.resolve(), running, timeout_s, watch)
-                future.set_result(Ended(reply, waited))
             except BaseException as error:  # noqa: BLE001  it is raised where the future is read
                 future.set_exception(error)
-            finally:
-                with self._guard:
-                    self._running.discard(running)
+            else:
+                future.set_result(Ended(reply, waited))
 
         running.thread = threading.Thread(target=carry_out, name=f"job in {folder}", daemon=True)
         with self._guard:
             self._running.add(running)
         running.thread.start()
         return future
+
+    @contextmanager
+    def _listed(self, running: _Running) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._running.discard(running)
+            running.ended.set()
 
     def _run(
         self,
@@ -181,14 +197,14 @@ class LocalExecutor:
         if process is None:
             return Failed(failure=_no_server(job.kind), config_error=True)
         running.process = process
-        limits = _Limits(self._memory_limit(), deadline, human_seconds(timeout_s))
-        with _ended(process):
-            reason = _watch(process, folder, limits, running, watch)
+        limits = Limits(self._memory_limit(), deadline, human_seconds(timeout_s))
+        with ended(process):
+            reason = wait_for(process, folder, limits, running.stopped.is_set, watch)
         if running.stopped.is_set():
             raise CancelledError
         if reason is not None:
             return Failed(failure=reason.model_copy(update={"stage": job.kind}))
-        return read_reply(job, folder, _exit_code(process))
+        return read_reply(job, folder, exit_code(process))
 
     def _begin(self, folder: Path) -> BaseProcess | None:
         """A worker that has begun; None where the fork server was lost each time.
@@ -197,9 +213,9 @@ class LocalExecutor:
         """
         for _ in range(_STARTS):
             self.start()
-            given = Surroundings(folder, Path.cwd(), dict(os.environ))
             try:
-                with _PROCESSES, _MainHidden() as hidden:
+                with PROCESSES, _MainHidden() as hidden:
+                    given = Surroundings(folder, Path.cwd(), dict(os.environ))
                     process = self._context.Process(
                         target=_run_hidden, args=(given, hidden), name=f"paredown {folder.name}"
                     )
@@ -232,7 +248,7 @@ def _keeper(pid: int) -> ThreadPoolExecutor:
 def _ensure_server() -> None:
     from multiprocessing import forkserver  # not there where there is no fork
 
-    with _PROCESSES:
+    with PROCESSES:
         os.environ[PARENT] = f"{os.getpid()}"
         try:
             forkserver.ensure_running()
@@ -267,114 +283,6 @@ class _MainHidden:
 
 def _run_hidden(given: Surroundings, _: _MainHidden) -> None:
     run_worker(given)
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """How far a worker may go; `allowed` is its time in words."""
-
-    memory_bytes: float
-    deadline: float
-    allowed: str
-
-    def broken_by(self, pid: int) -> Failure | None:
-        if time.monotonic() > self.deadline:
-            message = f"stopped after {self.allowed}"
-            return Failure(kind=FailureKind.TIMEOUT, message=message)
-        used = _memory(pid)
-        if used > self.memory_bytes:
-            limit = human_bytes(self.memory_bytes)
-            message = f"stopped at {human_bytes(used)}: the limit is {limit}"
-            return Failure(kind=FailureKind.OUT_OF_MEMORY, message=message)
-        return None
-
-
-def _watch(
-    process: BaseProcess,
-    folder: Path,
-    limits: _Limits,
-    running: _Running,
-    watch: Progress | None,
-) -> Failure | None:
-    """Wait until the worker ends, must end for a limit (the reason is returned), or is stopped."""
-    pid = _pid(process)
-    while not connection.wait([process.sentinel], _POLL_S):
-        if running.stopped.is_set():
-            return None
-        reason = limits.broken_by(pid)
-        if reason is not None:
-            return reason
-        if watch is not None:
-            _report(folder, watch)
-    return None
-
-
-@contextmanager
-def _ended(process: BaseProcess) -> Iterator[None]:
-    """Whatever happens in this context, the worker has ended after it."""
-    try:
-        yield
-    finally:
-        if not connection.wait([process.sentinel], 0):
-            pid = _pid(process)
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # it may not have made its group yet
-            connection.wait([process.sentinel])
-
-
-def _exit_code(process: BaseProcess) -> int:
-    with _PROCESSES:
-        process.join()
-        code = process.exitcode
-    if code is None:
-        raise AssertionError("it has ended")
-    return -signal.SIGKILL if code == _LOST else code
-
-
-def _pid(process: BaseProcess) -> int:
-    if process.pid is None:
-        raise AssertionError("it has begun")
-    return process.pid
-
-
-def _memory(pid: int) -> int:
-    """Resident memory of a process and its children, bytes; 0 once it is gone."""
-    try:
-        process = psutil.Process(pid)
-        return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
-    except psutil.Error:
-        return 0
-
-
-def _report(folder: Path, watch: Progress) -> None:
-    try:
-        found = json.loads((folder / PROGRESS_FILE).read_text())
-    except (FileNotFoundError, ValueError):
-        return
-    watch(found["share"], found["message"])
-
-
-def read_reply(job: Job[D], folder: Path, code: int) -> D | Failed:
-    """What a worker left, or what its exit code tells of one that left nothing.
-
-    Args:
-        code: of the process; -n where signal n ended it.
-    """
-    path = folder / RESULT_FILE
-    if path.exists():
-        reply: TypeAdapter[D | Failed] = TypeAdapter(job.answer | Failed)
-        return reply.validate_json(path.read_bytes())
-    kind = FailureKind.METHOD_ERROR
-    if code == -signal.SIGKILL:
-        kind = FailureKind.OUT_OF_MEMORY
-        message = "the process was killed from outside, most likely by the system for its memory"
-    elif code < 0:
-        message = f"the process crashed ({signal.Signals(-code).name}); see worker.log"
-    else:
-        message = f"the process ended with code {code} and left no result; see worker.log"
-    return Failed(failure=Failure(kind=kind, message=message, stage=job.kind))
 
 
 def _no_server(stage: str) -> Failure:
