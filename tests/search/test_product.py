@@ -19,6 +19,7 @@ from paredown.search.policies.random import Uniform
 from paredown.search.policies.registry import BUILTIN, create
 from paredown.search.product import Product
 from paredown.spec.domain import PlanDomain
+from paredown.spec.layers import LayerUnit
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -106,7 +107,7 @@ def test_bytes_of_a_plan_are_those_of_its_layers(space: Product) -> None:
     ("strategy", "why"),
     [
         (planned({UNITS[0]: 7}), "rtn: plan: 7 is not among 2, 3, 4, 5, 6, 8"),
-        (planned({"*.q_proj": 8}), r"rtn: plan: '\*.q_proj' is no unit of the model"),
+        (planned({"*.q_proj": 8}), r"rtn: plan: '\*.q_proj' is no layer of the model"),
         (planned({}, bits=7), "rtn: bits = 7 is not among 3, 4, 8"),
         (planned({}, skip=["*.q_proj"]), r"rtn: skip = .* is not searched, only \[\]"),
         (registry.canonical("rtn > l2_structured"), "these methods, in this order, are not"),
@@ -143,10 +144,10 @@ def test_samples_are_in_the_space_and_follow_from_the_seed(space: Product) -> No
 
 def test_plans_are_drawn_of_all_sizes() -> None:
     """Units drawn evenly would have mean bits within 0.15 of 5, whatever the seed."""
-    domain = PlanDomain(values=(2, 4, 6, 8), follows="bits", units_of=lambda spec: UNITS)
+    domain = PlanDomain(values=(2, 4, 6, 8), follows="bits", layers_of=lambda spec: UNITS)
     means = []
     for seed in range(200):
-        plan = domain.sample(UNITS, 4, Random(seed))
+        plan = domain.sample([LayerUnit((unit,)) for unit in UNITS], 4, Random(seed))
         assert 4 not in plan.values()
         means.append(sum(int(plan.get(unit, 4) or 0) for unit in UNITS) / len(UNITS))
     # Mean of Dirichlet(1) weights over 2, 4, 6, 8: variance 5 / (4 + 1), deviation 1.
@@ -155,7 +156,7 @@ def test_plans_are_drawn_of_all_sizes() -> None:
 
 
 def test_a_unit_goes_one_place_up_or_down() -> None:
-    domain = PlanDomain(values=(2, 3, 8), follows="bits", units_of=lambda spec: UNITS)
+    domain = PlanDomain(values=(2, 3, 8), follows="bits", layers_of=lambda spec: UNITS)
     assert [domain.moved(bits, up=True) for bits in (2, 3, 8, 16)] == [3, 8, 8, 16]
     assert [domain.moved(bits, up=False) for bits in (2, 3, 8, 16)] == [2, 2, 3, 16]
     assert domain.normal({"a": 3, "b": 8}, 3) == {"b": 8}
@@ -281,3 +282,25 @@ def test_methods_can_be_left_out(space: Product) -> None:
     assert {step.method for s in without.strategies for step in s.steps} == {"hqq", "l2_structured"}
     rng = Random(0)
     assert all(step.method != "rtn" for _ in range(20) for step in without.sample(rng).steps)
+
+
+def test_what_the_runtime_joins_has_one_value() -> None:
+    """vLLM computes q, k and v as one matrix, gate and up as another: 4 units per block, not 7."""
+    target = Target(device="cuda", runtime="vllm")
+    joined = Product.build(SPEC, target, methods=("rtn",), max_steps=1)
+    (axis,) = joined.index.plans.values()
+    assert len(axis.units) == 4 * BLOCKS
+    assert axis.domain.values == (4, 8)  # what it holds
+    rng = Random(0)
+    drawn = [s for s in (joined.sample(rng) for _ in range(20)) if plan_of(s)]
+    assert drawn
+    near = next(s for s in joined.neighbours(drawn[0]) if plan_of(s) != plan_of(drawn[0]))
+    for strategy in (*drawn, near):
+        plan, bits = plan_of(strategy), strategy.steps[0].params["bits"]
+        for i in range(BLOCKS):
+            attention = f"model.layers.{i}.self_attn"
+            assert len({plan.get(f"{attention}.{n}_proj", bits) for n in "qkv"}) == 1
+    split = planned({"model.layers.0.self_attn.q_proj": 8})
+    assert split not in joined
+    alone = Product.build(SPEC, Target(runtime="vllm"), methods=("rtn",), max_steps=1)
+    assert not alone.index.plans  # on a processor it holds 4 bits alone: nothing to assign

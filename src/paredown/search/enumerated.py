@@ -166,7 +166,8 @@ class Enumerated(Space):
 def _unreachable(possible: dict[str, Strategy], rules: Rules) -> str:
     """The message for limits that no strategy meets; its numbers, as limits, can be met."""
     smallest = min(possible.values(), key=rules.predicted_bytes)
-    name, size, limits = registry.label(smallest), rules.predicted_bytes(smallest), rules.limits
+    name, limits = registry.label(smallest), rules.target.limits
+    size = rules.predicted_bytes(smallest)
     ratio = rules.baseline_bytes / size
     if limits.target_ratio is not None and ratio < limits.target_ratio:
         return (

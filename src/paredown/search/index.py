@@ -10,6 +10,7 @@ from typing import Any, Self, final
 from paredown.methods import registry
 from paredown.methods.base import Kind
 from paredown.spec.domain import PlanDomain, Scalar
+from paredown.spec.layers import LayerUnit
 from paredown.spec.serial import canonical
 from paredown.spec.strategy import Step, Strategy
 
@@ -31,24 +32,33 @@ Place = dict[Kind, tuple[str, Ranks]]
 @final
 @dataclass(frozen=True, kw_only=True)
 class PlanAxis:
-    """A parameter that is a plan, on one model.
+    """A parameter that is a plan, on one model for one runtime.
 
     Attributes:
+        name: of the parameter.
         domain: what a plan may be.
-        units: of the model.
+        units: what the runtime joins, or what stands alone, of the layers that it can assign.
     """
 
+    name: str
     domain: PlanDomain
-    units: tuple[str, ...]
+    units: tuple[LayerUnit, ...]
 
     def uniform(self, step: Step) -> Scalar:
-        """The value of the units that the step's plan does not name."""
+        """The value of the layers that the step's plan does not name."""
         value: Scalar = step.params[self.domain.follows]
         return value
 
-    def changed(self, step: Step, name: str, changes: Mapping[str, Scalar]) -> Step:
-        """The step with other values of some units in its plan `name`."""
-        plan = self.domain.normal({**step.params[name], **changes}, self.uniform(step))
+    def value(self, step: Step, unit: LayerUnit) -> Scalar:
+        """What the step's plan gives a unit, whose layers are alike."""
+        found: Scalar = step.params[self.name].get(unit.layers[0], self.uniform(step))
+        return found
+
+    def changed(self, step: Step, changes: Mapping[LayerUnit, Scalar]) -> Step:
+        """The step with other values of some units in its plan."""
+        name = self.name
+        new = {layer: value for unit, value in changes.items() for layer in unit.layers}
+        plan = self.domain.normal({**step.params[name], **new}, self.uniform(step))
         return Step(method=step.method, params={**step.params, name: plan})
 
 
@@ -100,7 +110,7 @@ class Index:
         for name, value in step.params.items():
             axis = self.plans.get((step.method, name))
             if axis is not None:
-                found |= _plan_ranks(axis, name, step)
+                found |= _plan_ranks(axis, step)
                 continue
             known = self.values.get((step.method, name))
             if known is not None:
@@ -188,9 +198,9 @@ class Index:
             step = start[kind]
             axis = self.plans[step.method, name]
             for unit in axis.units:
-                here = step.params[name].get(unit, axis.uniform(step))
+                here = axis.value(step, unit)
                 for value in {axis.domain.moved(here, up=up) for up in (False, True)} - {here}:
-                    yield {**start, kind: axis.changed(step, name, {unit: value})}
+                    yield {**start, kind: axis.changed(step, {unit: value})}
         for kind, methods in self.methods.items():
             for method in methods:
                 if kind not in start or start[kind].method != method:
@@ -220,12 +230,14 @@ def kind_of(method: str) -> Kind:
     return _kind(registry.names()[method], method)
 
 
-def _plan_ranks(axis: PlanAxis, name: str, step: Step) -> Ranks:
+def _plan_ranks(axis: PlanAxis, step: Step) -> Ranks:
     """Place of every unit's value; one that the domain does not have (a layer left as it is) lies
     behind all others."""
-    values, plan, uniform = axis.domain.values, step.params[name], axis.uniform(step)
-    at = {value: place for place, value in enumerate(values)}
-    return {f"{name}:{unit}": at.get(plan.get(unit, uniform), len(at)) for unit in axis.units}
+    at = {value: place for place, value in enumerate(axis.domain.values)}
+    return {
+        f"{axis.name}:{unit.layers[0]}": at.get(axis.value(step, unit), len(at))
+        for unit in axis.units
+    }
 
 
 def _ordered(seen: dict[str, Any]) -> list[str]:

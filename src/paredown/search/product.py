@@ -12,11 +12,14 @@ from functools import cached_property
 from random import Random
 from typing import Any, ClassVar, Self, final
 
+from paredown.errors import ConfigError
 from paredown.methods import registry
+from paredown.runtimes import registry as runtimes
 from paredown.search.enumerated import Enumerated, Template
 from paredown.search.index import Genome, Index, PlanAxis, strategy_of
 from paredown.search.space import Rules, Space
-from paredown.spec.domain import plan_domains
+from paredown.spec.domain import PlanDomain, plan_domains
+from paredown.spec.layers import LayerUnit
 from paredown.spec.model import ModelSpec
 from paredown.spec.serial import canonical
 from paredown.spec.strategy import Step, Strategy
@@ -74,11 +77,35 @@ class Product(Space):
     @cached_property
     def index(self) -> Index:
         """As of the list, with the plans."""
-        spec, plans = self.rules.spec, {}
-        for method in self.core.index.usual:
+        plans = {}
+        for method, step in self.core.index.usual.items():
             for name, domain in plan_domains(registry.load(method).params_type).items():
-                plans[method, name] = PlanAxis(domain=domain, units=tuple(domain.units_of(spec)))
+                axis = PlanAxis(name=name, domain=domain, units=self._units(domain))
+                axis = self._possible(axis, step)
+                if len(axis.domain.values) > 1:  # else every plan is the uniform step
+                    plans[method, name] = axis
         return replace(self.core.index, plans=plans, places={})
+
+    def _units(self, domain: PlanDomain) -> tuple[LayerUnit, ...]:
+        """As the target's runtime joins the layers that a plan can assign: joined ones with
+        different values would be refused, however often they were drawn."""
+        spec, layers = self.rules.spec, set(domain.layers_of(self.rules.spec))
+        joined = runtimes.load(self.rules.target.runtime).joins(spec)
+        parts = (tuple(name for name in unit.layers if name in layers) for unit in joined)
+        return tuple(LayerUnit(part) for part in parts if part)
+
+    def _possible(self, axis: PlanAxis, step: Step) -> PlanAxis:
+        """With those values alone that the model can have in every unit: a runtime that holds 4
+        and 8 bits would refuse nearly every plan drawn from others as well."""
+        possible = []
+        for value in axis.domain.values:
+            alone = Strategy(steps=(axis.changed(step, dict.fromkeys(axis.units, value)),))
+            try:
+                self.rules.predicted_bytes(alone)
+            except ConfigError:
+                continue
+            possible.append(value)
+        return replace(axis, domain=replace(axis.domain, values=tuple(possible)))
 
     @cached_property
     def templates(self) -> tuple[Template, ...]:
@@ -100,8 +127,8 @@ class Product(Space):
         """What is wrong with a value that no strategy of the space has."""
         axis = self.index.plans.get((step.method, name))
         if axis is not None:
-            if unknown := value.keys() - set(axis.units):
-                return f": {min(unknown)!r} is no unit of the model"
+            if unknown := value.keys() - {name for unit in axis.units for name in unit.layers}:
+                return f": {min(unknown)!r} is no layer of the model that a plan can assign"
             wrong = set(value.values()) - set(axis.domain.values)
             known = ", ".join(map(str, axis.domain.values))
             return f": {min(wrong)} is not among {known}" if wrong else None

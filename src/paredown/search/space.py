@@ -31,13 +31,13 @@ class Rules:
 
     Attributes:
         spec: the model.
-        limits: of the user.
+        target: where it will run, and the user's limits.
         baseline_bytes: weights before compression; predicted ratios refer to it.
     """
 
     def __init__(self, spec: ModelSpec, target: Target, *, baseline_bytes: int | None) -> None:
         """`baseline_bytes`: None takes those of `spec`."""
-        self.spec, self.limits = spec, target.limits
+        self.spec, self.target = spec, target
         self.baseline_bytes = spec.weight_bytes if baseline_bytes is None else baseline_bytes
         self._planner = registry.Planner(spec, target)
         self._bytes: dict[str, int] = {}
@@ -56,7 +56,7 @@ class Rules:
     def broken_limit(self, strategy: Strategy) -> str | None:
         """Which limit its predicted size breaks by itself, if one. Raises: as above."""
         size = self.predicted_bytes(strategy)
-        return broken_by_size(size, self.baseline_bytes / size, self.limits)
+        return broken_by_size(size, self.baseline_bytes / size, self.target.limits)
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Why a strategy (canonical) cannot be tried; None if it can."""

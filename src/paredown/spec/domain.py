@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
+    from paredown.spec.layers import LayerUnit
     from paredown.spec.model import ModelSpec
 
 Scalar = int | float | str | bool | None
@@ -35,21 +36,21 @@ class PlanDomain:
     """What a plan may be: of every unit of the model one of a few values.
 
     With 200 units and 6 values these are 6^200 plans: they are sampled and changed unit by unit,
-    never listed. A unit that a plan does not name has the value of another parameter, so that an
+    never listed. A layer that a plan does not name has the value of another parameter, so that an
     empty plan is the uniform step.
 
     Attributes:
         values: of one unit, ascending: a step away is one place.
-        follows: the parameter whose value holds for the units that are not named.
-        units_of: names of the units of a model that a plan can assign.
+        follows: the parameter whose value holds for the layers that are not named.
+        layers_of: names of the layers of a model that a plan can assign.
     """
 
     values: tuple[Scalar, ...]
     follows: str
-    units_of: Callable[[ModelSpec], Sequence[str]]
+    layers_of: Callable[[ModelSpec], Sequence[str]]
 
-    def sample(self, units: Sequence[str], uniform: Scalar, rng: Random) -> dict[str, Scalar]:
-        """A plan over `units`, where `uniform` is the value of those that are not named.
+    def sample(self, units: Sequence[LayerUnit], uniform: Scalar, rng: Random) -> dict[str, Scalar]:
+        """A plan over `units`, where `uniform` is the value of layers that are not named.
 
         First the share of each value is drawn (evenly from all mixtures, the Dirichlet
         distribution with parameter 1), then each unit's value. Units drawn evenly would give
@@ -57,7 +58,8 @@ class PlanDomain:
         """
         weights = [rng.expovariate(1.0) for _ in self.values]
         drawn = rng.choices(self.values, weights, k=len(units))
-        return self.normal(dict(zip(units, drawn, strict=True)), uniform)
+        pairs = zip(units, drawn, strict=True)
+        return self.normal({name: v for unit, v in pairs for name in unit.layers}, uniform)
 
     def moved(self, value: Scalar, *, up: bool) -> Scalar:
         """The value one place up or down; at the end, or outside the domain, the value itself."""
@@ -69,7 +71,7 @@ class PlanDomain:
     @staticmethod
     def normal(plan: Mapping[str, Scalar], uniform: Scalar) -> dict[str, Scalar]:
         """The plan without what it says in vain, so that equal assignments are equal plans."""
-        return {unit: value for unit, value in plan.items() if value != uniform}
+        return {name: value for name, value in plan.items() if value != uniform}
 
 
 def plan_domains(params_type: type[BaseModel]) -> dict[str, PlanDomain]:

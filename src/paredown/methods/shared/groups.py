@@ -50,7 +50,7 @@ class GroupParams(Params):
     """Zero-point fixed at 0. Asymmetric grids store a zero-point per group as well."""
     plan: Annotated[
         dict[str, int],
-        PlanDomain(values=(2, 3, 4, 5, 6, 8), follows="bits", units_of=block_linears),
+        PlanDomain(values=(2, 3, 4, 5, 6, 8), follows="bits", layers_of=block_linears),
     ] = Field(default_factory=dict)
     """Other bits for some layers, by name or wildcard, as in `{"*.down_proj": 8}`; 16 leaves a
     layer as it is. The last pattern that matches decides."""

@@ -18,8 +18,7 @@ from paredown.analysis.pareto import FloatArray, pareto_mask
 from paredown.judge.hypervolume import Score, measured, scores
 from paredown.methods.base import Kind
 from paredown.search.base import Decision, Policy, View
-from paredown.search.index import Genome, Index, genome
-from paredown.spec.domain import Scalar
+from paredown.search.index import Genome, Index, PlanAxis, genome
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.strategy import Step, Strategy
 
@@ -149,18 +148,15 @@ def _cross(one: Genome, other: Genome, index: Index, rng: Random) -> Genome:
     }
     for kind, name in index.planned(child):
         if kind in one and kind in other and one[kind].method == other[kind].method:
-            child[kind] = _cross_plans(child[kind], one[kind], other[kind], name, index, rng)
+            axis = index.plans[child[kind].method, name]
+            child[kind] = _cross_plans(child[kind], one[kind], other[kind], axis, rng)
     return child or one
 
 
-def _cross_plans(child: Step, one: Step, other: Step, name: str, index: Index, rng: Random) -> Step:
+def _cross_plans(child: Step, one: Step, other: Step, axis: PlanAxis, rng: Random) -> Step:
     """The child's step, each unit as in either parent (uniform crossover)."""
-    axis = index.plans[child.method, name]
-    changes: dict[str, Scalar] = {}
-    for unit in axis.units:
-        source = one if rng.random() < 0.5 else other
-        changes[unit] = source.params[name].get(unit, axis.uniform(source))
-    return axis.changed(child, name, changes)
+    parents = (one, other)
+    return axis.changed(child, {u: axis.value(rng.choice(parents), u) for u in axis.units})
 
 
 Change = Callable[[Genome, Index, Sequence[Score], Random], "tuple[Genome, str] | None"]
@@ -188,15 +184,14 @@ def _reassign(
     kind, name = rng.choice(index.planned(child))
     step = child[kind]
     axis = index.plans[step.method, name]
-    plan, uniform = step.params[name], axis.uniform(step)
     count = min(2 ** rng.randint(0, len(axis.units).bit_length()), len(axis.units))
     up = rng.random() < 0.5
     changes = {
-        unit: axis.domain.moved(plan.get(unit, uniform), up=up)
+        unit: axis.domain.moved(axis.value(step, unit), up=up)
         for unit in rng.sample(axis.units, count)
     }
     reason = f"{step.method}: {count} units of its {name} {'up' if up else 'down'}"
-    return {**child, kind: axis.changed(step, name, changes)}, reason
+    return {**child, kind: axis.changed(step, changes)}, reason
 
 
 def _swap(
