@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from paredown.errors import ConfigError
 from paredown.store.cache import Cache
 
 
@@ -157,3 +159,134 @@ def test_a_folder_that_is_there_already_wins(tmp_path: Path) -> None:
     cache.adopt("steps", "one", folder_of(tmp_path, "first", 3))
     path = cache.adopt("steps", "one", folder_of(tmp_path, "second", 5))
     assert (path / "inner" / "weights").stat().st_size == 3
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lose_sum(path: Path) -> None:
+    path.with_name(path.name + ".sum").unlink()
+
+
+def damage_sum(path: Path) -> None:
+    path.with_name(path.name + ".sum").write_text("[" * 5000)
+
+
+@pytest.mark.parametrize("damage", [flip, zero, shorten, lose_sum, damage_sum])
+def test_a_damaged_entry_is_told_dropped_and_computed_again(
+    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = Cache(tmp_path)
+    path = cache.get_or_put("kind", 1, ".bin", lambda p: p.write_bytes(b"right" * 20))
+    damage(path)
+    assert cache.get("kind", 1, ".bin") is None
+    assert f"{path} is damaged" in caplog.text
+    assert list(tmp_path.glob("kind/*")) == []
+    again = cache.get_or_put("kind", 1, ".bin", lambda p: p.write_bytes(b"right" * 20))
+    assert again.read_bytes() == b"right" * 20
+    assert cache.get("kind", 1, ".bin") == again
+
+
+@pytest.mark.parametrize("what", ["changed", "gone", "new"])
+def test_a_damaged_folder_is_found_by_any_of_its_files(tmp_path: Path, what: str) -> None:
+    cache = Cache(tmp_path / "cache")
+    path = cache.adopt("steps", "one", folder_of(tmp_path, "first", 30))
+    assert cache.get("steps", "one", "") == path
+    weights = path / "inner" / "weights"
+    if what == "changed":
+        zero(weights)
+    elif what == "gone":
+        weights.unlink()
+    else:
+        (path / "more").write_text("x")
+    assert cache.get("steps", "one", "") is None
+    assert not path.exists()
+    cache.adopt("steps", "one", folder_of(tmp_path, "again", 30))
+    assert cache.get("steps", "one", "") == path
+
+
+def test_an_entry_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("sync"), fsync(handle))[1])
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: (order.append(Path(to).suffix), replace(self, to))[1]
+    )
+    put(Cache(tmp_path), 1)
+    assert order == ["sync", "sync", ".sum", ".bin"]
+
+
+def test_what_killed_workers_left_is_swept_before_the_cache_is_full(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    kind = tmp_path / "kind"
+    kind.mkdir()
+    for name in (".abc.123.bin", "orphan.bin.sum", ".young.1.bin"):
+        (kind / name).write_bytes(b"x")
+        stamp = time.time() - (60 if "young" in name else 2 * 3600)
+        os.utime(kind / name, (stamp, stamp))
+    put(cache, 1)
+    assert {f.name for f in kind.iterdir() if f.name.startswith((".", "o"))} == {".young.1.bin"}
+
+
+def test_a_running_jobs_entries_stay_however_full_the_cache_is(tmp_path: Path) -> None:
+    """As Hessians of a large model, which are all read at the end of an hour's pass."""
+    cache = Cache(tmp_path, limit_bytes=50)
+    before = put(cache, "before", 20, age_s=5000)
+    with cache.hold():
+        mine = [put(cache, i, 20, age_s=5000 - i) for i in range(5)]
+        assert not before.exists()
+        assert all(path.exists() for path in mine)
+        _in_another_process(_fill, tmp_path)
+        assert all(cache.get("kind", i, ".bin") for i in range(5))
+        for path in mine:
+            os.utime(path, (1, 1))
+    put(cache, "after", 20)
+    assert not any(path.exists() for path in mine)
+
+
+def test_nothing_is_held_for_a_process_that_was_killed(tmp_path: Path) -> None:
+    _in_another_process(_hold_and_die, tmp_path)
+    path = Cache(tmp_path).path("kind", "held", ".bin")
+    assert path.exists()
+    os.utime(path, (1, 1))
+    put(Cache(tmp_path, limit_bytes=50), "after", 40)
+    assert not path.exists()
+    assert list((tmp_path / ".holds").iterdir()) == []
+
+
+def _fill(folder: Path) -> None:
+    put(Cache(folder, limit_bytes=50), "from another process", 40)
+
+
+def _hold_and_die(folder: Path) -> None:
+    cache = Cache(folder)
+    with cache.hold():
+        put(cache, "held", 40)
+        os._exit(9)
+
+
+def _in_another_process(work: Callable[[Path], None], folder: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(folder,))
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None
+
+
+@pytest.mark.parametrize("told", ["lots", "", "nan", "inf", "-1"])
+def test_a_limit_that_is_none_is_refused(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAREDOWN_CACHE_GB", told)
+    with pytest.raises(ConfigError, match="PAREDOWN_CACHE_GB: must be a number of gigabytes"):
+        Cache.default()

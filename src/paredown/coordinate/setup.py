@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,13 @@ from paredown.spec.benchmarks import check_text_name
 from paredown.spec.headers import weights_files
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
+from paredown.spec.reading import read_object
 from paredown.spec.run import RunConfig
 from paredown.spec.scan import scan_weights
 from paredown.spec.serial import content_hash, plain
 from paredown.spec.target import Device, Target
 from paredown.store.atomic import write_json
+from paredown.store.cache import Cache
 from paredown.store.home import home
 from paredown.text.texts import check_calibration, open_source
 
@@ -62,6 +63,7 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         ConfigError: whatever is wrong, before anything expensive starts.
     """
+    Cache.default()  # PAREDOWN_CACHE_GB is the user's mistake here, and a method's in a worker
     check_country(config.country)
     check_text_name(config.data)
     check_benchmarks(config.evaluate, config.data_dir)
@@ -154,8 +156,7 @@ def _weights_hash(folder: Path) -> str:
     """SHA-256 over the weights, remembered by path, size and time of the files."""
     stamp = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in weights_files(folder)]
     memo = home() / "cache" / "scans" / f"{content_hash(stamp, length=32)}.json"
-    if memo.exists():
-        found: str = json.loads(memo.read_text())["sha256"]
+    if (found := _remembered(memo)) is not None:
         return found
     scan = scan_weights(folder)
     if scan.nonfinite:
@@ -167,6 +168,15 @@ def _weights_hash(folder: Path) -> str:
         )
     write_json(memo, {"sha256": scan.sha256})
     return scan.sha256
+
+
+def _remembered(memo: Path) -> str | None:
+    """A hash of weights that was kept; None where there is none, or the file is damaged."""
+    try:
+        found = read_object(memo).get("sha256")
+    except ConfigError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def default_name(config: RunConfig) -> str:

@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from paredown.errors import DataError
+from paredown.errors import ConfigError, DataError
 from paredown.spec.benchmarks import LM_EVAL
+from paredown.spec.reading import read_object
 from paredown.store.atomic import write_json
 from paredown.store.home import home
 
@@ -58,7 +59,8 @@ def _in_files(name: str, tasks: Path) -> bool:
 def _all_tasks() -> list[str]:
     """All names; asked of lm-eval in another process, for it takes torch along, and kept."""
     memo = home() / "cache" / f"lm-eval-tasks-{importlib.metadata.version('lm-eval')}.json"
-    if not memo.exists():
+    kept = _read_memo(memo)
+    if kept is None:
         command = [sys.executable, "-c", _LIST]
         try:
             done = subprocess.run(
@@ -68,5 +70,14 @@ def _all_tasks() -> list[str]:
         except (subprocess.SubprocessError, ValueError, IndexError) as error:
             raise DataError(f"lm-eval does not list its tasks: {error}") from None
         write_json(memo, {"tasks": names})
-    found: list[str] = json.loads(memo.read_text())["tasks"]
-    return found
+        kept = list(names)
+    return kept
+
+
+def _read_memo(memo: Path) -> list[str] | None:
+    """The names that were kept; None where there are none, or the file is damaged."""
+    try:
+        names = read_object(memo).get("tasks")
+    except ConfigError:
+        return None
+    return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None

@@ -101,6 +101,15 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def sync(file: Path) -> None:
+    """Bring a file's content to the disk: a rename alone may reach it first."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def folder_bytes(path: Path, pattern: str = "**/*") -> int:
     """Bytes of all files below `path` that match `pattern`."""
     return sum(f.stat().st_size for f in path.glob(pattern) if f.is_file())

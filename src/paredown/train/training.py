@@ -102,7 +102,7 @@ class Resumable:
 
     def remove(self) -> None:
         """Forget the state: the training is over."""
-        self.cache.path("training", self.key, ".safetensors").unlink(missing_ok=True)
+        self.cache.drop("training", self.key, ".safetensors")
 
 
 def learning_rate(peak: float, share: float) -> float:

@@ -20,14 +20,20 @@ from paredown.pipeline.work.compress import compress
 from paredown.pipeline.work.measure import evaluate, score
 from paredown.pipeline.work.verify import verify
 from paredown.spec.progress import Progress
+from paredown.store.cache import Cache
 
 
 def perform(job: AnyJob, folder: Path, progress: Progress) -> AnyDone:
-    """Do the job in `folder`.
+    """Do the job in `folder`; what it puts into the cache stays there at least until it ends.
 
     Raises:
         ParedownError: as the methods and evaluators raise them.
     """
+    with Cache.default().hold():
+        return _perform(job, folder, progress)
+
+
+def _perform(job: AnyJob, folder: Path, progress: Progress) -> AnyDone:
     match job:
         case CompressJob():
             return compress(job, folder, progress)
