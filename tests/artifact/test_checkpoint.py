@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
 from paredown.errors import ModelError
@@ -179,3 +180,31 @@ def test_names_come_in_natural_order(folder: Path, tmp_path: Path) -> None:
 def test_a_missing_tensor_is_named(source: Checkpoint) -> None:
     with pytest.raises(ModelError, match=r"there is no tensor 'no\.such'"):
         source.read("no.such")
+
+
+def test_small_files_in_folders_of_a_model_are_copied(tmp_path: Path) -> None:
+    """Tokenizers with several chat templates keep all but one in a folder."""
+    folder = tiny_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    tokenizer.save_pretrained(folder)
+    for name in ("adapter/adapter_config.json", "onnx/model.onnx", "onnx/model.safetensors",
+                 ".cache/x.json", "old/model.safetensors.index.json"):  # fmt: skip
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    out = tmp_path / "out"
+    out.mkdir()
+    with CheckpointWriter(out, Checkpoint(folder)) as writer:
+        writer.copy_rest(without=set())
+    assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer.chat_template
+    assert sorted(f.name for f in out.iterdir() if f.is_dir()) == ["additional_chat_templates"]
+
+
+def test_a_config_with_an_infinity_is_written_again(tmp_path: Path) -> None:
+    folder, out = tiny_model(tmp_path / "model"), tmp_path / "out"
+    config = json.loads((folder / "config.json").read_text()) | {"limit": [0.0, float("inf")]}
+    (folder / "config.json").write_text(json.dumps(config))
+    out.mkdir()
+    with CheckpointWriter(out, Checkpoint(folder)) as writer:
+        writer.copy_rest(without=set())
+    assert Checkpoint(out).config["limit"] == [0.0, float("inf")]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from paredown.hardware.counters import Nvml, Rapl, open_nvml, open_rapl
+from paredown.hardware.counters import CounterError, Nvml, Rapl, open_nvml, open_rapl
 
 
 def write_zone(root: Path, folder: str, name: str, energy_uj: int, limit: int = 1_000_000) -> Path:
@@ -102,3 +102,55 @@ def test_nvml_counts_millijoules() -> None:
 
 def test_a_gpu_without_a_counter_says_so() -> None:
     assert "Not Supported" in str(open_nvml("7f", fake_nvml([], works=False)))
+
+
+@pytest.mark.parametrize("damage", ["gone", "no number"])
+def test_one_zone_that_cannot_be_read_is_told_and_the_rest_is_no_whole(
+    tmp_path: Path, damage: str
+) -> None:
+    write_zone(tmp_path, "intel-rapl:0", "package-0", 1)
+    other = write_zone(tmp_path, "intel-rapl:1", "package-1", 1)
+    if damage == "gone":
+        other.unlink()
+    else:
+        other.write_text("")
+    assert "not whole: intel-rapl:1 cannot be read" in str(open_rapl(tmp_path))
+
+
+def test_a_counter_that_is_reset_adds_no_turn(tmp_path: Path) -> None:
+    """262 kJ is the range of real packages; 200 kJ before a reset would count as 62 kJ more."""
+    file = write_zone(tmp_path, "intel-rapl:0", "package-0", 200_000_000_000, 262_143_328_850)
+    counter = opened(tmp_path)
+    before = counter.joules()
+    file.write_text("5000000")
+    with pytest.raises(CounterError, match="package-0 was set back"):
+        counter.joules()
+    file.write_text("7000000")  # the next stretch is whole again
+    between = counter.joules()
+    file.write_text("9500000")
+    assert counter.joules() - between == pytest.approx(2.5)
+    assert counter.joules() - before < 10
+
+
+def test_a_real_turn_of_a_busy_package_is_none(tmp_path: Path) -> None:
+    file = write_zone(tmp_path, "intel-rapl:0", "package-0", 262_143_000_000, 262_143_328_850)
+    counter = opened(tmp_path)
+    before = counter.joules()
+    file.write_text("400000000")
+    assert counter.joules() - before == pytest.approx(400 + 0.32885, rel=1e-6)
+
+
+def test_a_counter_that_goes_away_is_told(tmp_path: Path) -> None:
+    file = write_zone(tmp_path, "intel-rapl:0", "package-0", 1)
+    counter = opened(tmp_path)
+    file.unlink()
+    with pytest.raises(CounterError, match="cannot be read any more"):
+        counter.joules()
+
+
+def test_a_gpus_counter_that_is_set_back_is_told() -> None:
+    counter = open_nvml("7f", fake_nvml([5_000, 9_000, 1_000]))
+    assert isinstance(counter, Nvml)
+    counter.joules()
+    with pytest.raises(CounterError, match="set back"):
+        counter.joules()

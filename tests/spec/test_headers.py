@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import huggingface_hub
 import numpy as np
@@ -341,11 +341,13 @@ class FakeHub:
 
     failure: Exception | None = None
     config: Path
+    asked: ClassVar[list[tuple[str, str | None]]] = []
 
     def __init__(self, token: str | None = None) -> None:
         self.token = token
 
-    def get_safetensors_metadata(self, repo_id: str) -> object:
+    def get_safetensors_metadata(self, repo_id: str, revision: str | None = None) -> object:
+        self.asked.append((repo_id, revision))
         if self.failure is not None:
             raise self.failure
         infos = {
@@ -354,7 +356,8 @@ class FakeHub:
         }
         return SimpleNamespace(files_metadata={"model.safetensors": SimpleNamespace(tensors=infos)})
 
-    def hf_hub_download(self, repo_id: str, file: str) -> str:
+    def hf_hub_download(self, repo_id: str, file: str, revision: str | None = None) -> str:
+        self.asked.append((repo_id, revision))
         return str(self.config)
 
 
@@ -371,9 +374,17 @@ def test_remote_headers_are_read_like_local_ones(hub: type[FakeHub]) -> None:
     assert [(t.name, t.shape) for t in tensors] == [(n, TENSORS[n].shape) for n in sorted(TENSORS)]
 
 
-def refused(kind: type[errors.HfHubHTTPError]) -> Exception:
-    response: Any = SimpleNamespace(headers={}, request=None)
-    return kind("refused", response=response)
+def test_a_revision_is_asked_for(hub: type[FakeHub]) -> None:
+    hub.asked.clear()
+    remote_headers("owner/name@v1.0")
+    assert hub.asked == [("owner/name", "v1.0")] * 2
+
+
+def refused(
+    kind: type[errors.HfHubHTTPError], status: int | None = None, words: str = "refused"
+) -> Exception:
+    response: Any = SimpleNamespace(headers={}, request=None, status_code=status)
+    return kind(words, response=response)
 
 
 @pytest.mark.parametrize(
@@ -388,6 +399,13 @@ def refused(kind: type[errors.HfHubHTTPError]) -> Exception:
         (errors.OfflineModeIsEnabled("off"), "HF_HUB_OFFLINE is set; unset it, or give a local"),
         (ConnectionError("refused\nmore"), r"cannot reach the hub .* \(refused\); check the net"),
         (errors.HfHubHTTPError, "cannot reach the hub"),
+        (errors.RevisionNotFoundError, "there is no branch, tag or commit"),
+        (
+            refused(errors.HfHubHTTPError, 401),
+            r"refuses .* \(401: refused\); check HF_TOKEN",
+        ),
+        (refused(errors.HfHubHTTPError, 404), r"the hub does not give .* \(404: refused\)"),
+        (refused(errors.HfHubHTTPError, 500), "cannot reach the hub"),
         (errors.HTTPError("no route"), "cannot reach the hub"),  # type: ignore[attr-defined]
     ],
 )
@@ -402,6 +420,16 @@ def test_failures_of_the_hub_are_one_line(
     with pytest.raises(ModelError, match=message) as error:
         remote_headers("owner/name")
     one_line(error)
+
+
+def test_a_token_that_the_hub_repeats_is_not_shown(
+    hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret-and-unlike-any")
+    words = "bad token secret-and-unlike-any or hf_abcdefghijklmnop"
+    monkeypatch.setattr(hub, "failure", refused(errors.HfHubHTTPError, 401, words))
+    with pytest.raises(ModelError, match=r"bad token \[key\] or \[key\]"):
+        remote_headers("owner/name")
 
 
 def test_really_offline() -> None:

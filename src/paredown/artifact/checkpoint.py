@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -19,7 +20,8 @@ from paredown.errors import ModelError
 from paredown.spec.headers import read_config, tensor_location
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
-from paredown.store.atomic import clear_disk_errors, write_json
+from paredown.spec.packed import ADAPTER
+from paredown.store.atomic import clear_disk_errors, write_json, write_text
 
 SHARD_BYTES = 5_000_000_000
 _DTYPE_NAMES = {
@@ -29,6 +31,8 @@ _DTYPE_NAMES = {
 }  # fmt: skip
 TORCH_DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 _NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
+_TEXTS = {".json", ".jinja", ".txt", ".model"}
+"""Files in folders of a model that are copied; others may be the weights of other libraries."""
 _WRITTEN_ANEW = {"config.json", "model.safetensors.index.json", "paredown.json"}
 
 
@@ -70,6 +74,24 @@ class Checkpoint:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(p), "") if p.isdigit() else (-1, p) for p in name.split(".")]
+
+
+def _small_files(folder: Path) -> Iterator[Path]:
+    """What belongs to a model beside its weights: its own files, and texts one folder below.
+
+    Tokenizers keep further chat templates in a folder. An adapter beside a model is not its own.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith((".", "paredown_")) or file.name == ADAPTER:
+            continue
+        if file.is_dir():
+            yield from (f for f in sorted(file.glob("[!.]*")) if f.is_file() and _is_text(f))
+        elif file.name not in _WRITTEN_ANEW and file.suffix not in _NOT_COPIED:
+            yield file
+
+
+def _is_text(file: Path) -> bool:
+    return file.suffix in _TEXTS and not file.name.endswith(".index.json")
 
 
 class _Shard:
@@ -174,11 +196,13 @@ class CheckpointWriter:
             return
         with clear_disk_errors(self.folder):
             self._finish_weights(shards)
-            for file in self.source.folder.iterdir():
-                skipped = file.name in _WRITTEN_ANEW or file.suffix in _NOT_COPIED
-                if file.is_file() and not skipped and not file.name.startswith((".", "paredown_")):
-                    shutil.copyfile(file, self.folder / file.name)
-            write_json(self.folder / "config.json", self.config)
+            for file in _small_files(self.source.folder):
+                copy = self.folder / file.relative_to(self.source.folder)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, copy)
+            # Not `write_json`: configs of state-space models hold an `Infinity`.
+            text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
+            write_text(self.folder / "config.json", text)
 
     def _finish_weights(self, shards: list[_Shard]) -> None:
         if len(shards) == 1:

@@ -7,13 +7,18 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from paredown.errors import ModelError
+from paredown.spec.headers import read_headers
+from paredown.spec.remote import hub_error, hub_errors, split_revision
 
 DEMO = "demo"
+_TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "spiece*")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*"]
 
 
 def locate(name: str) -> Path:
     """The local folder of `name`: `demo`, a folder, or a hub name (`HF_TOKEN` honoured).
+
+    `owner/name@revision` pins a branch, a tag or a commit.
 
     Raises:
         ModelError: nothing is there, or the hub cannot be reached; the message says what to do.
@@ -51,16 +56,37 @@ def _neighbours(path: Path) -> list[str]:
 
 
 def cached(name: str) -> Path | None:
-    """The complete snapshot of a hub name in the local cache, if there is one."""
+    """The complete snapshot of a hub name in the local cache, if there is one.
+
+    A download that was interrupted leaves a folder like any other; it does not count, so that the
+    hub is asked for the rest. What a run without a network needs, it may use.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    repo, revision = split_revision(name)
     try:
-        folder = Path(snapshot_download(name, local_files_only=True))
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
         return None
-    complete = (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
-    return folder if complete else None
+    if not _has_weights(folder) or (not offline() and _is_unfinished(folder)):
+        return None
+    return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether config and every weights file are there, none of them cut short."""
+    try:
+        read_headers(folder)
+    except ModelError:
+        return False
+    return True
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether signs of an interrupted download are there: parts of files, or no tokenizer yet."""
+    parts = any((folder.parents[1] / "blobs").glob("*.incomplete"))
+    return parts or not any(f for pattern in _TOKENIZERS for f in folder.glob(pattern))
 
 
 def offline() -> bool:
@@ -69,25 +95,16 @@ def offline() -> bool:
 
 
 def _download(name: str) -> Path:
+    """Fetch what is missing of a model; what is there already is not fetched again."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     if offline():
         raise ModelError(
             f"{name!r} is not in the local cache and HF_HUB_OFFLINE is set; "
             "unset it, or give a local folder"
         )
+    repo, revision = split_revision(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
-    except GatedRepoError:
-        raise ModelError(f"{name!r} is gated: accept its terms and set HF_TOKEN") from None
-    except RepositoryNotFoundError:
-        raise ModelError(
-            f"the hub has no model {name!r} (or it is private: set HF_TOKEN)"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise ModelError(
-            f"cannot reach the hub for {name!r} ({first}); check the network, "
-            "or give a local folder"
-        ) from None
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
+    except hub_errors() as error:
+        raise hub_error(name, error) from None

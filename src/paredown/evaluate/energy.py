@@ -13,7 +13,7 @@ import torch
 from paredown.analysis.statistics import mean_stderr
 from paredown.evaluate.carbon import Estimate, NoEstimateError
 from paredown.evaluate.timing import now, prompts
-from paredown.hardware.counters import EnergyCounter, Nvml, Rapl, open_nvml, open_rapl
+from paredown.hardware.counters import CounterError, EnergyCounter, Nvml, Rapl, open_nvml, open_rapl
 from paredown.runtimes.session import Session
 from paredown.spec.result import Measurement, Source
 from paredown.spec.run import EvaluateConfig
@@ -82,6 +82,15 @@ class Estimated(Estimate):
 
     source: Source = "estimated"
 
+    def __init__(self, why: str) -> None:
+        """`why` there is no counter, which is told beside the estimate."""
+        super().__init__()
+        self._why = why
+
+    @property
+    def what(self) -> str:
+        return f"{super().what}; no counter was read: {self._why}"
+
 
 @torch.inference_mode()
 def measure_energy(
@@ -115,7 +124,7 @@ def measure_energy(
                 notes.append(f"{name.replace('_', ' ')}: no more than at idle could be seen")
             else:
                 found.append(measurement)
-    except NoEstimateError as error:
+    except (NoEstimateError, CounterError) as error:
         return [], [f"energy was not measured: {error}"]
     return found, notes
 
@@ -132,7 +141,7 @@ def open_source(device: str) -> EnergySource:
     if not isinstance(counter, str):
         return Counted(counter, clock=partial(now, device))
     try:
-        return Estimated()
+        return Estimated(counter)
     except NoEstimateError as error:
         raise NoEstimateError(f"{counter}; {error}") from None
 

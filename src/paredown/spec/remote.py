@@ -11,56 +11,95 @@ from paredown.spec.model import TensorInfo
 from paredown.spec.redact import first_line
 
 
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Hub name and revision (branch, tag or commit) of `owner/name@revision`."""
+    repo, at, revision = name.partition("@")
+    return repo, revision if at else None
+
+
 def remote_headers(
-    repo_id: str, token: str | None = None
+    name: str, token: str | None = None
 ) -> tuple[dict[str, Any], tuple[TensorInfo, ...]]:
     """Config and stored tensors of a model on the hub; no weights are downloaded.
 
     Args:
-        repo_id: hub name, `owner/name`.
+        name: hub name, `owner/name` or `owner/name@revision`.
         token: None takes `HF_TOKEN` or the saved login.
 
     Raises:
         ModelError: offline, no such model, gated, or without safetensors.
     """
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi
 
-    unreachable: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # any HTTP client
+    repo, revision = split_revision(name)
     try:
         api = HfApi(token=token)
-        files = api.get_safetensors_metadata(repo_id).files_metadata
-        config = read_object_of_model(Path(api.hf_hub_download(repo_id, CONFIG)))
-    except errors.GatedRepoError:
-        raise ModelError(
-            f"{repo_id!r} is gated: accept its terms on its hub page and set HF_TOKEN"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise ModelError(
-            f"the hub has no model {repo_id!r} (or it is private: set HF_TOKEN); check the name, "
-            "or give a local folder"
-        ) from None
-    except (errors.NotASafetensorsRepoError, errors.RemoteEntryNotFoundError):
-        raise ModelError(
-            f"{repo_id!r} has no safetensors weights or no {CONFIG}; choose another model, or "
-            "convert it to a local folder with safetensors files"
-        ) from None
-    except errors.SafetensorsParsingError as error:
-        raise ModelError(f"{repo_id!r} holds a damaged file: {first_line(error)}") from None
-    except errors.HFValidationError:
-        raise ModelError(f"{repo_id!r} is no hub name; write owner/name") from None
-    except errors.OfflineModeIsEnabled:
-        raise ModelError(
-            f"{repo_id!r} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give "
-            "a local folder"
-        ) from None
-    except (unreachable, OSError) as error:
-        raise ModelError(
-            f"cannot reach the hub for {repo_id!r} ({first_line(error)}); check the network, or "
-            "give a local folder"
-        ) from None
+        files = api.get_safetensors_metadata(repo, revision=revision).files_metadata
+        config = read_object_of_model(Path(api.hf_hub_download(repo, CONFIG, revision=revision)))
+    except hub_errors() as error:
+        raise hub_error(name, error) from None
     tensors = (
-        known_dtype(name, str(info.dtype), tuple(info.shape), repo_id)
+        known_dtype(tensor, str(info.dtype), tuple(info.shape), name)
         for file in files.values()
-        for name, info in file.tensors.items()
+        for tensor, info in file.tensors.items()
     )
     return config, tuple(sorted(tensors, key=lambda tensor: tensor.name))
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's library raises; `hub_error` has the words for each."""
+    from huggingface_hub import errors
+
+    anything: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # of any HTTP client
+    return (
+        anything, OSError, errors.HFValidationError, errors.NotASafetensorsRepoError,
+        errors.SafetensorsParsingError,
+    )  # fmt: skip
+
+
+def hub_error(name: str, error: Exception) -> ModelError:
+    """The reason why the hub does not give a model, with what can be done about it."""
+    from huggingface_hub import errors
+
+    _, revision = split_revision(name)
+    told = repr(name)
+    match error:
+        case errors.GatedRepoError():
+            text = f"{told} is gated: accept its terms on its hub page and set HF_TOKEN"
+        case errors.RepositoryNotFoundError():
+            text = (
+                f"the hub has no model {told} (or it is private: set HF_TOKEN); check the name, "
+                "or give a local folder"
+            )
+        case errors.RevisionNotFoundError():
+            text = f"{told}: there is no branch, tag or commit {revision!r}; see its hub page"
+        case errors.NotASafetensorsRepoError() | errors.RemoteEntryNotFoundError():
+            text = (
+                f"{told} has no safetensors weights or no {CONFIG}; choose another model, or "
+                "convert it to a local folder with safetensors files"
+            )
+        case errors.SafetensorsParsingError():
+            text = f"{told} holds a damaged file: {first_line(error)}"
+        case errors.HFValidationError():
+            text = f"{told[:80]} is no hub name; write owner/name or owner/name@revision"
+        case errors.OfflineModeIsEnabled():
+            text = (
+                f"{told} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give "
+                "a local folder"
+            )
+        case _:
+            text = _refused(told, error) or (
+                f"cannot reach the hub for {told} ({first_line(error)}); check the network, or "
+                "give a local folder"
+            )
+    return ModelError(text)
+
+
+def _refused(told: str, error: Exception) -> str | None:
+    """Words for an answer of the hub that is a refusal; None where there was no answer."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in {401, 403}:
+        return f"the hub refuses {told} ({status}: {first_line(error)}); check HF_TOKEN"
+    if isinstance(status, int) and 400 <= status < 500:
+        return f"the hub does not give {told} ({status}: {first_line(error)}); check the name"
+    return None
