@@ -117,20 +117,25 @@ def test_usage_that_is_no_count(advisors: list[Advisor], count: str) -> None:
     assert 0 <= reply.sent < 10**9
 
 
+def forget_environment() -> None:
+    """The library remembers what it has read."""
+    from langsmith.utils import get_env_var
+
+    get_env_var.cache_clear()  # type: ignore[attr-defined]  # behind overloads
+
+
 def test_tracing_that_the_environment_asks_for_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     from langchain_core.tracers.context import _tracing_v2_is_enabled
 
     for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGCHAIN_TRACING"):
         monkeypatch.setenv(name, "true")
-    from langsmith.utils import get_env_var
-
-    get_env_var.cache_clear()
+    forget_environment()
     assert _tracing_v2_is_enabled()
     with untraced():
         assert not _tracing_v2_is_enabled()
         assert "LANGCHAIN_TRACING" not in os.environ  # with it alone, langchain raises
     assert os.environ["LANGSMITH_TRACING"] == "true"
-    get_env_var.cache_clear()
+    forget_environment()
 
 
 def test_an_advisor_is_not_traced(advisors: list[Advisor], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,11 +144,9 @@ def test_an_advisor_is_not_traced(advisors: list[Advisor], monkeypatch: pytest.M
         monkeypatch.setenv("LANGSMITH_TRACING", "true")
         monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_0123456789")
         monkeypatch.setenv("LANGSMITH_ENDPOINT", service.url)
-        from langsmith.utils import get_env_var
-
-        get_env_var.cache_clear()
+        forget_environment()
         ask(advisors, server)
         time.sleep(0.5)
         assert service.seen == []
         assert service.asked == 0
-        get_env_var.cache_clear()
+        forget_environment()

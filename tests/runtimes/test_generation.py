@@ -125,7 +125,10 @@ def sentencepiece() -> PreTrainedTokenizerFast:
 
 def test_text_is_decoded_behind_its_prompt() -> None:
     tokenizer = sentencepiece()
-    ids = tokenizer.convert_tokens_to_ids
+
+    def ids(tokens: list[str]) -> list[int]:
+        return [tokenizer.get_vocab()[token] for token in tokens]
+
     prompt = tokenizer.encode("def f(x):\n")
     assert written_text(tokenizer, prompt, ids(["▁▁▁", "▁return", "▁x"]), []) == "    return x"
     ended = ids(["▁x", "</s>", "▁x"])

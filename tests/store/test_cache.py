@@ -221,10 +221,17 @@ def test_an_entry_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     order: list[str] = []
     fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("sync"), fsync(handle))[1])
-    monkeypatch.setattr(
-        Path, "replace", lambda self, to: (order.append(Path(to).suffix), replace(self, to))[1]
-    )
+
+    def syncing(handle: int) -> None:
+        order.append("sync")
+        fsync(handle)
+
+    def replacing(self: Path, to: Path) -> Path:
+        order.append(Path(to).suffix)
+        return replace(self, to)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(Path, "replace", replacing)
     put(Cache(tmp_path), 1)
     assert order == ["sync", "sync", ".sum", ".bin"]
 
