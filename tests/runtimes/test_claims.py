@@ -210,3 +210,21 @@ def test_old_records_said_it_in_notes(tmp_path: Path) -> None:
     )
     assert list(result.remarks) == old["notes"]
     assert TrialResult.model_validate_json(result.model_dump_json()) == result
+
+
+@pytest.mark.parametrize(("bits", "nearest"), [(3, 4), (5, 8), (6, 8), (7, 8)])
+def test_more_bits_are_nearer_than_fewer(bits: int, nearest: int) -> None:
+    wanted = grid_option(bits, 64, symmetric=True, scale_dtype="BF16")
+    unit = LayerUnit(("model.layers.0.self_attn.o_proj",))
+    assert Vllm().nearest(plain_model(), unit, wanted) == grid_option(
+        nearest, 64, symmetric=True, scale_dtype="BF16"
+    )
+
+
+def test_experts_and_other_layers_on_two_grids_are_refused(mixture: ModelSpec) -> None:
+    """Whoever wrote it: an artifact of another tool has no format of ours that says so."""
+    after = made('rtn(group_size=32, plan={"*.q_proj": 8})', mixture)
+    foreign = after.model_copy(update={"quantization": "compressed-tensors"})
+    claim = Transformers().reads(foreign)
+    assert not claim.holds
+    assert "one scheme for the whole model" in claim.why
