@@ -406,7 +406,7 @@ def test_a_run_that_is_killed_between_any_two_writes_goes_on(
 
         return counted
 
-    run, _ = fake_run(tmp_path, FakeExecutor(), episodes=4, workers=workers)
+    run, _ = fake_run(tmp_path, FakeExecutor(), episodes=4, workers=workers, policy="random")
     with monkeypatch.context() as patch:
         patch.setattr("paredown.store.experiment.write_json", die_after(write_json))
         patch.setattr(EventLog, "add", die_after(EventLog.add))
@@ -414,7 +414,9 @@ def test_a_run_that_is_killed_between_any_two_writes_goes_on(
             go(run)
     before = {r.episode: r for r in run.experiment.results()}
     begun = dict(run.experiment.in_flight())
-    resumed, _ = fake_run(tmp_path, FakeExecutor(), begin=False, episodes=4, workers=workers)
+    resumed, _ = fake_run(
+        tmp_path, FakeExecutor(), begin=False, episodes=4, workers=workers, policy="random"
+    )
     assert go(resumed) == "all episodes are used"
     results = {r.episode: r for r in resumed.experiment.results()}
     assert sorted(results) == [0, 1, 2, 3, 4]

@@ -22,7 +22,7 @@ from paredown.spec.serial import content_hash
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 
-Action = Literal["quantization", "pruning", "tuning", "pipeline", "search", "end"]
+Action = Literal["quantization", "pruning", "tuning", "pipeline", "end"]
 
 DRAWS = 1000
 """Samples of a space that may turn out to be known, or to take too long, before a policy gives up.
@@ -50,7 +50,7 @@ class Decision:
 
     Attributes:
         action: the kind of trial to run, or `end`.
-        strategy: canonical; None if and only if nothing is to be tried (`end`, `search`).
+        strategy: canonical; None if and only if nothing is to be tried (`end`).
         reason: in words, for the event log and the report.
         expected: predicted before running, by measurement name: `size` in bytes and
             `compression_ratio`; `seconds` of the trial once a trial has finished.

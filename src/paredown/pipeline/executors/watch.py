@@ -130,8 +130,8 @@ def read_reply(job: Job[D], folder: Path, code: int) -> D | Failed:
     path = folder / RESULT_FILE
     if path.exists():
         # Fields that are not known are refused, so that it is one of the two, and never both.
-        adapter = TypeAdapter[Any](job.answer | Failed)
-        reply: D | Failed = adapter.validate_json(path.read_bytes())
+        either: Any = job.answer | Failed
+        reply: D | Failed = TypeAdapter(either).validate_json(path.read_bytes())
         return reply
     kind = FailureKind.METHOD_ERROR
     if code == -signal.SIGKILL:
