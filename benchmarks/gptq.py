@@ -114,6 +114,7 @@ def write_tokens(
     """Calibration and held-out windows of a text, disjoint by document."""
     from safetensors.torch import save_file
 
+    from paredown.runtimes.torch.writer import write_texts
     from paredown.store.cache import Cache
     from paredown.text.texts import Part
     from paredown.text.windows import TextRequest, windows
@@ -130,6 +131,7 @@ def write_tokens(
             seed=0,
             cache=Cache.default(),
             model_hash="",
+            write=write_texts,
         )
         for part, count in counts.items()
     }

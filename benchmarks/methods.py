@@ -131,6 +131,7 @@ def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     from paredown.evaluate.quality import BaseOutputs, measure_quality
     from paredown.pipeline.work.texts import request
     from paredown.runtimes.registry import engine
+    from paredown.runtimes.torch.writer import write_texts
     from paredown.store.atomic import folder_bytes
     from paredown.store.cache import Cache
     from paredown.text.windows import windows
@@ -138,7 +139,7 @@ def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     cache = Cache.default()
     tokens = windows(
         request(_text(options)), "evaluation", base, count=options["held_out"],
-        length=options["length"], seed=0, cache=cache, model_hash=str(base),
+        length=options["length"], seed=0, cache=cache, model_hash=str(base), write=write_texts,
     )  # fmt: skip
     outputs = BaseOutputs(
         base, base_hash=str(base), tokens=tokens, tokens_hash=tensor_hash(tokens), cache=cache,

@@ -44,6 +44,7 @@ from paredown.ops.saliency import (
     wanda_sp_scores,
 )
 from paredown.runtimes.torch.load import load_dense
+from paredown.runtimes.torch.writer import write_texts
 from paredown.store.cache import Cache
 from paredown.text.texts import Part
 from paredown.text.windows import TextRequest, windows
@@ -62,6 +63,7 @@ def text(folder: Path, part: Part, options: argparse.Namespace, count: int) -> T
         seed=0,
         cache=Cache.default(),
         model_hash="",
+        write=write_texts,
     )
 
 

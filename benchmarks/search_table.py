@@ -41,6 +41,7 @@ from paredown.pipeline.work.compress import compress
 from paredown.pipeline.work.texts import request
 from paredown.runtimes.torch.load import load_dense
 from paredown.runtimes.torch.session import TorchSession
+from paredown.runtimes.torch.writer import write_texts
 from paredown.search.replay import Table
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
@@ -115,7 +116,7 @@ class Bench:
         text = messages.TextSpec(evaluation=data, calibration=None, data_dir=None)
         tokens = windows(
             request(text), "evaluation", folder, count=WINDOWS, length=LENGTH, seed=0,
-            cache=Cache.default(), model_hash=base.hash,
+            cache=Cache.default(), model_hash=base.hash, write=write_texts,
         )  # fmt: skip
         outputs = BaseOutputs(
             folder, base_hash=base.hash, tokens=tokens, tokens_hash=tensor_hash(tokens),

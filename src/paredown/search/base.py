@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -87,7 +87,8 @@ class View:
         budget: what is left of it.
         pending: proposals that are being run, not in `history` yet.
         opened: somebody else sees to it that every method is looked at.
-        remembered: from experiments on other models of the family.
+        remembered: from experiments on other models.
+        shunned: hashes of what is left out for now, because something better is left.
     """
 
     history: Sequence[TrialResult]
@@ -97,6 +98,7 @@ class View:
     pending: Sequence[Decision] = ()
     opened: bool = False
     remembered: Sequence[Remembered] = ()
+    shunned: Collection[str] = frozenset()
 
     @cached_property
     def trials(self) -> list[TrialResult]:
@@ -121,8 +123,8 @@ class View:
 
     @cached_property
     def left(self) -> list[Strategy]:
-        """Of the listed strategies, what may be proposed: untried, and in time."""
-        return [strategy for strategy in self.untried if self.is_in_time(strategy)]
+        """Of the listed strategies, what may be proposed: untried, in time, and not shunned."""
+        return [s for s in self.untried if s.hash not in self.shunned and self.is_in_time(s)]
 
     def is_in_time(self, strategy: Strategy) -> bool:
         """Whether it is not known to take longer than the time left."""
@@ -135,7 +137,10 @@ class View:
         """Whether a strategy (canonical), listed or not, may be proposed."""
         # In this order: in a space that is not listed, to be in it is the dear question.
         return (
-            strategy.hash not in self.tried and self.is_in_time(strategy) and strategy in self.space
+            strategy.hash not in self.tried
+            and strategy.hash not in self.shunned
+            and self.is_in_time(strategy)
+            and strategy in self.space
         )
 
     def nearest(self, wanted: Genome) -> Strategy | None:
@@ -192,7 +197,8 @@ class View:
     def opening(self, *, spread: bool = False) -> Strategy | None:
         """A method not seen yet, where it is time for one: without, the best may never be.
 
-        The default of each method, kinds in turns. None where it is not the time.
+        The default of each method, kinds in turns. None where it is not the time. A method whose
+        effect on other models is remembered needs no first look.
 
         Args:
             spread: the first trial, and then as often as at most `OPENING_SHARE` of the trials so
@@ -203,7 +209,7 @@ class View:
         if self.opened:
             return None
         started = len(self.started)
-        seen: set[str] = set()
+        seen = {step.method for memory in self.remembered for step in memory.strategy.steps}
         fresh = 0
         for strategy in self.started:
             methods = {step.method for step in strategy.steps}

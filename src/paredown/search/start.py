@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
+import numpy as np
+
+from paredown.judge.limits import breaks
+from paredown.judge.quantities import QUANTITIES
 from paredown.search.base import Decision, Policy, Remembered, View
+from paredown.search.outlook import Outlook
+from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.strategy import Strategy
 
 
@@ -13,7 +20,8 @@ from paredown.spec.strategy import Strategy
 @dataclass(frozen=True, kw_only=True)
 class WarmStart(Policy):
     """Proposes the given strategies in their order, then lets another policy go on, which is told
-    what is remembered.
+    what is remembered and, as long as anything better is left, not shown what is forecast to be
+    useless.
 
     Those that the space does not have (they cannot run on this model, or miss a limit) are passed
     over, and the reason says so.
@@ -22,21 +30,48 @@ class WarmStart(Policy):
         strategies: canonical.
         then: the policy that goes on, with these trials in its history.
         remembered: effects on other models.
+        objectives: what to trade off.
     """
 
     name: ClassVar[str] = "start"
     strategies: tuple[Strategy, ...]
     then: Policy
     remembered: tuple[Remembered, ...] = ()
+    objectives: tuple[Objective, ...] = OBJECTIVES
 
     def choose(self, view: View) -> Decision:
         view = replace(view, remembered=self.remembered)
         first = next(filter(view.may, self.strategies), None)
         if first is None:
-            return self.then.choose(view)
+            return self.then.choose(hopeful(view, self.objectives))
         place = self.strategies.index(first) + 1
         reason = f"warm start ({place} of {len(self.strategies)})"
         outside = sum(s not in view.space for s in self.strategies)
         if outside:
             reason += f"; {outside} given are not in the space"
         return view.decide(first, reason=reason, policy=self.name)
+
+
+def hopeful(view: View, objectives: tuple[Objective, ...]) -> View:
+    """The view without what is forecast to break a limit, or to lie beyond the end of an axis.
+
+    Unchanged where nothing is known to forecast from, and where nothing better is left: what is
+    hopeless in a forecast may still be all there is.
+    """
+    outlook = Outlook.of(view, objectives)
+    if outlook is None or not outlook.informed:
+        return view
+    names = tuple(outlook.forecasts)
+    means = np.stack([outlook.forecasts[name].mean for name in names], axis=1)
+    shunned = {
+        strategy.hash
+        for strategy, row in zip(outlook.strategies, means, strict=True)
+        if _is_hopeless(dict(zip(names, row.tolist(), strict=True)), view)
+    }
+    return view if len(shunned) == len(outlook.strategies) else replace(view, shunned=shunned)
+
+
+def _is_hopeless(logs: dict[Objective, float], view: View) -> bool:
+    if any(log > math.log(QUANTITIES[name].worst) for name, log in logs.items()):
+        return True
+    return breaks({name: math.exp(log) for name, log in logs.items()}, view.limits)

@@ -63,4 +63,4 @@ def create(
     from paredown.search.start import WarmStart
 
     first = tuple(map(registry.canonical, start))
-    return WarmStart(strategies=first, then=policy, remembered=remembered)
+    return WarmStart(strategies=first, then=policy, remembered=remembered, objectives=objectives)
