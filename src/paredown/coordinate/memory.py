@@ -8,6 +8,7 @@ from paredown.coordinate.setup import Prepared
 from paredown.coordinate.skills import Skill, learn, remembered, skills_of, warm_start
 from paredown.errors import ConfigError
 from paredown.search.base import Remembered
+from paredown.search.knowledge import Knowledge, anchors, effects
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
@@ -16,7 +17,11 @@ from paredown.store.experiment import Experiment, read_experiment
 from paredown.store.skills import SkillStore, default_path
 
 STARTED_FROM = "skills"
-"""The event that says what a run tries first."""
+"""The event that says which skills a run tries first."""
+KNOWN = "knowledge"
+"""The event that says what a run starts from that is known of other models."""
+INFORMED = ("portfolio", "surrogate")
+"""Policies that begin with what is known; who names another one gets just that."""
 
 
 def skill_store(config: RunConfig) -> SkillStore | None:
@@ -40,11 +45,31 @@ def known_before(
             )
     config = prepared.config
     start = warm_start(known, prepared.space, config.limits, episodes=config.episodes)
-    effects = remembered(known, prepared.target.device)
+    seen = remembered(known, prepared.target.device)
     if config.skills:
-        told = {"start": plain(start), "remembered": plain(effects)}
+        told = {"start": plain(start), "remembered": plain(seen)}
         experiment.events.add(STARTED_FROM, known=len(known), **told)
-    return start, effects
+    return start, seen
+
+
+def known_elsewhere(prepared: Prepared, experiment: Experiment) -> Knowledge | None:
+    """What the package knows of other models, as far as it fits this one; None where a policy
+    was asked for that is to go its own way. Written down and read back, as above."""
+    if prepared.config.policy not in INFORMED:
+        return None
+    for event in read_events(experiment.events.path):
+        if event["event"] == KNOWN:
+            return Knowledge(
+                anchors=tuple(Strategy.model_validate(item) for item in event["anchors"]),
+                effects=tuple(Remembered.model_validate(item) for item in event["effects"]),
+            )
+    config = prepared.config
+    found = Knowledge(
+        anchors=anchors(prepared.space, config.limits, episodes=config.episodes), effects=effects()
+    )
+    told = {"anchors": plain(found.anchors), "effects": plain(found.effects)}
+    experiment.events.add(KNOWN, **told)
+    return found
 
 
 def remember(folder: Path, store: SkillStore | None) -> None:

@@ -18,7 +18,7 @@ from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
-from paredown.coordinate.memory import known_before, remember, skill_store
+from paredown.coordinate.memory import known_before, known_elsewhere, remember, skill_store
 from paredown.coordinate.nodes import measure_baseline
 from paredown.coordinate.setup import Prepared, check_same, default_name, folder_name, prepare
 from paredown.coordinate.skills import Skill, lines, skills_of, transferable
@@ -195,6 +195,7 @@ def _policy(
         objectives=config.objectives,
         start=start,
         remembered=remembered,
+        knowledge=known_elsewhere(prepared, experiment),
         arms=arms(advisor, config, background, experiment.events),
     )
 

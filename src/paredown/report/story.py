@@ -27,6 +27,7 @@ _COMPARED = {"perplexity": "perplexity", "compression_ratio": "ratio", "speedup"
 _WHO = {
     "user": "the user",
     "start": "skills",
+    "knowledge": "known from other models",
     "portfolio": "opening (each method once)",
     "llm": "the LLM",
     "resume": "resume",

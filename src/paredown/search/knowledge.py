@@ -35,6 +35,8 @@ SHARE = 2 / 3
 """At most this share of a run's episodes goes into anchors; the rest follows what they showed."""
 ANCHORS = 4
 """Most anchors of a run."""
+LONG = 8
+"""Episodes from which on one of them may train, which takes as long as several others."""
 
 
 @final
@@ -45,15 +47,24 @@ class Known:
     Attributes:
         strategy: as it was written, for instance `gptq(bits=4)`.
         quality: perplexity over the base's.
-        recovers: whether it trains, and so takes minutes to hours where others take seconds.
     """
 
     strategy: str
     quality: float
 
-    @property
-    def recovers(self) -> bool:
-        return ">" in self.strategy
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """What a run starts from where nothing is known of its model.
+
+    Attributes:
+        anchors: to try first, canonical.
+        effects: to reckon with.
+    """
+
+    anchors: tuple[Strategy, ...]
+    effects: tuple[Remembered, ...]
 
 
 @cache
@@ -64,7 +75,7 @@ def known() -> tuple[Known, ...]:
     return tuple(Known(strategy=row["strategy"], quality=row["quality"]) for row in rows)
 
 
-def remembered() -> tuple[Remembered, ...]:
+def effects() -> tuple[Remembered, ...]:
     """The rows as the forecast takes them: losses, the median over models that had the strategy."""
     seen: dict[str, tuple[Strategy, list[float]]] = {}
     for row in known():
@@ -98,10 +109,10 @@ def anchors(space: Space, limits: Limits, *, episodes: int) -> tuple[Strategy, .
     if safe is not None and bold is not None:
         middle = math.sqrt(safe.ratio * bold.ratio)
         between = [row for row in quick if safe.ratio < row.ratio < bold.ratio]
-        # Of those about half way, the one that loses least for what it saves.
-        found += sorted(between, key=lambda row: (abs(math.log(row.ratio / middle)), row.quality))[:1]
-    trained = [row for row in rows if row.recovers and row.quality <= _most(limits)]
-    found += sorted(trained, key=lambda row: row.quality)[:1]
+        found += sorted(between, key=lambda row: abs(math.log(row.ratio / middle)))[:1]
+    if episodes >= LONG:
+        trained = [row for row in rows if row.recovers and row.quality <= _most(limits)]
+        found += sorted(trained, key=lambda row: row.quality)[:1]
     chosen = list(dict.fromkeys(row.strategy.hash for row in found))
     by_hash = {row.strategy.hash: row.strategy for row in found}
     count = max(1, min(ANCHORS, math.floor(episodes * SHARE)))
@@ -110,7 +121,11 @@ def anchors(space: Space, limits: Limits, *, episodes: int) -> tuple[Strategy, .
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """A known effect, and what it would be here."""
+    """A known effect, and what it would be here.
+
+    Attributes:
+        recovers: it has several steps, one of which trains: minutes to hours, not seconds.
+    """
 
     strategy: Strategy
     quality: float
@@ -128,8 +143,9 @@ def _rows(space: Space, limits: Limits) -> Iterator[_Row]:
         over: dict[Objective, float] = {"quality": row.quality, "size": 1 / ratio}
         if ratio > 1 and not breaks(over, limits):
             yield _Row(
-                strategy=strategy, quality=row.quality, ratio=ratio, recovers=row.recovers
-            )
+                strategy=strategy, quality=row.quality, ratio=ratio,
+                recovers=len(strategy.steps) > 1,
+            )  # fmt: skip
 
 
 def _smallest(rows: list[_Row]) -> _Row | None:

@@ -20,8 +20,7 @@ from paredown.spec.strategy import Strategy
 @dataclass(frozen=True, kw_only=True)
 class WarmStart(Policy):
     """Proposes the given strategies in their order, then lets another policy go on, which is told
-    what is remembered and, as long as anything better is left, not shown what is forecast to be
-    useless.
+    what is remembered.
 
     Those that the space does not have (they cannot run on this model, or miss a limit) are passed
     over, and the reason says so.
@@ -30,25 +29,55 @@ class WarmStart(Policy):
         strategies: canonical.
         then: the policy that goes on, with these trials in its history.
         remembered: effects on other models.
-        objectives: what to trade off.
     """
 
     name: ClassVar[str] = "start"
     strategies: tuple[Strategy, ...]
     then: Policy
     remembered: tuple[Remembered, ...] = ()
-    objectives: tuple[Objective, ...] = OBJECTIVES
 
     def choose(self, view: View) -> Decision:
         view = replace(view, remembered=self.remembered)
         first = next(filter(view.may, self.strategies), None)
         if first is None:
-            return self.then.choose(hopeful(view, self.objectives))
+            return self.then.choose(view)
         place = self.strategies.index(first) + 1
         reason = f"warm start ({place} of {len(self.strategies)})"
         outside = sum(s not in view.space for s in self.strategies)
         if outside:
             reason += f"; {outside} given are not in the space"
+        return view.decide(first, reason=reason, policy=self.name)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Informed(Policy):
+    """Begins with anchors from measured knowledge, then lets another policy go on, which forecasts
+    with it and, as long as anything better is left, is not shown what is forecast to be hopeless.
+
+    Attributes:
+        anchors: strategies to try first, canonical, each of the space.
+        then: the policy that goes on.
+        known: effects on models that were measured before; what a run remembers itself of a
+            strategy outranks them.
+        objectives: what to trade off.
+    """
+
+    name: ClassVar[str] = "knowledge"
+    anchors: tuple[Strategy, ...]
+    then: Policy
+    known: tuple[Remembered, ...]
+    objectives: tuple[Objective, ...] = OBJECTIVES
+
+    def choose(self, view: View) -> Decision:
+        own = {memory.strategy.hash for memory in view.remembered}
+        others = (memory for memory in self.known if memory.strategy.hash not in own)
+        view = hopeful(replace(view, remembered=(*view.remembered, *others)), self.objectives)
+        first = next(filter(view.may, self.anchors), None)
+        if first is None:
+            return self.then.choose(view)
+        place = self.anchors.index(first) + 1
+        reason = f"known to work on other models ({place} of {len(self.anchors)} to begin with)"
         return view.decide(first, reason=reason, policy=self.name)
 
 

@@ -42,7 +42,7 @@ def block_linears(spec: ModelSpec) -> tuple[str, ...]:
 class GroupParams(Params):
     """Parameters of an integer grid."""
 
-    bits: Annotated[int, Field(ge=2, le=8), Choice(4, 8, 3)] = 4
+    bits: Annotated[int, Field(ge=2, le=8), Choice(4, 8, 3, 6, 5)] = 4
     """Width of one code, in bits."""
     group_size: Annotated[int, Field(ge=-1), Choice(64, 32, -1)] = 64
     """Input features sharing one scale; must divide every layer's width. -1: one group a row."""

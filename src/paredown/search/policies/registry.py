@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from paredown.errors import ConfigError, did_you_mean
 from paredown.methods import registry
 from paredown.search.base import Policy, Remembered
+from paredown.search.knowledge import Knowledge
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
 
@@ -32,6 +33,7 @@ def create(
     objectives: tuple[Objective, ...],
     start: tuple[Strategy, ...] = (),
     remembered: tuple[Remembered, ...] = (),
+    knowledge: Knowledge | None = None,
     arms: tuple[Arm, ...] = (),
 ) -> Policy:
     """The policy called `name`, as a run with this seed and these objectives asks for it.
@@ -42,6 +44,7 @@ def create(
         objectives: what to trade off.
         start: strategies to try first.
         remembered: what strategies did to other models.
+        knowledge: what to begin with on a model that nobody has measured, and to reckon with.
         arms: share the budget with the policy, which is put into a portfolio if it is none.
 
     Raises:
@@ -58,9 +61,15 @@ def create(
 
         own = policy.arms if isinstance(policy, Portfolio) else (Arm(policy=policy),)
         policy = Portfolio(objectives=objectives, arms=(*own, *arms))
+    if knowledge is not None:
+        from paredown.search.start import Informed
+
+        policy = Informed(
+            anchors=knowledge.anchors, then=policy, known=knowledge.effects, objectives=objectives
+        )
     if not start and not remembered:
         return policy
     from paredown.search.start import WarmStart
 
     first = tuple(map(registry.canonical, start))
-    return WarmStart(strategies=first, then=policy, remembered=remembered, objectives=objectives)
+    return WarmStart(strategies=first, then=policy, remembered=remembered)
