@@ -103,7 +103,7 @@ def with_settings(
             function(read_settings(table, given(table, values), file), **own_values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        command.table = table  # type: ignore[attr-defined] - for the reference page
+        command.table = table  # type: ignore[attr-defined]  # for the reference page
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [*parameters(table), *own, _CONFIG]
         )

@@ -41,7 +41,9 @@ class Params(BaseModel):
     CLI's help, the JSON schema, the search space and the docs derive from them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 P = TypeVar("P", bound=Params)
