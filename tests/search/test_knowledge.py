@@ -11,7 +11,6 @@ from paredown.search.knowledge import Knowledge, Known, anchors, effects, known
 from paredown.search.policies import registry as policies
 from paredown.search.policies.grid import GridSearch
 from paredown.search.start import Informed
-from paredown.spec.result import TrialResult
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 from tests.search.search_fakes import build, play, proposed, use_fakes
@@ -126,5 +125,5 @@ def test_attribution_tells_knowledge_from_skills_and_from_the_policy() -> None:
         start=(registry.canonical("cut(ratio=0.5)"),),
         knowledge=Knowledge(anchors=(registry.canonical("solve"),), effects=()),
     )  # fmt: skip
-    results: list[TrialResult] = play(policy, build(), episodes=3)
+    results = play(policy, build(), episodes=3)
     assert [r.proposed_by for r in results[1:]] == ["start", "knowledge", "grid"]

@@ -154,7 +154,7 @@ def _smallest(rows: list[_Row]) -> _Row | None:
 
 def _most(limits: Limits) -> float:
     """Largest loss, over the base, that is looked for."""
-    loss = limits.max_accuracy_loss
+    loss = limits.loss_percent
     return USUAL if loss is None else 1 + loss / 100
 
 
