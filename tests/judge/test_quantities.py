@@ -12,7 +12,8 @@ from paredown.judge.findings import judge
 from paredown.judge.front import find_front
 from paredown.judge.hypervolume import gains, scores
 from paredown.judge.limits import breaks, check, in_limits, unmet, violations
-from paredown.judge.quantities import QUANTITIES, Limit, Quantity, Reading, in_force
+from paredown.judge.quantities import QUANTITIES, in_force
+from paredown.judge.quantity import Limit, Quantity, Reading
 from paredown.report.html import PlotAxis
 from paredown.spec.result import TrialResult
 from paredown.spec.run import DEFAULT_OBJECTIVES, OBJECTIVES, Objective

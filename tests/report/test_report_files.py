@@ -12,16 +12,27 @@ from typing import Any
 import pytest
 
 from paredown.report.cost import refusals, search_cost
+from paredown.report.documents import final_document, front_document
 from paredown.report.figures import points, search_space_png
 from paredown.report.findings import find
-from paredown.report.html import front_html, hover
+from paredown.report.html import front_html, hover, panels
 from paredown.report.markdown import report_markdown
 from paredown.report.tables import EPISODE_COLUMNS, FRONT_COLUMNS
 from paredown.report.write import write_progress_files, write_report
 from paredown.spec.model import VisionSpec
 from paredown.spec.result import LoadsIn, TrialResult
 from paredown.store.experiment import read_experiment
-from tests.report.report_samples import baseline, failed, findings, ok, point, record, several
+from tests.report.report_samples import (
+    baseline,
+    failed,
+    findings,
+    measurement,
+    ok,
+    point,
+    record,
+    scored,
+    several,
+)
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>`|$a$ [b](c) %{y}'
 CASES: dict[str, tuple[TrialResult, ...]] = {
@@ -270,3 +281,39 @@ def test_writing_is_quick(tmp_path: Path) -> None:
     start = time.process_time()  # not of the clock: other processes may be at work
     write_report(experiment, "all episodes done")
     assert time.process_time() - start < 3
+
+
+def test_a_named_benchmark_is_what_files_show(tmp_path: Path) -> None:
+    results = (scored(baseline(), 0.6), scored(point(1, "int8", 1.01, 0.55, 0.9, 0.7), 0.57))
+    found = findings(tmp_path, results)
+    assert [y.title for _, _, y in panels(found)][:3] == ["accuracy (higher is better)"] * 3
+    write_progress_files(found.record)
+    with (tmp_path / "search_history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["accuracy"] for row in rows] == ["0.6", "0.57"]
+    assert [row["gsm8k"] for row in rows] == ["0.6", "0.57"]
+    assert float(rows[1]["quality"]) == pytest.approx(0.95)
+    front = front_document(found)
+    assert front["objectives"][0]["measurement"] == "quality"
+    assert front["objectives"][0]["direction"] == "maximize"
+    assert front["objectives"][1]["direction"] == "minimize"
+    assert front["front"][1]["quality_loss_percent"] == pytest.approx(5.0)
+    text = report_markdown(found, "done")
+    assert "| # | strategy | accuracy | perplexity | loss |" in text
+    assert "| +5.0 % ± 4.3% |" in text
+    best = final_document(found, "done")["best"]["quality"]
+    assert (best["measurement"], best["value"]) == ("quality", pytest.approx(0.95))
+    assert search_space_png(found) != search_space_png(findings(tmp_path / "b", several()[:2]))
+
+
+def test_energy_is_a_column_and_a_panel_where_it_was_measured(tmp_path: Path) -> None:
+    def used(result: TrialResult, joules: float, source: str) -> TrialResult:
+        new = measurement("energy", joules).model_copy(update={"source": source})
+        return result.model_copy(update={"measurements": (*result.measurements, new)})
+
+    results = (baseline(), point(1, "int8", 1.01, 0.55, 0.9, 0.7))
+    for source, shown in (("measured", True), ("estimated", False)):
+        found = findings(tmp_path / source, tuple(used(r, 2.0, source) for r in results))
+        assert (panels(found)[-1][0] == "Quality against energy") is shown
+        assert ("| J/token |" in report_markdown(found, "done")) is shown
+        assert ("Quality against energy" in front_html(found)) is shown

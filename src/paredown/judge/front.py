@@ -11,7 +11,8 @@ import numpy as np
 
 from paredown.analysis.knee import knee
 from paredown.analysis.pareto import FloatArray, pareto_mask
-from paredown.judge.quantities import SCORED, Quantity, finished_baseline, in_force, quantity
+from paredown.judge.quantities import SCORED, finished_baseline, in_force, quantity
+from paredown.judge.quantity import Quantity
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 

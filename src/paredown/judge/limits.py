@@ -23,7 +23,8 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
-from paredown.judge.quantities import QUANTITIES, Limit, Reading, bounds
+from paredown.judge.quantities import QUANTITIES, bounds
+from paredown.judge.quantity import Limit, Reading
 from paredown.judge.words import name_of
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective

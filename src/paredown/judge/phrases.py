@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from paredown.judge.quantities import (
-    QUANTITIES,
-    SCORED,
-    Quantity,
-    loss,
-    quantity,
-    ratio,
-    speedup,
-)
+from paredown.judge.quantities import QUANTITIES, SCORED, loss, quantity, ratio, speedup
+from paredown.judge.quantity import Quantity
 from paredown.judge.words import signed_percent, times
 from paredown.spec.result import TrialResult
 from paredown.spec.units import human_bytes

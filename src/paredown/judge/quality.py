@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 
 from paredown.judge.limits import unmet
-from paredown.judge.quantities import KEPT, POINTS, Z95, Reading
+from paredown.judge.quantities import KEPT, POINTS
+from paredown.judge.quantity import Z95, Reading
 from paredown.spec.result import Measurement, TrialResult, flat_fields
 from paredown.spec.scores import TaskScore
 from paredown.spec.target import Limits

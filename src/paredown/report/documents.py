@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from paredown.judge.limits import in_limits, missed
-from paredown.judge.quantities import QUANTITIES, loss
+from paredown.judge.quantities import loss, quantity
 from paredown.report.cost import as_json, llm_cost, search_cost
 from paredown.report.energy import energy_document
 from paredown.report.findings import Judged
@@ -18,16 +18,17 @@ from paredown.spec.serial import SCHEMA_VERSION, plain
 def front_document(findings: Judged) -> dict[str, Any]:
     """pareto_frontier.json: objectives, and the results on the front with their measurements."""
     front = findings.front
+    rows = {objective: quantity(objective, findings.baseline) for objective in front.objectives}
     return {
         "schema_version": SCHEMA_VERSION,
         "objectives": [
             {
                 "objective": objective,
-                "measurement": QUANTITIES[objective].measurement,
-                "direction": "minimize",
-                "relative_resolution": QUANTITIES[objective].resolution,
+                "measurement": row.measurement,
+                "direction": row.direction,
+                "relative_resolution": row.resolution,
             }
-            for objective in front.objectives
+            for objective, row in rows.items()
         ],
         "compared": list(front.compared),
         "knee": front.knee,
@@ -84,7 +85,9 @@ def _entry(result: TrialResult, findings: Judged) -> dict[str, Any]:
 def _best(objective: Objective, findings: Judged) -> dict[str, Any] | None:
     """The best compressed result in one objective."""
     result = findings.findings.best(objective)
-    measurement = None if result is None else QUANTITIES[objective].measured(result)
+    measurement = (
+        None if result is None else quantity(objective, findings.baseline).measured(result)
+    )
     if result is None or measurement is None:
         return None
     return {
