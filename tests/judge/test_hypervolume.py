@@ -141,3 +141,10 @@ def test_violations_agree_with_the_limits_in_words() -> None:
 
 def test_candidates_are_screened_where_the_axis_of_quality_ends() -> None:
     assert EvaluateConfig().screen == QUANTITIES["quality"].worst
+
+
+def test_what_is_beyond_two_ends_of_the_box_gains_nothing_either() -> None:
+    """Both sides of its box are negative, so their product would not be."""
+    (first,) = build().strategies[:1]
+    history = [BASELINE, result(first, episode=1, perplexity=100.0, size=768e3 * 1.5)]
+    assert gains(history, PAIR, Limits()) == [0.0]

@@ -290,3 +290,29 @@ def test_the_named_benchmark_decides_and_is_said() -> None:
     assert found.episode == 1
     assert "score +0.0 %, perplexity +9.0 %" in found.reason
     assert "score -16.7 % instead of +0.0 %" in found.runner_up_reason
+
+
+def test_a_score_within_the_users_loss_does_not_excuse_a_model_that_says_other_things() -> None:
+    base = scored(baseline(), 0.6)
+    other = scored(ok(1, "rtn(bits=3)", {**_half(0.3), "top1_agreement": 0.42}), 0.6, half=0.005)
+    sound = scored(ok(2, "rtn(bits=8)", {**_half(0.5), "top1_agreement": 0.97}), 0.6, half=0.005)
+    assert choose((base, other, sound), max_accuracy_loss=5).episode == 2
+
+
+def test_what_is_open_and_beyond_the_guard_is_no_choice() -> None:
+    speed = measurement("speedup", 1.6, 0.1)
+    slow = ok(1, "rtn(bits=2)", {**_half(0.3), "perplexity": 40.0})
+    others = tuple(m for m in slow.measurements if m.name != "speedup")
+    found = choose(
+        (baseline(), slow.model_copy(update={"measurements": (*others, speed)})), min_speedup=1.5
+    )
+    assert (found.episode, found.nearest) == (None, 1)
+
+
+def test_losses_that_read_alike_are_not_compared() -> None:
+    results = (
+        baseline(),
+        point(1, "gptq(bits=4)", 1.0100, 0.35, 0.6, 0.5),
+        point(2, "rtn(bits=4)", 1.0103, 0.30, 0.6, 0.5),
+    )
+    assert choose(results).runner_up_reason == "17 % larger"
