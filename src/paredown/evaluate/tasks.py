@@ -25,6 +25,7 @@ from paredown.evaluate.task_data import (
 )
 from paredown.evaluate.userdata import read_questions
 from paredown.spec.benchmarks import BENCHMARKS, LM_EVAL, NAMES
+from paredown.spec.redact import first_line
 
 _SEED = 1234
 """Of few-shot examples, lm-eval's own, and of the draw of items."""
@@ -189,7 +190,7 @@ def _fetched(name: str, load: Callable[[], Mapping[str, Any]]) -> Mapping[str, A
     try:
         return load()
     except (ConnectionError, OfflineModeIsEnabled, HfHubHTTPError, FileNotFoundError) as error:
-        first = str(error).splitlines()[0]
+        first = first_line(error)
         plain = name.removeprefix(LM_EVAL)
         if plain == name:
             tried = "its rows are neither in a local folder (--data-dir, PAREDOWN_DATA) nor"

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from paredown.errors import ConfigError, DivergedError, ParedownError, ScreenedError
 from paredown.pipeline.messages import JOB, AnyDone, Failed
+from paredown.spec.redact import redact
 from paredown.spec.result import Failure, FailureKind
 from paredown.store.atomic import write_json
 
@@ -82,7 +83,7 @@ def run_folder(folder: Path) -> int:
 def failed(error: Exception, *, stage: str) -> Failed:
     """What an exception that ended a job says of the strategy, or of the request."""
     name = type(error).__name__
-    text = str(error).strip() or name
+    text = redact(str(error).strip()) or name  # words of other libraries, kept in records
     kind = FailureKind.METHOD_ERROR
     # Not every library has a class for it: torch on a CPU raises a RuntimeError.
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate" in text:
