@@ -183,15 +183,24 @@ def damage_sum(path: Path) -> None:
     path.with_name(path.name + ".sum").write_text("[" * 5000)
 
 
-@pytest.mark.parametrize("damage", [flip, zero, shorten, lose_sum, damage_sum])
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (flip, "is damaged"),
+        (zero, "is damaged"),
+        (shorten, "is damaged"),
+        (lose_sum, "has no checksum"),
+        (damage_sum, "has a damaged checksum"),
+    ],
+)
 def test_a_damaged_entry_is_told_dropped_and_computed_again(
-    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, damage: Callable[[Path], None], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = Cache(tmp_path)
     path = cache.get_or_put("kind", 1, ".bin", lambda p: p.write_bytes(b"right" * 20))
     damage(path)
     assert cache.get("kind", 1, ".bin") is None
-    assert f"{path} is damaged" in caplog.text
+    assert f"{path} {told}; it is dropped and computed again" in caplog.text
     assert list(tmp_path.glob("kind/*")) == []
     again = cache.get_or_put("kind", 1, ".bin", lambda p: p.write_bytes(b"right" * 20))
     assert again.read_bytes() == b"right" * 20

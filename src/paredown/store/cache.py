@@ -83,8 +83,9 @@ class Cache:
             os.utime(path)
         except FileNotFoundError:
             return None
-        if not _is_whole(path):
-            log.warning("cache: %s is damaged; it is dropped and computed again", path)
+        fault = _fault(path)
+        if fault:
+            log.warning("cache: %s %s; it is dropped and computed again", path, fault)
             _remove(path)
             return None
         return path
@@ -174,16 +175,18 @@ def _seal(partial: Path, path: Path) -> None:
     write_json(_sum_of(path), {"files": _checksums(partial)})
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether an entry is what was put there; one without a checksum is not known to be."""
+def _fault(path: Path) -> str | None:
+    """Why an entry is not known to be what was put there; None if it is."""
+    if not _sum_of(path).exists():  # an older version put it there, or its file was lost
+        return "has no checksum"
     try:
         told = read_object(_sum_of(path))
-    except ConfigError:  # missing, or damaged itself
-        return False
-    try:
-        return bool(told.get("files") == _checksums(path))
-    except OSError:  # the entry cannot be read; another worker may have just evicted it
-        return False
+        whole = told.get("files") == _checksums(path)
+    except ConfigError:
+        return "has a damaged checksum"
+    except OSError as error:  # another worker may have just evicted it
+        return f"cannot be read ({error.strerror})"
+    return None if whole else "is damaged"
 
 
 def _files(path: Path) -> list[Path]:
