@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from paredown.store.atomic import (
     clear_disk_errors,
     folder_bytes,
     new_folder,
+    require_writable,
     write_bytes,
     write_json,
     write_text,
@@ -108,3 +111,31 @@ def test_bytes_of_a_folder(tmp_path: Path) -> None:
     write_bytes(tmp_path / "sub" / "b.txt", b"4567")
     assert folder_bytes(tmp_path) == 7
     assert folder_bytes(tmp_path, "*.bin") == 3
+
+
+def test_a_loop_of_links_and_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(ConfigError, match=r"cannot write .*loop.*: Too many levels"):
+        require_writable(loop / "out")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"cannot write .*: Not a directory"):
+        require_writable(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"cannot write .*: File name too long") as caught:
+        require_writable(tmp_path / ("x" * 5000))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, pathlib\n"
+        "from paredown.errors import ConfigError\n"
+        "from paredown.store.atomic import write_bytes\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"try:\n    write_bytes(pathlib.Path({str(tmp_path / 'f')!r}), b'x' * 5000)\n"
+        "except ConfigError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ulimit -f" in done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ from paredown.spec.run import RunConfig
 from paredown.spec.scan import scan_weights
 from paredown.spec.serial import content_hash, plain
 from paredown.spec.target import Device, Target
-from paredown.store.atomic import write_json
+from paredown.store.atomic import require_writable, write_json
 from paredown.store.cache import Cache
 from paredown.store.home import home
 from paredown.text.texts import check_calibration, open_source
@@ -63,7 +63,8 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         ConfigError: whatever is wrong, before anything expensive starts.
     """
-    Cache.default()  # PAREDOWN_CACHE_GB is the user's mistake here, and a method's in a worker
+    # Both would be the user's mistake here, and a method's in a worker.
+    require_writable(Cache.default().folder)
     check_country(config.country)
     check_text_name(config.data)
     check_benchmarks(config.evaluate, config.data_dir)

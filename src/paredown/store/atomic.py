@@ -15,7 +15,8 @@ from paredown.errors import ConfigError
 from paredown.spec.serial import readable
 
 _NOT_WRITABLE = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG,
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
+    errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
 
 
@@ -25,11 +26,15 @@ def require_writable(path: Path) -> None:
     Raises:
         ConfigError: they cannot.
     """
-    existing = path.resolve()
-    while not existing.exists():
-        existing = existing.parent
-    with clear_disk_errors(path), tempfile.TemporaryFile(dir=existing):
-        pass
+    with clear_disk_errors(path):
+        try:
+            existing = path.resolve()
+        except RuntimeError:  # what Python 3.11 and 3.12 make of a loop of links
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        while not existing.exists():
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
+            pass
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -94,9 +99,15 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: could not write {path}; free some space, or choose another "
                 "folder with --output-dir (caches: PAREDOWN_HOME)"
             ) from error
-        if error.errno in _NOT_WRITABLE:
+        if error.errno == errno.EFBIG:
             raise ConfigError(
-                f"cannot write {path}: {error.strerror}; choose another folder"
+                f"{path} would be larger than this process may write (ulimit -f) or the file "
+                "system holds; raise the limit, or choose another folder"
+            ) from error
+        if error.errno in _NOT_WRITABLE:
+            shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:300]}..."
+            raise ConfigError(
+                f"cannot write {shown}: {error.strerror}; choose another folder"
             ) from error
         raise
 
