@@ -28,9 +28,12 @@ from paredown.errors import ConfigError
 from paredown.judge.findings import judge
 from paredown.methods import registry
 from paredown.pipeline.messages import AnyJob, CompressJob, Failed, VerifyJob
+from paredown.report.findings import find
+from paredown.report.story import story_rows
 from paredown.search.policies import registry as policies
 from paredown.spec.result import FailureKind
 from paredown.spec.run import EvaluateConfig, RunConfig
+from paredown.spec.serial import plain
 from paredown.spec.target import Limits
 from paredown.store.atomic import write_json
 from paredown.store.events import EventLog, read_events
@@ -450,6 +453,42 @@ def test_every_episode_that_a_kill_left_runs_again_under_its_number(tmp_path: Pa
     record = read_experiment(resumed.experiment.folder)
     assert record.trials[0].strategy == registry.canonical("round")
     assert not list(resumed.experiment.folder.glob("*/artifact/half"))
+
+
+def test_a_resumed_trial_belongs_to_the_decision_that_was_carried_out(tmp_path: Path) -> None:
+    run, _ = fake_run(tmp_path, FakeExecutor(), episodes=2)
+    measure_baseline(run)
+    lost = {"episode": 1, "action": "pruning", "policy": "lost", "reason": "killed here"}
+    run.experiment.events.add("decision", strategy=plain(registry.canonical("cut")), **lost)
+    state = coordinator({}, run)  # which decides on the episode again, and begins it
+    (assigned,) = state["assigned"]
+    stop = RuntimeError("the machine went down")
+
+    def fail(job: AnyJob, folder: Path) -> Failed | None:
+        raise stop
+
+    cast_executor(run).gate = fail
+    hand_out(state, run, kind=str(assigned.decision.action))
+    assert evaluation(state, run)["finished"][0].result is stop
+    resumed, _ = fake_run(tmp_path, FakeExecutor(), begin=False, episodes=2)
+    go(resumed)
+    first = resumed.experiment.results()[1]
+    assert (first.proposed_by, first.expected) == ("grid", assigned.decision.expected)
+    record = read_experiment(resumed.experiment.folder)
+    (why, _) = [row[3] for row in story_rows(find(record))]
+    assert why == assigned.decision.reason != "killed here"
+
+
+def test_older_folders_tell_who_decided_by_their_log(tmp_path: Path) -> None:
+    run, _ = fake_run(tmp_path, FakeExecutor(), episodes=1)
+    measure_baseline(run)
+    strategy = registry.canonical("round")
+    run.experiment.begin(1, strategy)
+    for policy, other in (("a", "cut"), ("b", "round"), ("c", "trim")):
+        told = plain(registry.canonical(other))
+        run.experiment.events.add("decision", episode=1, policy=policy, strategy=told, reason="")
+    state = coordinator({}, run)
+    assert [a.decision.policy for a in state["assigned"]] == ["b"]
 
 
 def cast_executor(run: Run) -> FakeExecutor:

@@ -22,7 +22,7 @@ from paredown.spec.result import TrialResult
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
-from paredown.store.experiment import Experiment, read_experiment
+from paredown.store.experiment import Decided, Experiment, read_experiment
 
 
 def coordinator(state: State, run: Run) -> State:
@@ -73,7 +73,12 @@ def hand_out(state: State, run: Run, *, kind: str) -> State:
     for assigned in state["assigned"]:
         if assigned.decision.action != kind:
             continue
-        folder = run.experiment.begin(assigned.episode, _strategy(assigned))
+        decided = Decided(
+            policy=assigned.decision.policy,
+            reason=assigned.decision.reason,
+            expected=assigned.decision.expected or {},
+        )
+        folder = run.experiment.begin(assigned.episode, _strategy(assigned), decided=decided)
         discard(folder / "artifact")  # of an attempt that was killed
         # The limit is what is left now: the trial's own time is not known to the folder yet.
         work = partial(carry_out, run, assigned, time_limit(run))

@@ -19,7 +19,7 @@ from paredown.spec.result import TrialResult
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
 from paredown.store.events import read_events
-from paredown.store.experiment import Experiment
+from paredown.store.experiment import Decided, Experiment
 
 Results = tuple[TrialResult, ...]
 
@@ -55,11 +55,13 @@ def next_trials(run: Run, results: Results, count: int) -> tuple[Assigned, ...]:
 
 
 def _again(experiment: Experiment, episode: int, strategy: Strategy) -> Decision:
+    decided = experiment.decided(episode) or _in_log(experiment, episode, strategy)
     return Decision(
         action=cast("Action", registry.kind_of(strategy)),
         strategy=strategy,
         reason="was interrupted; runs again",
-        policy=proposed_by(experiment, episode) or "resume",
+        expected=decided.expected if decided else None,
+        policy=decided.policy if decided else "resume",
     )
 
 
@@ -146,11 +148,19 @@ def why_stop(run: Run, results: Results) -> str | None:
     return converged(results, config.objectives, config.limits, patience=config.patience)
 
 
-def proposed_by(experiment: Experiment, episode: int) -> str | None:
-    """The policy that decided on an episode, from the event log."""
-    decisions = (
-        event
-        for event in read_events(experiment.events.path)
-        if event["event"] == "decision" and event["episode"] == episode
-    )
-    return next((str(event["policy"]) for event in decisions), None)
+def _in_log(experiment: Experiment, episode: int, strategy: Strategy) -> Decided | None:
+    """The decision to try `strategy` in an episode, for folders that keep it in the log alone.
+
+    The last such: an earlier one was decided again, for nobody had carried it out.
+    """
+    found = None
+    for event in read_events(experiment.events.path):
+        if event["event"] != "decision" or event["episode"] != episode:
+            continue
+        if event.get("strategy") == plain(strategy):
+            found = Decided(
+                policy=str(event["policy"]),
+                reason=str(event["reason"]),
+                expected=event.get("expected") or {},
+            )
+    return found

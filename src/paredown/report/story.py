@@ -4,7 +4,7 @@ and what was left untried. In plain text; Markdown and HTML only set it."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,6 +15,7 @@ from paredown.report.cost import llm_cost, refusals
 from paredown.report.findings import Judged
 from paredown.report.tables import Rows
 from paredown.spec.result import TrialResult
+from paredown.spec.serial import plain
 from paredown.spec.units import human_seconds
 
 STORY_COLUMNS = ("episode", "strategy", "proposed by", "why", "expected → got", "on the front")
@@ -85,22 +86,33 @@ def _decisions(findings: Judged) -> Section:
 
 def story_rows(findings: Judged) -> Rows:
     """One row per trial, in order."""
-    reasons = {
-        event.get("episode"): str(event.get("reason", NONE))
-        for event in reversed(findings.record.events)
-        if event.get("event") == "decision"
-    }
     return [
         (
             str(result.episode),
             result.label,
             result.proposed_by or NONE,
-            reasons.get(result.episode, NONE),
+            _reason(result, findings.record.events),
             expected_and_got(result),
             "yes" if result in findings.front else "no",
         )
         for result in findings.record.trials
     ]
+
+
+def _reason(result: TrialResult, events: Sequence[Mapping[str, Any]]) -> str:
+    """Why a trial was made, as first said; of the decision that was carried out.
+
+    A kill may have kept another decision about the same episode from being carried out, and the
+    resumed run decided again: its reason must not be lent to what was tried in its place.
+    """
+    about = [
+        event
+        for event in events
+        if event.get("event") == "decision" and event.get("episode") == result.episode
+    ]
+    wanted = (result.proposed_by, plain(result.strategy))
+    same = [event for event in about if (event.get("policy"), event.get("strategy")) == wanted]
+    return str((same or about)[0].get("reason", NONE)) if about else NONE
 
 
 def expected_and_got(result: TrialResult) -> str:
@@ -125,7 +137,7 @@ def _surprises(trials: Sequence[TrialResult]) -> list[str]:
 
 
 def _got(result: TrialResult, name: str) -> float | None:
-    return result.wall_s if name == "seconds" else result.value(name)
+    return result.booked_s if name == "seconds" else result.value(name)
 
 
 def who(proposed_by: str | None) -> str:

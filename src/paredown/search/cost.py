@@ -46,7 +46,8 @@ class CostModel:
             return cls(evaluate_s=1.0, method_s={}, other_s=0.0, is_fitted=False)
         evaluations = [r.evaluate_s for r in trials if r.status == "ok"]
         evaluate_s = float(np.median(evaluations)) if evaluations else 0.0
-        compress = np.array([max(r.compress_s, 1e-3) for r in trials])
+        # With the time of steps that were reused: a method is not cheap for having been run before.
+        compress = np.array([max(r.compress_s + r.reused_s, 1e-3) for r in trials])
         steps = [r.strategy.steps for r in trials if r.strategy is not None]
         names = sorted({step.method for strategy in steps for step in strategy})
         uses = np.array([[sum(s.method == n for s in strategy) for n in names]
@@ -74,5 +75,5 @@ class CostModel:
 
 
 def spent(result: TrialResult) -> float:
-    """Seconds that a trial took; one where the record has no duration."""
-    return result.wall_s or 1.0
+    """Seconds that a trial is booked with; one where the record has no duration."""
+    return result.booked_s or 1.0

@@ -184,6 +184,8 @@ class TrialResult(BaseModel):
     """Seconds spent inside compressing (with verification) and evaluating."""
     wall_s: float = 0.0
     """Seconds of the whole episode."""
+    reused_s: float = 0.0
+    """Seconds that its first steps took in the earlier trial whose result it started from."""
     accuracy: float | None = None
     """Share of next tokens predicted right on the held-out text."""
     latency_ms: float | None = None
@@ -235,6 +237,15 @@ class TrialResult(BaseModel):
     def verdict(self) -> str | None:
         """What became of the model, in one line of words; None for a failure and for the base."""
         return None if self.status == "failed" or self.kind == "baseline" else verdict(self)
+
+    @property
+    def booked_s(self) -> float:
+        """Seconds that the episode would have taken by itself: what a search reckons with.
+
+        A step of ten minutes whose result was there already takes a second of `wall_s`; that says
+        nothing of what the method costs.
+        """
+        return self.wall_s + self.reused_s
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ import io
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from paredown.errors import ExperimentError, did_you_mean
 from paredown.spec.model import ModelSpec
@@ -68,6 +68,24 @@ class Begun(NamedTuple):
     strategy: Strategy
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """Why an episode was begun, kept beside its strategy.
+
+    Attributes:
+        policy: that decided.
+        reason: in words.
+        expected: by measurement name, before anything was run.
+    """
+
+    policy: str
+    reason: str
+    expected: dict[str, float]
+
+
+_DECIDED = TypeAdapter(Decided)
+
+
 class Experiment:
     """An experiment folder open for writing."""
 
@@ -87,13 +105,35 @@ class Experiment:
         """Folder of episode `number`."""
         return self.folder / f"episode_{number:03d}"
 
-    def begin(self, number: int, strategy: Strategy | None) -> Path:
-        """Create the folder of an episode and record what will be tried in it."""
+    def begin(
+        self, number: int, strategy: Strategy | None, *, decided: Decided | None = None
+    ) -> Path:
+        """Create the folder of an episode and record what will be tried in it, and why."""
         folder = self.episode(number)
         folder.mkdir(parents=True, exist_ok=True)
         document = {"schema_version": SCHEMA_VERSION, "strategy": plain(strategy)}
+        if decided is not None:
+            # In one file with the strategy: a decision in the log may not have been carried out,
+            # when a kill came in between and the resumed run decided otherwise.
+            document["decided"] = plain(asdict(decided))
         write_json(folder / "strategy.json", document)
         return folder
+
+    def decided(self, number: int) -> Decided | None:
+        """Why an episode was begun; None where an older version has not written it down.
+
+        Raises:
+            ExperimentError: its strategy.json is damaged.
+        """
+        path = self.episode(number) / "strategy.json"
+        told = _read(path, fault="cannot be read")
+        kept = told.get("decided") if isinstance(told, dict) else None
+        if kept is None:
+            return None
+        try:
+            return _DECIDED.validate_python(kept)
+        except ValidationError as error:
+            raise ExperimentError(f"{path} cannot be read: {_first(error)}") from None
 
     def finish(self, result: TrialResult) -> None:
         """Record the result; from here on the episode is never run again."""
