@@ -23,7 +23,7 @@ def _tokens(count: int, length: int) -> torch.Tensor:
 
 def _opened(folder: Path, tokens: torch.Tensor, cache: Path) -> tuple[Any, BaseOutputs]:
     outputs = BaseOutputs(
-        folder, base_hash="tiny", tokens=tokens, tokens_hash=tensor_hash(tokens),
+        folder, tokens=tokens, tokens_hash=tensor_hash(tokens),
         cache=Cache(cache), device="cpu",
     )  # fmt: skip
     return load_dense(folder, device="cpu", dtype=torch.float32), outputs

@@ -14,7 +14,7 @@ import pytest
 import paredown
 from paredown.errors import ConfigError, DataError
 from paredown.evaluate import humaneval
-from paredown.evaluate.items import Responses, draw, model_hash
+from paredown.evaluate.items import Responses, draw
 from paredown.evaluate.scores import ScoreRequest, answer_items, measure_scores
 from paredown.evaluate.task_data import check_benchmarks, lm_eval_tasks, task_files
 from paredown.evaluate.tasks import _fetched
@@ -23,6 +23,7 @@ from paredown.spec.benchmarks import BENCHMARKS, check_text_name, expand, split_
 from paredown.spec.result import TrialResult
 from paredown.spec.run import EvaluateConfig, RunConfig
 from paredown.store.cache import Cache
+from paredown.store.content import model_hash
 from paredown.text.windows import load_tokenizer
 from tests.evaluate.tasks_samples import DATA, needs_data, session_of, tiny_chatter
 from tests.samples import EVALUATE

@@ -391,7 +391,7 @@ def test_too_short_a_text_is_refused(dense: Path, tmp_path: Path) -> None:
     def read(count: int, length: int, text: str | None) -> Tensor:
         return windows(
             TextRequest("pydoc", text, None), "calibration", dense, count=count, length=length,
-            seed=0, cache=Cache(tmp_path), model_hash="", write=write_texts,
+            seed=0, cache=Cache(tmp_path), write=write_texts,
         )  # fmt: skip
 
     with pytest.raises(DataError, match=r"has \d+ windows of 32 tokens, 312\d+ are asked for"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import MethodError
 from paredown.methods import registry
+from paredown.methods.random_structured import RandomStructured
 from paredown.pipeline.messages import CompressDone, CompressJob, TextSpec
 from paredown.pipeline.prefix import PrefixCache
 from paredown.pipeline.work import perform
@@ -28,6 +30,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def compress(home: Path, strategy: str, name: str, **changes: Any) -> tuple[Checkpoint, int]:
     """The artifact, and how many steps were not done again."""
+    done = run(home, strategy, name, **changes)
+    return Checkpoint(home / name), done.reused_steps
+
+
+def run(home: Path, strategy: str, name: str, **changes: Any) -> CompressDone:
     model = home / "model"
     if not model.exists():
         tiny_model(model)
@@ -47,7 +54,7 @@ def compress(home: Path, strategy: str, name: str, **changes: Any) -> tuple[Chec
     folder.mkdir()
     done = perform(CompressJob(**(settings | changes)), folder, lambda share, message: None)
     assert isinstance(done, CompressDone)
-    return Checkpoint(home / name), done.reused_steps
+    return done
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +131,81 @@ def test_a_copy_that_would_fill_the_cache_is_not_made(
     compress(home, PRUNE, "pruned")
     _, reused = compress(home, f"{PRUNE} > rtn(group_size=32)", "both")
     assert reused == 0
+
+
+READING = "wanda(ratio=0.5)"
+"""A step that reads calibration text."""
+
+
+def reuses(home: Path, step: str, name: str, **changes: Any) -> bool:
+    """Whether the result of `step` is still there for another strategy that starts with it."""
+    return run(home, f"{step} > rtn(bits=8, group_size=32)", name, **changes).reused_steps == 1
+
+
+def own_text(home: Path, words: str) -> TextSpec:
+    """The same path whatever it holds."""
+    path = home / "text.txt"
+    path.write_text("\n\n".join(f"{words} {i} " * 40 for i in range(60)))
+    return TextSpec(evaluation=str(path), calibration=None, data_dir=None)
+
+
+def test_another_text_under_the_same_path_is_another_text(home: Path) -> None:
+    text = own_text(home, "first")
+    run(home, READING, "one", text=text)
+    assert reuses(home, READING, "same", text=text)
+    assert not reuses(home, READING, "other", text=own_text(home, "second"))
+
+
+def test_the_same_text_under_another_path_is_the_same(home: Path) -> None:
+    text = own_text(home, "first")
+    run(home, READING, "one", text=text)
+    moved = Path(text.evaluation).rename(home / "moved.txt")
+    assert reuses(home, READING, "two", text=text.model_copy(update={"evaluation": str(moved)}))
+
+
+def test_a_step_that_reads_no_text_does_not_depend_on_it(home: Path) -> None:
+    run(home, PRUNE, "one", text=own_text(home, "first"))
+    assert reuses(home, PRUNE, "two", text=own_text(home, "second"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_another_model_under_the_same_path_is_another_model(home: Path, name: str) -> None:
+    run(home, PRUNE, "one")
+    file = home / "model" / name
+    before = file.read_bytes()
+    if name == "config.json":
+        file.write_bytes(before.replace(b'"rms_norm_eps": 1e-06', b'"rms_norm_eps": 1e-04'))
+    elif name == "tokenizer.json":
+        file.write_bytes(before + b"\n")
+    else:  # a weight's last bit
+        file.write_bytes(before[:-4] + bytes([before[-4] ^ 1]) + before[-3:])
+    assert file.read_bytes() != before
+    assert not reuses(home, PRUNE, "two")
+    file.write_bytes(before)
+    assert reuses(home, PRUNE, "three")
+
+
+def test_other_training_text_under_the_same_path_is_trained_on(home: Path) -> None:
+    path = own_text(home, "first").evaluation
+    step = f'lora(tokens=256, window=32, batch_tokens=64, rank=2, text="{path}")'
+    run(home, step, "one")
+    assert reuses(home, step, "two")
+    own_text(home, "second")
+    assert not reuses(home, step, "three")
+
+
+def test_what_a_reused_step_had_taken_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = RandomStructured.apply
+
+    def slowly(self: RandomStructured, *args: Any) -> Any:
+        time.sleep(0.5)
+        return real(self, *args)
+
+    monkeypatch.setattr(RandomStructured, "apply", slowly)
+    assert run(home, PRUNE, "one").reused_s == 0.0
+    forbid(monkeypatch)
+    four = run(home, f"{PRUNE} > magnitude > rtn(group_size=32)", "four")
+    assert 0.5 <= four.reused_s < 20
+    both = run(home, f"{PRUNE} > magnitude > rtn(group_size=64)", "both")
+    assert both.reused_steps == 2
+    assert both.reused_s > four.reused_s  # the first step's as well, though it was reused itself

@@ -56,7 +56,7 @@ def test_a_job_is_measured_in_the_runtime_that_it_names(
     job = messages.EvaluateJob(
         device="cpu", model=other, base_bytes=1, runtime="transformers",
         held_out=messages.HeldOut(
-            base=model, base_hash=str(tmp_path), config=EVALUATE,
+            base=model, config=EVALUATE,
             text=messages.TextSpec(evaluation="pydoc", calibration=None, data_dir=None),
         ),
     )  # fmt: skip
@@ -84,7 +84,7 @@ def test_text_that_the_model_writes_is_written_apart(
     job = messages.EvaluateJob(
         device="cpu", model=model, base_bytes=1,
         held_out=messages.HeldOut(
-            base=model, base_hash="0", config=EVALUATE,
+            base=model, config=EVALUATE,
             text=messages.TextSpec(evaluation=text, calibration=None, data_dir=None),
         ),
     )  # fmt: skip

@@ -36,7 +36,6 @@ def cut(folder: Path, text: str | Path, tmp_path: Path, **changes: Any) -> torch
         "length": 32,
         "seed": 0,
         "cache": Cache(tmp_path / "cache"),
-        "model_hash": "tiny",
         "write": writer.write_texts,
     }
     request = TextRequest(str(text), changes.pop("calibration", None), None)

@@ -15,7 +15,10 @@ from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.spec.structure import Block, input_name
 from paredown.store.cache import Cache
+from paredown.store.content import code
 
+_CODE = 3
+"""Of the moments: goes up when the same model and tokens give others."""
 MIN_TOKENS = 32
 """An expert that fewer calibration tokens are routed to gets the identity for its Hessian, which
 means rounding to nearest: what so few tokens say of it would be chance."""
@@ -44,7 +47,7 @@ class HessianBank:
         """`source_hash` stands for the content of `source`; `tokens` is (samples, length)."""
         self.cache, self.source = cache, source
         self.key: dict[str, Any] = {
-            "version": 2,
+            **code(_CODE),
             "model": source_hash,
             "tokens": tensor_hash(tokens),
             "device": device,

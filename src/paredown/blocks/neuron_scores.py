@@ -18,9 +18,12 @@ from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import submodule
 from paredown.spec.progress import Progress
 from paredown.store.cache import Cache
+from paredown.store.content import code
 
 Variant = Literal["own", "reference"]
 _KIND = "neuron-scores"
+_CODE = 3
+"""Of the scores: goes up when the same model and text give others."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class NeuronScores:
         self.source, self.tokens, self.cache, self.device = source, tokens, cache, device
         self.scratch, self.trust_remote_code, self.progress = scratch, trust_remote_code, progress
         self._key = {
-            "version": 1, "model": source_hash, "tokens": tensor_hash(tokens), "device": device,
+            **code(_CODE), "model": source_hash, "tokens": tensor_hash(tokens), "device": device,
         }  # fmt: skip
 
     def gradients(self, losses: Sequence[Loss], variant: Variant) -> dict[Loss, list[Tensor]]:
@@ -170,7 +173,7 @@ def kept_importance(
         }
         save_file(rows, path)
 
-    stored = load_file(cache.get_or_put(_KIND, {"version": 2, **key}, ".safetensors", write))
+    stored = load_file(cache.get_or_put(_KIND, {**code(_CODE), **key}, ".safetensors", write))
     found: dict[Loss, dict[str, Tensor]] = {loss: {} for loss in losses}
     for loss in losses:
         start = f"{loss}:"

@@ -15,6 +15,7 @@ from paredown.blocks.hessians import tensor_hash
 from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import submodule
 from paredown.store.cache import Cache
+from paredown.store.content import code
 
 
 def input_ranges(
@@ -32,7 +33,7 @@ def input_ranges(
     x is what the layer sees in the uncompressed model. Cached by model and text.
     """
     key = {
-        "version": 1, "model": source_hash, "tokens": tensor_hash(tokens), "device": device,
+        **code(2), "model": source_hash, "tokens": tensor_hash(tokens), "device": device,
     }  # fmt: skip
 
     def measure(path: Path) -> None:

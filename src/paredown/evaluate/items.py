@@ -14,9 +14,6 @@ from paredown.spec.reading import require_tame
 from paredown.spec.serial import canonical
 from paredown.store.atomic import clear_disk_errors, write_text
 
-_DESCRIBED = "paredown.json"
-"""Gets measurements added, so it is no part of what a model is."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -126,18 +123,6 @@ def _ends_line(file: Any) -> bool:
     file.seek(-1, 2)
     ended: bool = file.read(1) == b"\n"
     return ended
-
-
-def model_hash(folder: Path) -> str:
-    """SHA-256 over everything in a model folder that decides what it answers."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        named = path.suffix in {".safetensors", ".json", ".model", ".txt", ".jinja"}
-        if path.is_file() and named and path.name != _DESCRIBED:
-            digest.update(str(path.relative_to(folder)).encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def draw(sizes: Mapping[str, int], limit: int, *, seed: int) -> dict[str, list[int]]:

@@ -27,7 +27,10 @@ from paredown.spec.result import Measurement
 from paredown.spec.target import Device
 from paredown.spec.units import Unit
 from paredown.store.cache import Cache
+from paredown.store.content import code, model_hash
 
+_CODE = 2
+"""Of the base's outputs: goes up when the same model and tokens give others."""
 _REPRODUCES = 1e-3
 """Largest KL at which logits recomputed from hidden states count as the same."""
 
@@ -52,7 +55,6 @@ class BaseOutputs:
         self,
         base: Path,
         *,
-        base_hash: str,
         tokens: Tensor,
         tokens_hash: str,
         cache: Cache,
@@ -60,7 +62,9 @@ class BaseOutputs:
         runtime: str = "torch",
         trust_remote_code: bool = False,
     ) -> None:
-        key = {"version": 1, "model": base_hash, "tokens": tokens_hash, "device": device}
+        key = {
+            **code(_CODE), "model": model_hash(base), "tokens": tokens_hash, "device": device,
+        }  # fmt: skip
         if runtime != "torch":  # the base is compared in the engine that serves
             key["runtime"] = runtime
         path = cache.get_or_put(

@@ -10,7 +10,7 @@ from typing import Any
 
 from paredown.blocks.memory import release
 from paredown.evaluate.comparison import compare, score, surely_lost
-from paredown.evaluate.items import Responses, TaskItems, model_hash
+from paredown.evaluate.items import Responses, TaskItems
 from paredown.evaluate.task_data import describe_rows
 from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Session
@@ -21,9 +21,10 @@ from paredown.spec.scores import TaskScore
 from paredown.spec.target import Device
 from paredown.store.atomic import write_text
 from paredown.store.cache import Cache
+from paredown.store.content import code, model_hash
 from paredown.text.windows import load_tokenizer
 
-_VERSION = 1
+_CODE = 2
 """Goes up when the same request may be answered differently."""
 _STAGES = (4, 2)
 """A candidate is first asked so many parts of the items, one over each."""
@@ -143,7 +144,7 @@ def _answered(
 def _settings(name: str, request: ScoreRequest) -> dict[str, Any]:
     """Everything that decides the items of one benchmark, besides the model."""
     return {
-        "version": _VERSION,
+        **code(_CODE),
         "benchmark": name,
         "rows": describe_rows(name, request.data_dir),
         "limit": request.config.limit,
@@ -177,7 +178,7 @@ class _Lazy:
     def responses(self) -> Responses:
         """What the model has answered before."""
         key = {
-            "version": _VERSION,
+            **code(_CODE),
             "model": self.hash,
             "device": self.request.device,
             "runtime": self.request.runtime,

@@ -45,6 +45,19 @@ class Params(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    def content(self, data_dir: Path | None) -> dict[str, str]:
+        """Hashes of what fields only name (a text, a folder of images), by field.
+
+        Part of the keys of results: the same name may stand for something else tomorrow.
+
+        Args:
+            data_dir: folder of offline data sets.
+
+        Raises:
+            DataError: there is no such text or folder.
+        """
+        return {}
+
 
 P = TypeVar("P", bound=Params)
 

@@ -107,9 +107,10 @@ def _influences(source: Checkpoint, params: DepthParams, context: Context) -> di
     from paredown.blocks.depth import influences
     from paredown.blocks.hessians import tensor_hash
     from paredown.blocks.rewrite import probe_walk
+    from paredown.store.content import code
 
     tokens = first_windows(context.calibration(), params.nsamples)
-    key = {"version": 1, "model": context.source_hash, "tokens": tensor_hash(tokens)}
+    key = {**code(2), "model": context.source_hash, "tokens": tensor_hash(tokens)}
     key["device"] = context.device
 
     def measure(path: Path) -> None:

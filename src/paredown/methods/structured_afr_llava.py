@@ -49,6 +49,15 @@ class VisionParams(SampledNeuronParams):
     "..."} for each: training data of the model's task. Without one, the language model is scored
     on the run's calibration text alone, and the tower on noise with the spectrum of photographs."""
 
+    def content(self, data_dir: Path | None) -> dict[str, str]:
+        if self.images is None:
+            return {}
+        from paredown.store.content import folder_hash
+        from paredown.text.texts import check_images
+
+        check_images(self.images)
+        return {"images": folder_hash(Path(self.images).expanduser())}
+
 
 class StructuredAfrLlavaParams(AfrParams, VisionParams):
     """Parameters of `structured_afr_llava`: those of `structured_afr`, with a tower."""

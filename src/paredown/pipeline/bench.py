@@ -44,9 +44,7 @@ class Bench:
     @property
     def held_out(self) -> HeldOut:
         """What artifacts are compared with, and on which text."""
-        return HeldOut(
-            base=self.base.folder, base_hash=self.base.hash, text=self.text, config=self.evaluate
-        )
+        return HeldOut(base=self.base.folder, text=self.text, config=self.evaluate)
 
 
 class TrialFailed(Exception):

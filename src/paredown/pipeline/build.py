@@ -14,6 +14,7 @@ from paredown.spec.infer import infer_spec
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import Evidence, Failure, LoadsIn
 from paredown.spec.strategy import Strategy
+from paredown.spec.units import human_seconds
 
 
 class Built(BaseModel):
@@ -26,6 +27,8 @@ class Built(BaseModel):
     failure: Failure | None = None
     config_error: bool = False
     seconds: float = 0.0
+    reused_s: float = 0.0
+    """Seconds that steps had taken whose result was there from an earlier trial."""
 
 
 def build(
@@ -48,18 +51,19 @@ def build(
     """
     clock = Clock(bench, folder, timeout_s, watch)
     try:
-        notes, loads_in = _compress_and_verify(bench, strategy, out, clock, worst=worst)
+        notes, loads_in, reused_s = _compress_and_verify(bench, strategy, out, clock, worst=worst)
     except TrialFailed as error:
         discard(out)
         return Built(failure=error.failure, config_error=error.config_error, seconds=clock.elapsed)
     finally:
         tidy(folder)
-    return Built(notes=notes, loads_in=loads_in, seconds=clock.elapsed)
+    return Built(notes=notes, loads_in=loads_in, seconds=clock.elapsed, reused_s=reused_s)
 
 
 def _compress_and_verify(
     bench: Bench, strategy: Strategy, out: Path, clock: Clock, *, worst: float | None
-) -> tuple[tuple[str, ...], tuple[LoadsIn, ...]]:
+) -> tuple[tuple[str, ...], tuple[LoadsIn, ...], float]:
+    """Notes, what loads it, and the seconds that reused steps had taken."""
     built = clock.run(
         CompressJob(
             device=bench.device,
@@ -94,14 +98,15 @@ def _compress_and_verify(
     if built.reused_steps:
         kept = " > ".join(step.method for step in strategy.steps[: built.reused_steps])
         notes.append(
-            f"the result of {kept} was there from an earlier trial; its time is not counted"
+            f"the result of {kept} was there from an earlier trial, where it took "
+            f"{human_seconds(built.reused_s)}; the search reckons with them"
         )
     if built.predicted_bytes != built.stored_bytes:
         notes.append(
             f"predicted {built.predicted_bytes} bytes of tensors, stored {built.stored_bytes}"
         )
     seen = {"torch"} | ({"transformers"} if checked.kl_transformers is not None else set())
-    return tuple(notes), _loads_in(claims, seen)
+    return tuple(notes), _loads_in(claims, seen), built.reused_s
 
 
 def _loads_in(claims: dict[str, Claim], seen: set[str]) -> tuple[LoadsIn, ...]:

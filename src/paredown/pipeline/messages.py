@@ -39,6 +39,8 @@ class CompressDone(_Record):
     """Bytes of tensors that the artifact holds."""
     reused_steps: int = Field(ge=0)
     """First steps whose result was there from an earlier trial."""
+    reused_s: float = Field(0.0, ge=0)
+    """Seconds that they had taken there."""
 
 
 class VerifyDone(_Record):
@@ -111,7 +113,6 @@ class HeldOut(_Record):
     """The base model, and the text on which artifacts are compared with it."""
 
     base: Path
-    base_hash: str
     text: TextSpec
     config: EvaluateConfig
 

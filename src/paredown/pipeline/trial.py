@@ -84,6 +84,7 @@ def _about(strategy: Strategy | None, episode: int, built: Built) -> dict[str, A
         "label": "baseline" if strategy is None else registry.label(strategy),
         "kind": "baseline" if strategy is None else registry.kind_of(strategy),
         "compress_s": built.seconds,
+        "reused_s": built.reused_s,
     }
 
 

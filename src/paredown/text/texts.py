@@ -18,6 +18,7 @@ from typing import Literal
 
 from paredown.errors import DataError, did_you_mean
 from paredown.spec.reading import json_rows, read_text
+from paredown.spec.serial import content_hash
 
 Part = Literal["calibration", "evaluation"]
 _EVALUATION_SHARE = 4
@@ -44,6 +45,10 @@ class TextSource:
     documents: Callable[[Part], list[str]]
     protocol: str
     generated: bool = False
+
+    def content(self, part: Part) -> str:
+        """Hash of a part's documents; a word for text that the model writes, who tells it."""
+        return "generated" if self.generated else content_hash(self.documents(part), length=32)
 
 
 def open_source(name: str, *, data_dir: Path | None = None) -> TextSource:

@@ -15,6 +15,7 @@ from paredown.errors import DataError
 from paredown.spec.progress import Progress
 from paredown.spec.redact import first_line
 from paredown.store.cache import Cache
+from paredown.store.content import code, model_hash
 from paredown.text.texts import Part, TextSource, open_source, parts
 
 Writer = Callable[[Path, int, int, bool, Progress | None], Tensor]
@@ -23,12 +24,14 @@ model has written. What runs a model lies above this package, so it is handed in
 
 _UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError, RecursionError)
 """What transformers raises on tokenizer files that are damaged, or of another shape."""
+_CODE = 3
+"""Of self-written text: goes up when a seed gives other text."""
 _SELF_SEEDS: dict[Part, int] = {"calibration": 1, "evaluation": 2}
 
 
 @dataclass(frozen=True)
 class TextRequest:
-    """What text, how much of it, and cut how. Part of cache keys.
+    """What text, by name.
 
     Attributes:
         evaluation: source of held-out text.
@@ -45,6 +48,19 @@ class TextRequest:
         if self.calibration is None:
             return evaluation, None
         return evaluation, open_source(self.calibration, data_dir=self.data_dir)
+
+    def content(self) -> dict[str, str]:
+        """Hash of the documents of each part: what keys hold of a text, instead of its name.
+
+        Raises:
+            DataError: there is no such text.
+        """
+        evaluation, calibration = self.sources()
+        return {
+            "calibration": (calibration or evaluation).content("calibration"),
+            # Too: calibration leaves out what stands in the evaluation text.
+            "evaluation": evaluation.content("evaluation"),
+        }
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -70,7 +86,6 @@ def windows(
     length: int,
     seed: int,
     cache: Cache,
-    model_hash: str,
     write: Writer,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -91,7 +106,7 @@ def windows(
     source = evaluation if part == "evaluation" else calibration or evaluation
     if source.generated:
         return _self_written(
-            folder, part, count, length, seed, cache, model_hash, write, trust_remote_code, progress
+            folder, part, count, length, seed, cache, write, trust_remote_code, progress
         )
     if evaluation.generated:
         documents = source.documents(part)
@@ -130,14 +145,14 @@ def _self_written(
     length: int,
     seed: int,
     cache: Cache,
-    model_hash: str,
     write: Writer,
     trust_remote_code: bool,
     progress: Progress | None,
 ) -> Tensor:
     """Windows of text that the model itself writes (arXiv:2410.17170), cached."""
     key = {
-        "version": 2, "model": model_hash, "part": part, "tokens": count * length, "seed": seed,
+        **code(_CODE), "model": model_hash(folder), "part": part, "tokens": count * length,
+        "seed": seed,
     }  # fmt: skip
 
     def put(path: Path) -> None:

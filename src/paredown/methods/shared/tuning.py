@@ -52,6 +52,13 @@ class TuningParams(Params):
     seed: int = 0
     """Start of the adapter, order of the text, dropout."""
 
+    def content(self, data_dir: Path | None) -> dict[str, str]:
+        if self.text is None:
+            return {}
+        from paredown.text.texts import open_source
+
+        return {"text": open_source(self.text, data_dir=data_dir).content("calibration")}
+
 
 class AdapterParams(TuningParams):
     """Parameters of a LoRA adapter."""
@@ -204,6 +211,7 @@ def train(
         DataError: the text is too short.
     """
     from paredown.blocks.hessians import tensor_hash
+    from paredown.store.content import code, model_hash
     from paredown.train.recovery import Recovery, recover
     from paredown.train.training import Recipe, Resumable
 
@@ -221,12 +229,12 @@ def train(
         seed=params.seed,
     )
     key = {
-        "version": 1,
+        **code(2),
         "model": context.source_hash,
         "tokens": tensor_hash(windows),
         "device": context.device,
         "params": params,
-        "teacher": None if teacher is None else str(teacher.folder),
+        "teacher": None if teacher is None else model_hash(teacher.folder),
     }
     recovery = Recovery(
         source,

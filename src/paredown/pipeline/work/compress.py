@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,7 +17,7 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.description import describe
 from paredown.errors import VerificationError
 from paredown.methods import registry
-from paredown.methods.base import AnyMethod, Context, Params, Training
+from paredown.methods.base import AnyMethod, Context, Kind, Params, Training
 from paredown.pipeline.messages import EXPECTED, CompressDone, CompressJob
 from paredown.pipeline.prefix import PrefixCache
 from paredown.pipeline.work.texts import request
@@ -26,6 +26,7 @@ from paredown.spec.progress import Progress
 from paredown.spec.serial import content_hash
 from paredown.store.atomic import new_folder
 from paredown.store.cache import Cache
+from paredown.store.content import model_hash
 from paredown.text.windows import windows
 
 
@@ -48,9 +49,11 @@ def compress(job: CompressJob, folder: Path, progress: Progress) -> CompressDone
         MethodError: a step failed on this model, or has not stored what it predicts.
     """
     cache = Cache.default()
-    prefixes = PrefixCache(cache, job.strategy, _origin(job))
+    prefixes = _prefixes(job, cache)
     done, found = prefixes.longest()
+    reused_s = 0.0 if found is None else prefixes.seconds(found)
     source = found or job.model
+    start = time.monotonic()
     n_steps = len(job.strategy.steps)
     with new_folder(job.out) as out, _scratch(folder / "steps") as work:
         for i in range(done, n_steps):
@@ -59,8 +62,9 @@ def compress(job: CompressJob, folder: Path, progress: Progress) -> CompressDone
             step = _Step(job=job, index=i, first=done, progress=progress, cache=cache)
             made = step.run(source, target, work / f"scratch{i}")
             # A result that others may start from moves into the cache: it is read from there.
-            source = target if is_last else prefixes.keep(i + 1, target)
-        prefixes.keep_copy(out)
+            took = reused_s + time.monotonic() - start
+            source = target if is_last else prefixes.keep(i + 1, target, seconds=took)
+        prefixes.keep_copy(out, seconds=took)
         describe(
             out,
             strategy=job.strategy,
@@ -71,13 +75,32 @@ def compress(job: CompressJob, folder: Path, progress: Progress) -> CompressDone
     if made.expected is not None:
         save_file({"logits": made.expected}, folder / EXPECTED)
     return CompressDone(
-        predicted_bytes=made.predicted_bytes, stored_bytes=stored, reused_steps=done
+        predicted_bytes=made.predicted_bytes,
+        stored_bytes=stored,
+        reused_steps=done,
+        reused_s=reused_s,
     )
 
 
-def _origin(job: CompressJob) -> dict[str, Any]:
-    """Everything but the strategy that the result depends on; the model is in it by its hash."""
-    return job.model_dump(mode="json", exclude={"strategy", "out", "model", "model_name"})
+def _prefixes(job: CompressJob, cache: Cache) -> PrefixCache:
+    """Kept results of other strategies that start like the job's, on the same model and text.
+
+    By content as it is now: a path may lead to another text than an hour ago.
+    """
+    named = {"strategy", "out", "model", "model_name", "text"}
+    origin = job.model_dump(mode="json", exclude=named) | {"model": model_hash(job.model)}
+    return PrefixCache(cache, job.strategy, origin, _inputs(job))
+
+
+def _inputs(job: CompressJob) -> list[dict[str, str]]:
+    """Content of what each step reads besides the model; of the run's text only where it does."""
+    steps = registry.resolve(job.strategy)
+    reading = [m.kind is Kind.TUNING or m.reads_data(params) for m, params in steps]
+    text = request(job.text).content() if any(reading) else {}
+    return [
+        params.content(job.text.data_dir) | ({"run": content_hash(text)} if reads else {})
+        for (_, params), reads in zip(steps, reading, strict=True)
+    ]
 
 
 @contextmanager
@@ -108,12 +131,12 @@ class _Step:
         source = Checkpoint(folder, name=self.job.model_name)
         for created in (target, scratch):
             created.mkdir(parents=True, exist_ok=True)
-        expected = method.apply(source, target, params, self._context(method, scratch))
+        expected = method.apply(source, target, params, self._context(method, source, scratch))
         predicted = method.predict(source.spec, params).weight_bytes
         require_predicted(method, params, predicted, Checkpoint(target).spec.weight_bytes)
         return _Made(expected, predicted)
 
-    def _context(self, method: AnyMethod, scratch: Path) -> Context:
+    def _context(self, method: AnyMethod, source: Checkpoint, scratch: Path) -> Context:
         def report(share: float, message: str) -> None:
             n_run = len(self.job.strategy.steps) - self.first
             self.progress((self.index - self.first + share) / n_run, f"{method.name}: {message}")
@@ -122,7 +145,7 @@ class _Step:
         return Context(
             device=self.job.device,
             seed=self.job.seed,
-            source_hash=self._source_hash(),
+            source_hash=model_hash(source.folder),
             scratch=scratch,
             cache=self.cache,
             calibration=partial(read, self.job.samples, self.job.length, None),
@@ -130,13 +153,6 @@ class _Step:
             trust_remote_code=self.job.trust_remote_code,
             training=Training(base=self.job.model, windows=read),
         )
-
-    def _source_hash(self) -> str:
-        """Content of the model that the step starts from, without reading it: what made it."""
-        earlier = [step.model_dump(mode="json") for step in self.job.strategy.steps[: self.index]]
-        if not earlier:
-            return self.job.model_hash
-        return content_hash([_origin(self.job), earlier], length=32)
 
 
 def require_predicted(method: AnyMethod, params: Params, predicted: int, stored: int) -> None:
@@ -168,7 +184,6 @@ def _windows(
         length=length,
         seed=job.seed,
         cache=Cache.default(),
-        model_hash=job.model_hash,
         write=write_texts,
         trust_remote_code=job.trust_remote_code,
         progress=lambda _, message: progress(0.0, message),

@@ -46,7 +46,6 @@ def evaluation_tokens(
         length=length,
         seed=0,  # not the run's: artifacts of all runs are compared on the same text
         cache=Cache.default(),
-        model_hash=held_out.base_hash,
         write=write_texts,
         trust_remote_code=job.trust_remote_code,
         progress=lambda _, message: progress(0.0, message),
@@ -60,7 +59,6 @@ def base_outputs(held_out: HeldOut, tokens: Tensor, job: VerifyJob | EvaluateJob
     """What the base says to these tokens, computed when it is first asked for."""
     return BaseOutputs(
         held_out.base,
-        base_hash=held_out.base_hash,
         tokens=tokens,
         tokens_hash=tensor_hash(tokens),
         cache=Cache.default(),

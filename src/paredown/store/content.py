@@ -1,0 +1,94 @@
+"""What files hold, as hashes: things are told apart by their content, never by a path or a name.
+
+Large files are hashed once: the result is remembered by what the file system says of the file
+(which inode, how long, when written and when changed), so that a copied time stamp hides nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from paredown.spec.serial import content_hash
+from paredown.store.cache import Cache
+
+_LARGE = 1 << 23
+"""Bytes from which a file's hash is remembered; reading a smaller one is as fast."""
+_SETTLED_S = 2.0
+"""A file that was written within this time may be written again under the same time stamp."""
+_SAYS_NOTHING = {
+    ".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".log", ".csv",
+    ".pt", ".pth",
+}  # fmt: skip
+"""Endings of files in a model folder that no loader reads: words, pictures, states of trainings."""
+_DESCRIBED = "paredown.json"
+"""Gets measurements added, so it is no part of what a model is."""
+_COMPUTES = ("paredown", "torch", "transformers")
+
+
+@cache
+def code(number: int) -> dict[str, Any]:
+    """The part of a key that says which code computed a result.
+
+    Args:
+        number: of the caller's own kind of result; goes up whenever the same input would give
+            another result, which the version of the package does not tell while it is developed.
+    """
+    return {"code": number, "versions": {name: _version(name) for name in _COMPUTES}}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    status = path.stat()
+    written = max(status.st_mtime, status.st_ctime)
+    if status.st_size < _LARGE or time.time() - written < _SETTLED_S:
+        return _digest(path)
+    stamp = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    kept = Cache.default().get_or_put(
+        "hashes", stamp, ".txt", lambda memo: memo.write_text(_digest(path))
+    )
+    return kept.read_text()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_hash(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 over the names below `folder` and the contents of some of its files."""
+    rows = sorted((str(file.relative_to(folder)), file_hash(file)) for file in files)
+    return content_hash(rows, length=64)
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files of a folder."""
+    return files_hash(folder, (file for file in folder.rglob("*") if file.is_file()))
+
+
+def model_hash(folder: Path) -> str:
+    """SHA-256 over everything in a model folder that decides what the model answers.
+
+    Weights, and just as well config, tokenizer, chat template, generation settings and code: with
+    another rotary base or vocabulary the same weights are another model.
+    """
+    return files_hash(folder, (file for file in folder.rglob("*") if _decides(folder, file)))
+
+
+def _decides(folder: Path, file: Path) -> bool:
+    parts = file.relative_to(folder).parts
+    hidden = any(part.startswith(".") for part in parts)  # notes of downloaders, with times in them
+    said = file.suffix.lower() in _SAYS_NOTHING or file.name == _DESCRIBED
+    return not hidden and not said and file.is_file()
