@@ -16,8 +16,8 @@ def found(*results: TrialResult, loss: float | None = None) -> Findings:
     return judge((BASE, *results), OBJECTIVES, Limits(max_accuracy_loss=loss))
 
 
-def small(score: float, half: float, **changes: int) -> TrialResult:
-    return scored(point(1, "rtn(bits=4)", 1.01, 0.30, 0.6, 0.5), score, half=half, **changes)
+def small(score: float, half: float) -> TrialResult:
+    return scored(point(1, "rtn(bits=4)", 1.01, 0.30, 0.6, 0.5), score, half=half)
 
 
 LARGE = scored(point(2, "int8", 1.0, 0.55, 0.6, 0.5), 0.6, half=0.0)
