@@ -295,9 +295,17 @@ def test_no_policy_runs_a_strategy_twice_with_several_workers(tmp_path: Path, po
 
 
 def test_an_end_is_decided_only_when_nothing_is_under_way(tmp_path: Path) -> None:
-    gate = Gate()
+    gate = Gate("round")  # the first that the grid proposes
     run, _ = fake_run(tmp_path, FakeExecutor(gate=gate), episodes=2, workers=2)
-    assert go(run) == "all episodes are used"
+    measure_baseline(run)
+    state = turn(run)
+    assert [r.episode for r in run.experiment.results()] == [0, 2]
+    state = coordinator(state, run)
+    assert (state["assigned"], state["stop_reason"]) == ((), None)
+    assert route(state) == ["evaluation"]
+    gate.let_go("round")
+    update_state({**state, **evaluation(state, run)}, run)
+    assert coordinator({}, run)["stop_reason"] == "all episodes are used"
     decided = events(run, "decision")
     assert [d["action"] == "end" for d in decided] == [False, False, True]
     assert decided[-1]["episode"] == 3
