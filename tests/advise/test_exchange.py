@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -149,4 +150,28 @@ def test_an_advisor_is_not_traced(advisors: list[Advisor], monkeypatch: pytest.M
         time.sleep(0.5)
         assert service.seen == []
         assert service.asked == 0
+        forget_environment()
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_graph_is_not_traced(quiet: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service is played by a server. Without `untraced` it is told everything: the proof that
+    this test can see it."""
+    from langgraph.graph import END, START, StateGraph
+
+    graph: Any = StateGraph(dict)
+    graph.add_node("node", lambda state: {"folder": "/home/me"})
+    graph.add_edge(START, "node")
+    graph.add_edge("node", END)
+    with LlmServer(then="{}") as service:
+        monkeypatch.setenv("LANGSMITH_TRACING", "true")
+        monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_0123456789")
+        monkeypatch.setenv("LANGSMITH_ENDPOINT", service.url)
+        forget_environment()
+        with untraced() if quiet else nullcontext():
+            graph.compile().invoke({})
+        end = time.monotonic() + (1.0 if quiet else 20.0)
+        while time.monotonic() < end and not service.asked:
+            time.sleep(0.05)
+        assert bool(service.asked) is not quiet
         forget_environment()
