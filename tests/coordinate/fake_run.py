@@ -202,3 +202,8 @@ def go(run: Run) -> str:
     measure_baseline(run)
     with run.crew:
         return run_graph(run)
+
+
+def cast_executor(run: Run) -> FakeExecutor:
+    assert isinstance(run.bench.executor, FakeExecutor)
+    return run.bench.executor
