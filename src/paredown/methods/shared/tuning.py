@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from paredown.artifact.checkpoint import Checkpoint
+    from paredown.spec.target import Device
     from paredown.train.recovery import Adapter, Teacher
+    from paredown.train.training import Recipe
 
 CHECKS = 4
 """How often the held-out loss is measured on the way."""
@@ -192,6 +194,21 @@ def training_of(context: Context) -> Training:
     return context.training
 
 
+def _recipe(params: TuningParams, device: Device, *, trains_all: bool) -> Recipe:
+    """How to train; `trains_all` weights take smaller steps than an adapter."""
+    from paredown.train.training import Recipe
+
+    return Recipe(
+        learning_rate=params.learning_rate or (1e-4 if trains_all else 2e-3),
+        batch=max(1, params.batch_tokens // params.window),
+        forward=max(1, FORWARD_TOKENS[device] // params.window),
+        epochs=params.epochs,
+        minutes=params.minutes,
+        checks=CHECKS,
+        seed=params.seed,
+    )
+
+
 def train(
     source: Checkpoint,
     out: Path,
@@ -213,21 +230,13 @@ def train(
     from paredown.blocks.hessians import tensor_hash
     from paredown.store.content import code, model_hash
     from paredown.train.recovery import Recovery, recover
-    from paredown.train.training import Recipe, Resumable
+    from paredown.train.training import Resumable
 
     context.progress(0.0, "reading the text and loading the model")
     count = max(1, params.tokens // params.window)
     held = max(1, min(HELD_OUT_TOKENS, params.tokens // 8) // params.window)
     windows = training_of(context).windows(count + held, params.window, params.text)
-    recipe = Recipe(
-        learning_rate=params.learning_rate or (1e-4 if adapter is None else 2e-3),
-        batch=max(1, params.batch_tokens // params.window),
-        forward=max(1, FORWARD_TOKENS[context.device] // params.window),
-        epochs=params.epochs,
-        minutes=params.minutes,
-        checks=CHECKS,
-        seed=params.seed,
-    )
+    recipe = _recipe(params, context.device, trains_all=adapter is None)
     key = {
         **code(2),
         "model": context.source_hash,
