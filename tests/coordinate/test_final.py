@@ -31,7 +31,8 @@ def request(folder: Path, **changes: Any) -> dict[str, Any]:
         write_text_file(folder / "text.txt")
     file = questions(folder / "even.jsonl", 30)
     evaluate = EVALUATE.model_dump() | {"benchmarks": (str(file),), "limit": 10}
-    common = {"evaluate": evaluate, "methods": ("rtn",), "episodes": 1}
+    common = {"evaluate": evaluate, "methods": ("rtn",), "episodes": 1,
+              "further_rounds": 0}  # fmt: skip
     return settings(folder, **(common | changes))
 
 

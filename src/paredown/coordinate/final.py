@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from paredown.coordinate.state import Run
 from paredown.coordinate.turn import time_limit
 from paredown.judge.front import find_front
 from paredown.pipeline import trial
 from paredown.report.write import write_progress_files
-from paredown.spec.result import TrialResult
+from paredown.spec.result import Failure, TrialResult
 from paredown.spec.run import RunConfig
 from paredown.store.experiment import read_experiment
 
@@ -50,39 +51,56 @@ def score_front(run: Run) -> None:
 
 
 def _score(run: Run, result: TrialResult, timeout_s: float) -> None:
-    folder = run.experiment.episode(result.episode)
     limit = run.prepared.config.final_limit
     if limit is None:
         raise AssertionError("nothing is pending without a limit")
-    about = {
-        "episode": result.episode,
-        "action": "final",
-        "reason": f"scores on {'all' if limit == 0 else limit} items",
-    }
-    run.listen("final", about)
-    found = trial.rescore(
-        run.bench,
-        result,
-        folder,
-        limit=limit,
-        timeout_s=timeout_s,
-        baseline=next((r for r in run.experiment.results() if r.episode == 0), None),
-        limits=run.prepared.config.limits,
-        quality=run.prepared.config.quality,
-        watch=lambda stage, share, message: run.listen(
-            "progress",
-            {"episode": result.episode, "stage": stage, "share": share, "message": message},
-        ),
-    )
+    why = f"scores on {'all' if limit == 0 else limit} items"
+    found = ask(run, result, limit=limit, timeout_s=timeout_s, why=why)
     if isinstance(found, TrialResult):
-        run.experiment.finish(found)
         _note(run, found, "ok", None)
     else:
         _note(run, result, "failed", found.message)
 
 
-def _note(run: Run, result: TrialResult, status: str, reason: str | None) -> None:
-    scores = [{"benchmark": s.name, "value": s.value, "n": s.n} for s in result.scores]
-    run.experiment.events.add(
-        "final_scores", episode=result.episode, status=status, reason=reason, scores=scores
+def ask(
+    run: Run, result: TrialResult, *, limit: int, timeout_s: float, why: str
+) -> TrialResult | Failure:
+    """Score a result that is kept on more items, and record it; or why that failed.
+
+    Args:
+        limit: items per benchmark; 0 means all.
+        why: told to the display.
+    """
+    episode, config = result.episode, run.prepared.config
+    run.listen("final", {"episode": episode, "action": "final", "reason": why})
+    found = trial.rescore(
+        run.bench,
+        result,
+        run.experiment.episode(episode),
+        limit=limit,
+        timeout_s=timeout_s,
+        baseline=next((r for r in run.experiment.results() if r.episode == 0), None),
+        limits=config.limits,
+        quality=config.quality,
+        watch=lambda stage, share, message: run.listen(
+            "progress", {"episode": episode, "stage": stage, "share": share, "message": message}
+        ),
     )
+    if isinstance(found, TrialResult):
+        run.experiment.finish(found)
+    return found
+
+
+def _note(run: Run, result: TrialResult, status: str, reason: str | None) -> None:
+    run.experiment.events.add(
+        "final_scores",
+        episode=result.episode,
+        status=status,
+        reason=reason,
+        scores=shown_scores(result),
+    )
+
+
+def shown_scores(result: TrialResult) -> list[dict[str, Any]]:
+    """Scores as events tell them."""
+    return [{"benchmark": s.name, "value": s.value, "n": s.n} for s in result.scores]

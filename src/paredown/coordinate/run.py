@@ -16,6 +16,7 @@ from paredown.coordinate.coordinator import Coordinator, arms, choose_coordinato
 from paredown.coordinate.crew import Crew
 from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
+from paredown.coordinate.further import ask_further
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import known_before, known_elsewhere, remember, skill_store
@@ -257,6 +258,7 @@ def _search(run: Run) -> str:
             with run.crew:
                 reason = run_graph(run)
             score_front(run)
+            ask_further(run)
             return reason
     except KeyboardInterrupt:
         run.experiment.events.add("stopped", reason="stopped at once by the user (Ctrl-C)")

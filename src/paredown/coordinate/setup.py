@@ -41,6 +41,7 @@ EXTENDABLE = (
     "patience",
     "country",
     "final_limit",
+    "further_rounds",
 )
 """Settings that may differ when an experiment is resumed: they change no measurement."""
 

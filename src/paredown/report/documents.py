@@ -7,6 +7,7 @@ from typing import Any
 
 from paredown.judge.limits import in_limits, missed
 from paredown.judge.quantities import loss, quantity
+from paredown.judge.undecided import undecided
 from paredown.report.cost import as_json, llm_cost, search_cost
 from paredown.report.energy import energy_document
 from paredown.report.findings import Judged
@@ -61,6 +62,7 @@ def final_document(findings: Judged, stop_reason: str | None) -> dict[str, Any]:
             "met": chosen.meets_limits,
             "nearest": _nearest(nearest, findings),
         },
+        "open": [asdict(each) for each in undecided(findings.findings)],
         "cost": {
             **as_json(search_cost(record)),
             "llm": None if llm is None else asdict(llm),

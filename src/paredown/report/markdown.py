@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from paredown.judge.limits import in_limits
+from paredown.judge.undecided import undecided
 from paredown.judge.words import NONE, name_of, one_line
 from paredown.report.cost import search_cost
 from paredown.report.energy import energy_lines
@@ -38,6 +39,7 @@ def report_markdown(findings: Judged, stop_reason: str | None) -> str:
         ["## Result", *_result(findings)],
         ["## What was asked", *_asked(findings, stop_reason)],
         ["## Front", *_front(findings)],
+        _open(findings),
         _verdicts(findings),
         _benchmarks(findings),
         _story(findings),
@@ -140,6 +142,20 @@ def _front(findings: Judged) -> list[str]:
         "The baseline is shown first, on the front or not."
     )
     return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND)]
+
+
+def _open(findings: Judged) -> list[str]:
+    """What the items of the benchmarks do not decide; why they were not asked more."""
+    still = undecided(findings.findings)
+    if not still:
+        return []
+    told = [e for e in findings.record.events if e["event"] == "open_decisions" and e["reason"]]
+    reason = f" No more were asked: {_text(told[-1]['reason'])}." if told else ""
+    return [
+        "## What stays open",
+        f"The benchmark items asked so far do not decide:{reason}",
+        "\n".join(f"- {_text(each.reason)}" for each in still),
+    ]
 
 
 def _benchmarks(findings: Judged) -> list[str]:

@@ -104,7 +104,7 @@ class TaskScore(BaseModel):
     items: str
     """File of the single items, relative to the results."""
     final: bool = False
-    """Asked after the search, on the larger set that only the front and the base get."""
+    """Asked after the search, on a larger set: of the front and the base, or for a decision."""
     versus_base: Comparison | None = None
     """None for the base itself."""
     stopped: str | None = None
