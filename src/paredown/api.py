@@ -17,7 +17,14 @@ from typing import Any
 
 from paredown.artifact.source import locate
 from paredown.coordinate.run import DEFAULT_FOLDER, run_experiment
-from paredown.coordinate.setup import check_text, choose_device, open_base
+from paredown.coordinate.setup import (
+    calibration_need,
+    check_enough,
+    check_text,
+    choose_device,
+    evaluation_need,
+    open_base,
+)
 from paredown.coordinate.steering import Steering as Steering  # public
 from paredown.errors import ConfigError, MethodError
 from paredown.evaluate.task_data import check_benchmarks
@@ -206,6 +213,8 @@ def compress(
         folder = locate(model)
         spec = infer.infer_spec(folder, name=model)
         registry.check(canonical, spec, target)
+        needs = [calibration_need(calibration)] if registry.reads_data(canonical) else []
+        noted = check_enough(text, folder, needs)
         bench = Bench(
             base=open_base(model, folder, spec),
             text=text,
@@ -224,7 +233,7 @@ def compress(
     if built.failure is not None:
         kind = ConfigError if built.config_error else MethodError
         raise kind(f"{registry.label(canonical)}: {built.failure.message}")
-    return Compressed(output, canonical, built.notes, built.seconds, built.loads_in)
+    return Compressed(output, canonical, (*noted, *built.notes), built.seconds, built.loads_in)
 
 
 @checked_call
@@ -264,9 +273,12 @@ def evaluate(
     with LocalExecutor() as executor, tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         executor.start()
         folder = locate(str(model))
+        base_model = _base_of(folder, base or str(model), is_given=base is not None)
+        if not only_benchmarks:
+            check_enough(text, base_model.folder, [evaluation_need(config, base_model.spec)])
         result = trial.measure_folder(
             Bench(
-                base=_base_of(folder, base or str(model), is_given=base is not None),
+                base=base_model,
                 text=text,
                 calibration=CalibrationConfig(),
                 evaluate=config,

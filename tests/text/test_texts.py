@@ -26,7 +26,8 @@ def both(source: TextSource) -> tuple[set[str], set[str]]:
 
 def test_pydoc_parts_share_no_topic_and_no_long_line() -> None:
     source = open_source("pydoc")
-    training, held_out = parts(source, None)
+    found = parts(source, None)
+    training, held_out = found.calibration, found.evaluation
     assert not set(training) & set(held_out)
     lines = [{ln.strip() for t in part for ln in t.splitlines() if len(ln.strip()) >= 60}
              for part in (training, held_out)]  # fmt: skip
@@ -76,7 +77,8 @@ def test_files_of_a_folder_are_documents_in_a_fixed_order(tmp_path: Path) -> Non
 def test_a_single_document_is_cut_into_pieces(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(f"Paragraph {i}: " + f"word{i} " * 60 for i in range(200)))
-    training, held_out = parts(open_source(str(path)), None)
+    found = parts(open_source(str(path)), None)
+    training, held_out = found.calibration, found.evaluation
     text = path.read_text().split()
     assert sorted(" ".join(training + held_out).split()) == sorted(text)
     assert len(held_out) >= 5
@@ -91,18 +93,34 @@ def test_a_text_too_short_to_hold_some_out(tmp_path: Path) -> None:
         parts(source, None)
 
 
-def test_an_overlap_is_refused_with_an_example(tmp_path: Path) -> None:
+def test_what_stands_on_both_sides_leaves_calibration(tmp_path: Path) -> None:
     passage = "This very sentence stands on both sides. " * 6
-    texts = documents(40)
-    evaluation = open_source(
-        str(write_jsonl(tmp_path / "a.jsonl", [f"{t}{passage}\n" for t in texts]))
-    )
-    other = documents(40, salt="x")
-    calibration = open_source(
-        str(write_jsonl(tmp_path / "b.jsonl", [f"{t}  {passage}\n" for t in other]))
-    )
-    with pytest.raises(DataError, match=r"overlap in 1 passages, e\.g\. 'This very sentence"):
-        parts(evaluation, calibration)
+    texts = [f"{t}\n\n{passage}\n" for t in documents(40)]
+    evaluation = open_source(str(write_jsonl(tmp_path / "a.jsonl", texts)))
+    other = [f"{t}\n\n  {passage}\n" for t in documents(40, salt="x")]
+    calibration = open_source(str(write_jsonl(tmp_path / "b.jsonl", other)))
+    found = parts(evaluation, calibration)
+    assert found.dropped == len(found.calibration) == len(calibration.documents("calibration"))
+    assert not any("very sentence" in text for text in found.calibration)
+    assert all("Document x" in text for text in found.calibration)  # the rest of each is kept
+    assert found.evaluation == evaluation.documents("evaluation")  # untouched, passage and all
+
+
+def test_a_paragraph_of_short_lines_is_a_passage_too(tmp_path: Path) -> None:
+    lines = "\n".join(f"line {i} of a licence that is everywhere" for i in range(8))
+    texts = [f"{t}\n\n{lines}\n" for t in documents(40)]
+    source = open_source(str(write_jsonl(tmp_path / "a.jsonl", texts)))
+    assert not any("licence" in text for text in parts(source, None).calibration)
+
+
+def test_a_text_that_repeats_nothing_else_is_refused(tmp_path: Path) -> None:
+    passage = "Nothing but this sentence, over and over. " * 6
+    source = open_source(str(write_jsonl(tmp_path / "a.jsonl", [passage] * 3 + documents(40))))
+    copy = TextSource("copy", lambda part: source.documents("evaluation"), "")
+    held = TextSource("held", lambda part: [passage], "")
+    with pytest.raises(DataError, match="calibration on 'held': all of it stands in the eval"):
+        parts(held, None)
+    assert parts(copy, source).dropped == 0  # short documents are nobody's
 
 
 @pytest.mark.parametrize(
@@ -175,10 +193,8 @@ def test_named_sets_keep_their_own_splits(tmp_path: Path, monkeypatch: pytest.Mo
     (folder / "wikitext" / "document_level").mkdir(parents=True)
     write_jsonl(folder / "wikitext" / "document_level" / "train.part.jsonl", ["for training"])
     (folder / "wikitext" / "wiki.test.raw").write_text("for testing")
-    assert parts(open_source("wikitext2", data_dir=folder), None) == (
-        ["for training"],
-        ["for testing"],
-    )
+    found = parts(open_source("wikitext2", data_dir=folder), None)
+    assert (found.calibration, found.evaluation) == (["for training"], ["for testing"])
     monkeypatch.setenv("PAREDOWN_DATA", str(folder))
     assert open_source("wikitext2").documents("evaluation") == ["for testing"]
     with pytest.raises(DataError, match="c4 has no evaluation part"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from paredown.spec.benchmarks import LM_EVAL, NAMES, TEXTS
+from paredown.spec.benchmarks import BENCHMARKS, LM_EVAL, NAMES, TEXTS
 
 Completion = Callable[[str], list[str]]
 
@@ -25,7 +25,7 @@ _TABLE: dict[str, Callable[[], Iterable[str]]] = {
     "methods": _methods,
     "runtimes": _runtimes,
     "benchmarks": lambda: (*NAMES, LM_EVAL),
-    "texts": lambda: TEXTS,
+    "texts": lambda: (*TEXTS, *BENCHMARKS),
     "data": lambda: (*NAMES, *TEXTS, LM_EVAL),
 }
 """What `Option.complete` may say."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,38 @@ _STAGES = {
 """Where each stage lies within an episode; only used to show how far it is."""
 _QUIET_S = 15.0
 """Without a terminal, one progress line at most this often."""
+
+
+def _coordinator(fields: dict[str, Any]) -> str:
+    model = "" if fields["model"] is None else f" {fields['model']}"
+    line = f"coordinator: {fields['coordinator']}{model} ({fields['reason']})"
+    if fields["model"] is None:
+        return line
+    first = fields["asked_from"]
+    return f"{line}; " + (
+        "so few episodes leave it no turn, as it may propose 30 % of them at most"
+        if first is None
+        else f"it is asked from episode {first} on, now and then"
+    )
+
+
+def _final(fields: dict[str, Any]) -> str:
+    which = f"episode {fields['episode']}" if fields["episode"] else "baseline"
+    return f"after the search: {which}, {fields['reason']}"
+
+
+_SAID: dict[str, Callable[[dict[str, Any]], str]] = {
+    "coordinator": _coordinator,
+    "final": _final,
+    "interrupted": lambda _: (
+        "stopping after this episode; Ctrl-C again stops at once (paredown resume goes on)"
+    ),
+    "note": lambda fields: f"note: {fields['text']}",
+    "wishes": lambda fields: f"from an earlier session: {fields['text']}",
+    "dropped": lambda fields: f"not run, though you asked for it: {fields['because']}",
+    "paused": lambda _: "paused",
+}
+"""Events that are a line of words."""
 
 
 class Display:
@@ -130,38 +163,16 @@ class RunProgress(StepProgress, Display):
         self._label = ""
 
     def __call__(self, event: str, fields: dict[str, Any]) -> None:
-        if event == "coordinator":
-            model = "" if fields["model"] is None else f" {fields['model']}"
-            line = f"coordinator: {fields['coordinator']}{model} ({fields['reason']})"
-            if fields["model"] is not None:
-                first = fields["asked_from"]
-                line += (
-                    "; so few episodes leave it no turn, as it may propose 30 % of them at most"
-                    if first is None
-                    else f"; it is asked from episode {first} on, now and then"
-                )
-            self.console.print(Text(line), soft_wrap=True)
+        if event in _SAID:
+            self.console.print(Text(_SAID[event](fields)), soft_wrap=True)
         elif event == "decision":
             self._decision(fields)
         elif event == "result":
             Display.__call__(self, event, fields)
             self._result(fields["result"])
-        elif event == "final":
-            which = f"episode {fields['episode']}" if fields["episode"] else "baseline"
-            self.console.print(Text(f"after the search: {which}, {fields['reason']}"))
-        elif event == "interrupted":
-            line = "stopping after this episode; Ctrl-C again stops at once (--resume goes on)"
-            self.console.print(Text(line), soft_wrap=True)
         elif event == "earlier":  # the run was resumed
             self.earlier = list(fields["results"])
             self._seconds = [result.wall_s for result in self.earlier]
-        elif event == "wishes":
-            self.console.print(Text(f"from an earlier session: {fields['text']}"), soft_wrap=True)
-        elif event == "dropped":
-            line = f"not run, though you asked for it: {fields['because']}"
-            self.console.print(Text(line), soft_wrap=True)
-        elif event == "paused":
-            self.console.print(Text("paused"), soft_wrap=True)
         elif event == "progress":
             low, high = _STAGES[fields["stage"]]
             self._progress(fields, low + (high - low) * fields["share"])

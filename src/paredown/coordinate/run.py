@@ -172,6 +172,9 @@ def _announce(
     document = coordinator.document(prepared.config, len(prepared.space.first_of_methods()))
     experiment.events.add("coordinator", **document)
     listen("coordinator", document)
+    for note in prepared.notes:
+        experiment.events.add("note", text=note)
+        listen("note", {"text": note})
     wishes = str(outstanding(experiment))
     if wishes:  # of an earlier session
         listen("wishes", {"text": wishes})

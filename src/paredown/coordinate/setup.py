@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +24,15 @@ from paredown.spec.headers import weights_files
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.reading import read_object
-from paredown.spec.run import RunConfig
+from paredown.spec.run import CalibrationConfig, MeasureConfig, RunConfig
 from paredown.spec.scan import scan_weights
 from paredown.spec.serial import content_hash, plain
 from paredown.spec.target import Device, Target
 from paredown.store.atomic import require_writable, write_json
 from paredown.store.cache import Cache
 from paredown.store.home import home
-from paredown.text.texts import check_calibration, open_source
+from paredown.text.amount import Need, check_amount, counter
+from paredown.text.texts import check_calibration, open_source, parts
 
 EXTENDABLE = (
     "episodes",
@@ -56,6 +58,8 @@ class Prepared:
     target: Target
     text: TextSpec
     space: Space
+    notes: tuple[str, ...] = ()
+    """What the user should know before anything is measured."""
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -80,10 +84,15 @@ def prepare(config: RunConfig) -> Prepared:
     spec = infer_spec(folder, name=config.model)
     target = Target(device=device, runtime=config.runtime, limits=config.limits)
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
-    base = open_base(config.model, folder, spec)
+    needs = [evaluation_need(config.evaluate, spec)]
+    if any(registry.reads_data(strategy) for strategy in space.first_of_methods().values()):
+        needs.append(calibration_need(config.calibration))
+    notes = check_enough(text, folder, needs)
+    base = open_base(config.model, folder, spec)  # last: it reads every weight
     return Prepared(
-        config=config, base=base, machine=machine, target=target, text=text, space=space
-    )
+        config=config, base=base, machine=machine, target=target, text=text, space=space,
+        notes=notes,
+    )  # fmt: skip
 
 
 def check_final(config: RunConfig) -> None:
@@ -130,6 +139,52 @@ def check_text(data: str, calibration: str | None, data_dir: Path | None) -> Tex
     if not source.generated:
         source.documents("evaluation")
     return TextSpec(evaluation=data, calibration=calibration, data_dir=data_dir)
+
+
+def evaluation_need(config: MeasureConfig, spec: ModelSpec) -> Need:
+    """What a measurement reads of the held-out text; windows are no longer than the context."""
+    length = min(config.window, spec.context or config.window)
+    return Need(part="evaluation", amount=config.amount.windows(length), length=length)
+
+
+def calibration_need(config: CalibrationConfig) -> Need:
+    """What methods that need data read of the calibration text."""
+    return Need(part="calibration", amount=config.amount, length=config.length)
+
+
+def check_enough(text: TextSpec, folder: Path, needs: Sequence[Need]) -> tuple[str, ...]:
+    """See that the text is long enough for what will be read of it.
+
+    Args:
+        folder: of the model, whose tokenizer counts.
+
+    Returns:
+        Notes: what was dropped, and where all of a text is taken though that is less than usual.
+
+    Raises:
+        DataError: too short.
+    """
+    evaluation = open_source(text.evaluation, data_dir=text.data_dir)
+    named = text.calibration
+    calibration = None if named is None else open_source(named, data_dir=text.data_dir)
+    count = counter(folder)
+    if count is None or evaluation.generated:  # the worker counts; a model writes what is needed
+        return ()
+    if calibration is not None and calibration.generated:
+        found = parts(evaluation, None)
+        needs = [need for need in needs if need.part == "evaluation"]
+    else:
+        found = parts(evaluation, calibration)
+    notes = []
+    if found.dropped and any(need.part == "calibration" for need in needs):
+        notes.append(
+            f"{found.dropped} passages stand in the evaluation text too, and are left out of "
+            "calibration"
+        )
+    for need in needs:
+        source = evaluation if need.part == "evaluation" else calibration or evaluation
+        notes.append(check_amount(source, found.of(need.part), need, count))
+    return tuple(note for note in notes if note)
 
 
 def choose_device(wanted: str, machine: Machine) -> Device:

@@ -65,7 +65,7 @@ def recommend(spec: ModelSpec, machine: Machine) -> list[Suggestion]:
 def calibration_tokens() -> int:
     """Tokens of calibration text that a method reads by default."""
     defaults = CalibrationConfig()
-    return defaults.samples * defaults.length
+    return defaults.amount.wanted * defaults.length
 
 
 def _candidates(spec: ModelSpec, *, can_cast: bool) -> Iterator[tuple[str, str]]:
@@ -106,7 +106,7 @@ def _candidates(spec: ModelSpec, *, can_cast: bool) -> Iterator[tuple[str, str]]
 
 def _fits(strategy: Strategy, spec: ModelSpec, machine: Machine) -> bool:
     """Whether the methods of a strategy that collect Hessians fit into free memory."""
-    if not any(method.reads_data(params) for method, params in registry.resolve(strategy)):
+    if not registry.reads_data(strategy):
         return True
     needed = memory_to_quantize(spec, calibration_tokens())
     return needed is None or needed <= machine.available_bytes

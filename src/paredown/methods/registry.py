@@ -120,6 +120,11 @@ def resolve(strategy: Strategy) -> list[tuple[AnyMethod, Params]]:
     return [(load(step.method), params_of(step)) for step in strategy.steps]
 
 
+def reads_data(strategy: Strategy) -> bool:
+    """Whether a step of it calibrates on text."""
+    return any(method.reads_data(params) for method, params in resolve(strategy))
+
+
 def canonical(strategy: Strategy | str) -> Strategy:
     """The strategy with every parameter explicit, so that equal strategies hash alike."""
     if isinstance(strategy, str):

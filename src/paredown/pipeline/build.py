@@ -74,7 +74,8 @@ def _compress_and_verify(
             strategy=strategy,
             out=out,
             text=bench.text,
-            samples=bench.calibration.samples,
+            samples=bench.calibration.amount.wanted,
+            least_samples=bench.calibration.amount.least,
             length=bench.calibration.length,
             seed=bench.seed,
         )

@@ -128,6 +128,8 @@ class CompressJob(Job[CompressDone]):
     out: Path
     text: TextSpec
     samples: int
+    least_samples: int | None = None
+    """With so many windows a text that has fewer than `samples` will do; None: it will not."""
     length: int
     seed: int
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from paredown.judge.limits import in_limits
 from paredown.judge.undecided import undecided
@@ -26,6 +27,7 @@ from paredown.report.tables import (
     score_rows,
 )
 from paredown.spec.result import TrialResult
+from paredown.spec.run import Amount
 from paredown.spec.units import human_bytes, human_count, human_seconds
 
 SCORES_FILE = "benchmark_scores.png"
@@ -107,16 +109,28 @@ def loads_with_transformers(result: TrialResult) -> bool:
     return any(f.runtime == "transformers" and f.known == "checked" for f in result.loads_in)
 
 
+def _amount(amount: Amount) -> str:
+    """How much text was asked for."""
+    return str(amount.wanted) if amount.wanted == amount.least else f"at most {amount.wanted}"
+
+
+def _noted(events: Iterable[dict[str, Any]]) -> list[str]:
+    """What was said about the request when it began, each once however often it was resumed."""
+    return list(dict.fromkeys(e["text"] for e in events if e["event"] == "note"))
+
+
 def _asked(findings: Judged, stop_reason: str | None) -> list[str]:
     record = findings.record
     config, spec = record.config, record.spec
     lines = [
         f"- model: {_code(config.model)}, {human_count(spec.parameters)} parameters, "
         f"{_text(spec.architecture)}, {human_bytes(spec.weight_bytes)} in {_text(spec.dtype)}",
-        f"- evaluation text: {_code(config.data)}, {config.evaluate.tokens} tokens in windows of "
+        f"- evaluation text: {_code(config.data)}, "
+        f"{_amount(config.evaluate.amount)} tokens in windows of "
         f"{config.evaluate.window}",
         f"- calibration: {_code(config.calibration.source or f'training part of {config.data}')}, "
-        f"{config.calibration.samples} windows of {config.calibration.length} tokens",
+        f"{_amount(config.calibration.amount)} windows of {config.calibration.length} tokens",
+        *(f"- note: {_text(text)}" for text in _noted(record.events)),
         f"- limits: {in_limits(config.limits) or 'none'}",
         f"- objectives: {', '.join(config.objectives)}",
         f"- search: {config.policy}, {config.episodes} episodes"

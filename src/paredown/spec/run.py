@@ -7,7 +7,7 @@ the reference page derive from these classes. `spec/option.py` has the rule of t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -46,6 +46,26 @@ MEASURING, CALIBRATION, SEARCH, LLM = "Measuring", "Calibration", "Search", "LLM
 _PRICE = Annotated[float, Field(ge=0)]
 
 
+class Amount(NamedTuple):
+    """How much text is taken: what is wanted, and with how much of it the work is still worth it.
+
+    Where the user names a number the two are equal: less than was asked for is refused.
+    """
+
+    wanted: int
+    least: int
+
+    def windows(self, length: int) -> Amount:
+        """Tokens as windows of `length` tokens, rounded up."""
+        return Amount(-(-self.wanted // length), -(-self.least // length))
+
+
+_TOKENS = Amount(8192, 2048)
+"""Below the least, the interval of a perplexity is too wide to tell one method from another."""
+_SAMPLES = Amount(32, 8)
+"""A quarter of the usual: Hessians are noisier then, and GPTQ is still better than rounding."""
+
+
 class MeasureConfig(BaseModel):
     """How any model folder is measured."""
 
@@ -53,8 +73,9 @@ class MeasureConfig(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    tokens: int = Field(default=8192, ge=512)
-    """Tokens of held-out text for perplexity, KL and top-1 agreement."""
+    tokens: int | None = Field(default=None, ge=512)
+    """Tokens of held-out text for perplexity, KL and top-1 agreement; None: 8192, or as many as
+    the text holds out where those are fewer, and at least 2048."""
     window: int = Field(default=512, ge=16)
     """Tokens per non-overlapping window; shortened to the model's context."""
     prompt_tokens: int = Field(default=128, ge=1)
@@ -90,6 +111,11 @@ class MeasureConfig(BaseModel):
     ] = False
     """Whether model-written code (HumanEval) may run where no sandbox works."""
 
+    @property
+    def amount(self) -> Amount:
+        """Tokens of held-out text."""
+        return _TOKENS if self.tokens is None else Amount(self.tokens, self.tokens)
+
 
 class EvaluateConfig(MeasureConfig):
     """How the candidates of an experiment are measured: the worst of them not to the end."""
@@ -111,11 +137,18 @@ class CalibrationConfig(BaseModel):
     )
 
     source: Annotated[str | None, Option("--calibration", complete="texts")] = None
-    """Text source; None takes the training part of the evaluation data."""
-    samples: int = Field(default=32, ge=1)
-    """Windows of calibration text."""
+    """Text, or a benchmark, whose training part is taken (arc_easy, gsm8k, mmlu, ...); None: the
+    training part of the evaluation text."""
+    samples: int | None = Field(default=None, ge=1)
+    """Windows of calibration text; None: 32, or as many as the text has where those are fewer, and
+    at least 8."""
     length: int = Field(default=512, ge=16)
     """Tokens per window."""
+
+    @property
+    def amount(self) -> Amount:
+        """Windows of calibration text."""
+        return _SAMPLES if self.samples is None else Amount(self.samples, self.samples)
 
 
 class LlmConfig(BaseModel):

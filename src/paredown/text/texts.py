@@ -1,9 +1,9 @@
 """Text sources, and their calibration and evaluation parts, which never overlap.
 
 Names: `pydoc` (the Python reference that every Python ships), `self` (text the model writes),
-`wikitext2`, `c4` (calibration only), or a local .txt/.jsonl file or folder. A source that comes
-with its own splits keeps them; any other is split by document, by a hash of its content, so that
-the same document can never land on both sides.
+`wikitext2`, `c4` (calibration only), a benchmark (its training part, calibration only), or a local
+.txt/.jsonl file or folder. A source that comes with its own splits keeps them; any other is split
+by document, by a hash of its content, so that the same document can never land on both sides.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from paredown.errors import DataError, did_you_mean
+from paredown.spec.benchmarks import BENCHMARKS, is_benchmark, is_item_file
 from paredown.spec.reading import json_rows, read_text
 from paredown.spec.serial import content_hash
+from paredown.text.solved import training_texts
 
 Part = Literal["calibration", "evaluation"]
 _EVALUATION_SHARE = 4
@@ -27,6 +29,9 @@ _HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val|eval|heldout|held_
 _HELD_OUT_FOLDERS = {"test", "valid", "validation", "val", "eval", "heldout", "held_out"}
 IMAGE_TEXTS = "texts.jsonl"
 """In a folder of images: what is asked and answered about each."""
+_PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
+_LONG_PASSAGE = 200
+"""Characters of a passage that no chance repeats."""
 _TEXT_FIELDS = ("text", "page", "content")
 
 
@@ -57,6 +62,8 @@ def open_source(name: str, *, data_dir: Path | None = None) -> TextSource:
     Raises:
         DataError: there is no such source.
     """
+    if name.endswith(":train"):  # what `check_calibration` accepts, and what is taken anyway
+        name = name.removesuffix(":train")
     if name == "pydoc":
         return TextSource(name, _pydoc, "topics of the Python reference, split by hash")
     if name == "self":
@@ -65,6 +72,8 @@ def open_source(name: str, *, data_dir: Path | None = None) -> TextSource:
         )
     if name in _NAMED:
         return _named(name, data_folder(data_dir))
+    if is_benchmark(name) and not is_item_file(name):
+        return _of_benchmark(name, data_folder(data_dir))
     path = Path(name).expanduser()
     if path.exists():
         files = _text_files(path)
@@ -73,10 +82,8 @@ def open_source(name: str, *, data_dir: Path | None = None) -> TextSource:
         )
     if path.suffix in {".txt", ".jsonl", ".raw"} or "/" in name:
         raise DataError(f"no text at {name!r}: there is no such file or folder")
-    raise DataError(
-        f"no text source is called {name!r}; "
-        f"{did_you_mean(name, ['pydoc', 'self', *_NAMED])} or give a .txt or .jsonl file"
-    )
+    near = did_you_mean(name, ["pydoc", "self", *_NAMED, *BENCHMARKS])
+    raise DataError(f"no text source is called {name!r}; {near} or give a .txt or .jsonl file")
 
 
 def check_calibration(name: str, evaluation: str) -> None:
@@ -112,28 +119,65 @@ def check_images(name: str) -> None:
         )
 
 
-def parts(evaluation: TextSource, calibration: TextSource | None) -> tuple[list[str], list[str]]:
-    """Calibration and evaluation documents, checked to be disjoint.
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Both sides of a text, with nothing in common.
+
+    Attributes:
+        calibration: its documents.
+        evaluation: its documents.
+        dropped: passages that stood on both sides, and were taken out of `calibration`.
+    """
+
+    calibration: list[str]
+    evaluation: list[str]
+    dropped: int
+
+    def of(self, part: Part) -> list[str]:
+        """The documents of one side."""
+        return self.evaluation if part == "evaluation" else self.calibration
+
+
+def parts(evaluation: TextSource, calibration: TextSource | None) -> Parts:
+    """Calibration and evaluation documents, with nothing in common.
+
+    Real texts repeat themselves: licences, headings, quotations. What is repeated leaves the
+    calibration side, so that the evaluation is the same whatever is calibrated on.
 
     Raises:
-        DataError: a document, or a long passage, stands on both sides.
+        DataError: either side is missing, or nothing of the calibration text stands there alone.
     """
     held_out = evaluation.documents("evaluation")
     training = (calibration or evaluation).documents("calibration")
-    shared = _passages(training) & _passages(held_out)
-    if shared:
-        example = min(shared)[:60]
+    forbidden = {passage for text in held_out for passage in _passages(text)}
+    kept, dropped = [], 0
+    for text in training:
+        rest, count = _without(text, forbidden)
+        dropped += count
+        if rest.strip():
+            kept.append(rest)
+    if not kept:
         raise DataError(
-            f"calibration and evaluation text overlap in {len(shared)} passages, e.g. "
-            f"{example!r}; choose another calibration text"
+            f"calibration on {(calibration or evaluation).name!r}: all of it stands in the "
+            "evaluation text; choose another calibration text"
         )
-    return training, held_out
+    return Parts(calibration=kept, evaluation=held_out, dropped=dropped)
 
 
-def _passages(documents: list[str]) -> set[str]:
-    """Lines long enough that chance cannot repeat them, blanks normalised."""
-    lines = (" ".join(line.split()) for text in documents for line in text.splitlines())
-    return {line for line in lines if len(line) >= 200}
+def _passages(text: str) -> list[str]:
+    """Lines and paragraphs long enough that chance cannot repeat them, blanks normalised."""
+    # Paragraphs as well: where lines are wrapped at 80 characters, none of them is long enough.
+    whole = (" ".join(part.split()) for part in (*text.splitlines(), *_PARAGRAPH.split(text)))
+    return [passage for passage in whole if len(passage) >= _LONG_PASSAGE]
+
+
+def _without(text: str, forbidden: set[str]) -> tuple[str, int]:
+    """The text without its paragraphs that hold a forbidden passage, and how many those are."""
+    if forbidden.isdisjoint(_passages(text)):
+        return text, 0  # as it was written, blank lines and all
+    paragraphs = _PARAGRAPH.split(text)
+    kept = [part for part in paragraphs if forbidden.isdisjoint(_passages(part))]
+    return "\n\n".join(kept), len(paragraphs) - len(kept)
 
 
 def _split(documents: list[str], part: Part) -> list[str]:
@@ -266,6 +310,17 @@ def _named(name: str, data_dir: Path | None) -> TextSource:
         return _from_hub(name, part)
 
     return TextSource(name, documents, f"the {name} splits: train to calibrate, test to evaluate")
+
+
+def _of_benchmark(name: str, data_dir: Path | None) -> TextSource:
+    """The solved items of a benchmark's training part, a document each."""
+
+    def documents(part: Part) -> list[str]:
+        if part != "calibration":
+            raise DataError(f"{name}: its items are for calibration only; score on it with -d")
+        return training_texts(name, data_dir)
+
+    return TextSource(name, documents, f"the training part of {name}, questions with their answers")
 
 
 def _from_hub(name: str, part: Part) -> list[str]:

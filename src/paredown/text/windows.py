@@ -16,6 +16,7 @@ from paredown.spec.progress import Progress
 from paredown.spec.redact import first_line
 from paredown.store.cache import Cache
 from paredown.store.content import code, model_hash
+from paredown.text.amount import too_short
 from paredown.text.texts import Part, TextSource, open_source, parts
 
 Writer = Callable[[Path, int, int, bool, Progress | None], Tensor]
@@ -87,6 +88,7 @@ def windows(
     seed: int,
     cache: Cache,
     write: Writer,
+    least: int | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -98,9 +100,11 @@ def windows(
 
     Args:
         write: lets the model write text, for sources that are `generated`.
+        least: with so many windows a text that has fewer than `count` is good enough; None: with
+            `count`.
 
     Raises:
-        DataError: the text is too short, or both parts overlap.
+        DataError: the text is too short, or nothing of it is on one side only.
     """
     evaluation, calibration = request.sources()
     source = evaluation if part == "evaluation" else calibration or evaluation
@@ -112,15 +116,11 @@ def windows(
         documents = source.documents(part)
     else:
         other = None if calibration is None or calibration.generated else calibration
-        training, held_out = parts(evaluation, other)
-        documents = held_out if part == "evaluation" else training
+        documents = parts(evaluation, other).of(part)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     found = _cut(documents, tokenizer, length)
-    if len(found) < count:
-        raise DataError(
-            f"{source.name}: its {part} part has {len(found)} windows of {length} tokens, "
-            f"{count} are asked for; ask for fewer, or give more text"
-        )
+    if len(found) < (least or count):
+        raise too_short(source, part, len(found), least or count, length)
     if part == "evaluation":
         return found[:count]
     generator = torch.Generator().manual_seed(seed)

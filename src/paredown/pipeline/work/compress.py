@@ -148,7 +148,7 @@ class _Step:
             source_hash=model_hash(source.folder),
             scratch=scratch,
             cache=self.cache,
-            calibration=partial(read, self.job.samples, self.job.length, None),
+            calibration=partial(_calibration, self.job, report),
             progress=report,
             trust_remote_code=self.job.trust_remote_code,
             training=Training(base=self.job.model, windows=read),
@@ -171,8 +171,23 @@ def require_predicted(method: AnyMethod, params: Params, predicted: int, stored:
         )
 
 
+def _calibration(job: CompressJob, progress: Progress) -> Tensor:
+    """(count, length) windows of what the run calibrates on, as many as it has up to those wanted.
+
+    What a method trains on is read through `_windows`: there less than it asks for is refused,
+    because its schedule counts on every token.
+    """
+    return _windows(job, progress, job.samples, job.length, None, least=job.least_samples)
+
+
 def _windows(
-    job: CompressJob, progress: Progress, count: int, length: int, source: str | None
+    job: CompressJob,
+    progress: Progress,
+    count: int,
+    length: int,
+    source: str | None,
+    *,
+    least: int | None = None,
 ) -> Tensor:
     """(count, length) windows of training text: of `source`, or of what the run calibrates on."""
     text = job.text if source is None else job.text.model_copy(update={"calibration": source})
@@ -181,6 +196,7 @@ def _windows(
         "calibration",
         job.model,
         count=count,
+        least=least,
         length=length,
         seed=job.seed,
         cache=Cache.default(),

@@ -37,12 +37,14 @@ def evaluation_tokens(
     context = getattr(config, "max_position_embeddings", None) or held_out.config.window
     length = min(held_out.config.window, context)
     text = request(held_out.text)
+    amount = held_out.config.amount.windows(length)
     read = partial(
         windows,
         text,
         "evaluation",
         held_out.base,
-        count=-(-held_out.config.tokens // length),
+        count=amount.wanted,
+        least=amount.least,
         length=length,
         seed=0,  # not the run's: artifacts of all runs are compared on the same text
         cache=Cache.default(),
