@@ -130,7 +130,6 @@ def write_tokens(
             length=length,
             seed=0,
             cache=Cache.default(),
-            model_hash="",
             write=write_texts,
         )
         for part, count in counts.items()

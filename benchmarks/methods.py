@@ -139,10 +139,10 @@ def judge(base: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     cache = Cache.default()
     tokens = windows(
         request(_text(options)), "evaluation", base, count=options["held_out"],
-        length=options["length"], seed=0, cache=cache, model_hash=str(base), write=write_texts,
+        length=options["length"], seed=0, cache=cache, write=write_texts,
     )  # fmt: skip
     outputs = BaseOutputs(
-        base, base_hash=str(base), tokens=tokens, tokens_hash=tensor_hash(tokens), cache=cache,
+        base, tokens=tokens, tokens_hash=tensor_hash(tokens), cache=cache,
         device="cpu",
     )  # fmt: skip
     session = engine("torch").open(folder, device="cpu")

@@ -62,7 +62,6 @@ def text(folder: Path, part: Part, options: argparse.Namespace, count: int) -> T
         length=options.length,
         seed=0,
         cache=Cache.default(),
-        model_hash="",
         write=write_texts,
     )
 

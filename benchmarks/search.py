@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,9 +35,10 @@ from paredown.search.replay import Curve, Table, curve, replay, whole
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
+from paredown.spec.run import Objective
 from paredown.spec.target import Limits
 
-OBJECTIVES = ("quality", "size")
+OBJECTIVES: tuple[Objective, ...] = ("quality", "size")
 GOAL = 0.95
 PATIENCE = 2.0
 """A policy that has not reached the goal after so many budgets never does, but for `random` and
@@ -185,7 +187,7 @@ def plot(runs: dict[str, list[Run]], horizon: float, path: Path) -> None:
     for name in (n for n in runs if "+" not in n):
         shares = np.array([r.curve.at(times) for r in runs[name]])
         # Dashed and on top: it lies on the line of whichever policy it relies on.
-        style = {"linestyle": "--", "zorder": 3} if name == REFERENCE else {}
+        style: dict[str, Any] = {"linestyle": "--", "zorder": 3} if name == REFERENCE else {}
         (line,) = axes.plot(times, shares.mean(axis=0), label=name, **style)
         low, high = np.quantile(shares, [0.25, 0.75], axis=0)
         axes.fill_between(times, low, high, alpha=0.12, color=line.get_color(), linewidth=0)

@@ -31,7 +31,7 @@ from paredown.coordinate.setup import open_base
 from paredown.errors import ConfigError, MethodError
 from paredown.evaluate.quality import BaseOutputs, measure_quality
 from paredown.methods import registry
-from paredown.methods.shared.groups import schemes_of
+from paredown.methods.shared.groups import GroupParams, schemes_of
 from paredown.ops.affine import dequantize, quantize
 from paredown.ops.gptq import round_to_nearest
 from paredown.ops.hqq import fit_half_quadratic
@@ -116,10 +116,10 @@ class Bench:
         text = messages.TextSpec(evaluation=data, calibration=None, data_dir=None)
         tokens = windows(
             request(text), "evaluation", folder, count=WINDOWS, length=LENGTH, seed=0,
-            cache=Cache.default(), model_hash=base.hash, write=write_texts,
+            cache=Cache.default(), write=write_texts,
         )  # fmt: skip
         outputs = BaseOutputs(
-            folder, base_hash=base.hash, tokens=tokens, tokens_hash=tensor_hash(tokens),
+            folder, tokens=tokens, tokens_hash=tensor_hash(tokens),
             cache=Cache.default(), device="cpu",
         )  # fmt: skip
         bench = cls(base=base, tokens=tokens, outputs=_Kept(outputs, len(tokens)), text=text)
@@ -136,6 +136,7 @@ class Bench:
         """Round the model's layers as `step` does; returns the seconds that takes."""
         method, params = registry.resolve(Strategy(steps=(step,)))[0]
         assert self.spec is not None
+        assert isinstance(params, GroupParams)
         schemes = schemes_of(self.spec, params)
         linears = {n: s for n, s in schemes.items() if n in self.spec.structure.linears}
         embedding = {n: s for n, s in schemes.items() if n not in linears}
