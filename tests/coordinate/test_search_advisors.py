@@ -29,7 +29,7 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 def advisors(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     sys.modules.pop("search_advisors", None)
-    import search_advisors  # type: ignore[import-not-found]
+    import search_advisors
 
     return search_advisors
 
