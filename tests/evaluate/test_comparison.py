@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -18,6 +19,7 @@ from paredown.analysis.paired import (
 from paredown.analysis.statistics import Interval
 from paredown.evaluate.comparison import compare, score, surely_lost
 from paredown.evaluate.items import Item, TaskItems
+from paredown.runtimes.session import Likeliest
 
 
 def items(
@@ -177,4 +179,38 @@ def test_other_items_are_refused() -> None:
 
 def test_items_survive_the_cache() -> None:
     found = items([1, 0.5], [1, None])
+    assert TaskItems.from_json(found.to_json()) == found
+
+
+def told(found: TaskItems, *odds: tuple[float, float] | None) -> TaskItems:
+    """The items with what may follow each prompt: two tokens and their probabilities."""
+    nexts = [
+        None if pair is None else Likeliest((7, 9), (math.log(pair[0]), math.log(pair[1])))
+        for pair in odds
+    ]
+    changed = [replace(i, next=n) for i, n in zip(found.items, nexts, strict=True)]
+    return replace(found, items=tuple(changed))
+
+
+def test_the_divergence_after_the_prompts_is_paired_by_item() -> None:
+    base = told(items([1, 0]), (0.5, 0.5), (0.5, 0.5))
+    mine = told(items([1, 0]), (0.25, 0.75), (0.5, 0.5))
+    found = compare(mine, base, margin=0.02)
+    first = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)  # 0.1438; of the second 0
+    assert found.kl == pytest.approx(first / 2)
+    assert found.kl_stderr == pytest.approx(first / 2)  # sd first/sqrt(2), over sqrt(2)
+    # The other way round it is another number: the base's odds are those that count.
+    assert compare(base, mine, margin=0.02).kl == pytest.approx(
+        (0.25 * math.log(0.5) + 0.75 * math.log(1.5)) / 2
+    )
+
+
+def test_a_divergence_of_some_of_the_items_is_none() -> None:
+    base = told(items([1, 0]), (0.5, 0.5), (0.5, 0.5))
+    assert compare(told(items([1, 0]), (0.5, 0.5), None), base, margin=0.02).kl is None
+    assert compare(items([1, 0]), base, margin=0.02).kl is None
+
+
+def test_what_follows_a_prompt_survives_the_cache() -> None:
+    found = told(items([1, 0]), (0.5, 0.5), None)
     assert TaskItems.from_json(found.to_json()) == found

@@ -154,6 +154,55 @@ def test_among_results_that_the_score_cannot_tell_apart_the_divergence_decides()
     assert find_front((ASKED, better, worse), PAIR).episodes == (0, 1, 2)
 
 
+def told(result: TrialResult, *kls: tuple[float, float] | None) -> TrialResult:
+    """The result with the divergence (and its error) after the prompts of each benchmark."""
+    scores = []
+    for score, kl in zip(result.scores, kls, strict=True):
+        assert score.versus_base is not None
+        update = {} if kl is None else {"kl": kl[0], "kl_stderr": kl[1]}
+        versus = score.versus_base.model_copy(update=update)
+        scores.append(score.model_copy(update={"versus_base": versus}))
+    return with_quality(result.model_copy(update={"scores": tuple(scores)}), "auto")
+
+
+def test_the_divergence_after_the_prompts_is_of_all_items() -> None:
+    bare = scored(point(1, "int8", 1.0, 0.5, 0.9, 0.7), 0.6, n=100)
+    two = scored(bare, 0.5, name="arc_easy", n=300)
+    found = told(two, (0.04, 0.012), (0.08, 0.004)).get("benchmark_kl")
+    assert found is not None
+    assert (found.value, found.n) == (pytest.approx((0.04 + 3 * 0.08) / 4), 400)
+    assert found.stderr == pytest.approx(math.hypot(0.012, 3 * 0.004) / 4)
+    # Where one benchmark does not tell, a mean over the other would be of other items.
+    assert told(two, (0.04, 0.012), None).get("benchmark_kl") is None
+    # The benchmark that was named counts, and asked again on more items the old one goes.
+    again = told(told(two, (0.04, 0.012), (0.08, 0.004)), (0.02, 0.01), (0.02, 0.01))
+    assert [m.value for m in again.measurements if m.name == "benchmark_kl"] == [
+        pytest.approx(0.02)
+    ]
+
+
+def test_the_divergence_on_the_prompts_breaks_ties_before_that_on_the_text() -> None:
+    def near(episode: int, text: float, prompts: float | None, size: float) -> TrialResult:
+        values = {**BASE, "kl": text, "size": BASE["size"] * size}
+        bare = scored(ok(episode, "rtn(bits=4)", values), 0.58, half=0.05)
+        return told(bare, None if prompts is None else (prompts, 0.001))
+
+    # By the text the larger is nearer to the base, on the benchmark's prompts the smaller.
+    larger, smaller = near(1, 0.01, 0.30, 0.4), near(2, 0.20, 0.02, 0.3)
+    assert find_front((ASKED, larger, smaller), PAIR).episodes == (0, 2)
+    # One that was not measured there makes the text the common ground.
+    assert find_front((ASKED, larger, near(2, 0.20, None, 0.3)), PAIR).episodes == (0, 1, 2)
+
+
+def test_the_search_sees_quality_on_the_prompts_but_never_better_than_the_score() -> None:
+    close = told(scored(point(1, "int8", 1.5, 0.5, 0.9, 0.7), 0.6), (0.03, 0.001))
+    assert scores((ASKED, close), PAIR, Limits())[0].costs[0] == pytest.approx(0.03)
+    ruined = told(RUINED, (0.03, 0.001))
+    assert scores((ASKED, ruined), PAIR, Limits())[0].costs[0] == pytest.approx(
+        math.log(0.6 / 0.07)
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paredown.analysis.divergence import kl_of_likeliest
 from paredown.analysis.paired import (
     is_equivalent,
     mcnemar_exact,
     paired_proportion_interval,
     wilson_interval,
 )
-from paredown.analysis.statistics import Interval, mean_stderr, paired_bootstrap_ci
+from paredown.analysis.statistics import Estimate, Interval, mean_stderr, paired_bootstrap_ci
 from paredown.evaluate.items import Item, TaskItems
 from paredown.spec.result import Measurement
 from paredown.spec.scores import Comparison, Part, TaskScore
@@ -83,6 +84,7 @@ def compare(mine: TaskItems, base: TaskItems, *, margin: float) -> Comparison:
     change = _Change.of(pairs, higher_is_better=mine.higher_is_better)
     lost, gained, binary = change.lost, change.gained, change.binary
     shown = change.interval(0.95)
+    kl = _divergence(pairs)
     found = Comparison(
         n=len(pairs),
         base_value=_mean([b.score for _, b in pairs]),
@@ -95,6 +97,8 @@ def compare(mine: TaskItems, base: TaskItems, *, margin: float) -> Comparison:
         p_value=mcnemar_exact(lost, gained) if binary else None,
         margin=margin,
         equivalent=is_equivalent(change.interval(_TOST_LEVEL), margin),
+        kl=None if kl is None else kl.value,
+        kl_stderr=None if kl is None else kl.stderr,
         verdict="",
     )
     return found.model_copy(update={"verdict": in_words(mine.name, found)})
@@ -148,6 +152,20 @@ def _pairs(mine: TaskItems, base: TaskItems) -> list[tuple[Item, Item]]:
     if not same:
         raise ValueError(f"{mine.name}: the two models did not answer the same items")
     return [(item, before[item.id]) for item in mine.items]
+
+
+def _divergence(pairs: Sequence[tuple[Item, Item]]) -> Estimate | None:
+    """Mean KL(base, mine) of the token after each prompt; None where one item does not tell."""
+    known = [
+        kl_of_likeliest(
+            dict(zip(base.next.ids, base.next.logprobs, strict=True)),
+            dict(zip(mine.next.ids, mine.next.logprobs, strict=True)),
+        )
+        for mine, base in pairs
+        if mine.next is not None and base.next is not None
+    ]
+    # A mean over some of the items would not be that of the items that are scored.
+    return mean_stderr(known) if len(known) == len(pairs) else None
 
 
 def _changed(pairs: Sequence[tuple[Item, Item]]) -> int | None:

@@ -15,7 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from paredown.errors import ConfigError
 from paredown.evaluate.items import Responses
-from paredown.runtimes.session import Pair, Session
+from paredown.runtimes.session import Likeliest, Pair, Session
 from paredown.spec.progress import Progress
 from paredown.spec.units import human_seconds
 
@@ -41,6 +41,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         self._session: Session | None = None
         self.truncated: set[tuple[str, int]] = set()
         """Task and row of requests that lost the beginning of their prompt."""
+        self.following: dict[tuple[str, int], Likeliest] = {}
+        """By task and row, what the model takes for likely after the prompt."""
+
+    def forget(self) -> None:
+        """Forget what was noted by task and row: another benchmark begins."""
+        self.truncated.clear()
+        self.following.clear()
 
     @property
     def session(self) -> Session:
@@ -105,12 +112,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             found = self.session.score(pairs)
             for group, scored in self._watched(found, len(groups)):
                 answers = {
-                    keys[i]: [s.loglikelihood, s.greedy, s.truncated]
-                    for i, s in zip(groups[group], scored, strict=True)
+                    # Answers share their prompt, so what follows it is kept with one of them.
+                    keys[i]: [s.loglikelihood, s.greedy, s.truncated, _kept(s.next, first=not k)]
+                    for k, (i, s) in enumerate(zip(groups[group], scored, strict=True))
                 }
                 self.responses.add(answers)
         results = [self._answer(key, request) for key, request in zip(keys, requests, strict=True)]
-        return [(float(value), bool(greedy)) for value, greedy, _ in results]
+        return [(float(value), bool(greedy)) for value, greedy, *_ in results]
 
     def loglikelihood_rolling(self, requests: list[Any], **_: Any) -> list[float]:
         """Score whole texts, window by window."""
@@ -119,7 +127,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         for done, i in enumerate(todo):
             windows = [[pair] for pair in self._windows(requests[i].args[0])]
             scores = [scored[0].loglikelihood for _, scored in self.session.score(windows)]
-            self.responses.add({keys[i]: [sum(scores), False, False]})
+            self.responses.add({keys[i]: [sum(scores), False, False, None]})
             self.progress((done + 1) / len(todo), f"{done + 1} of {len(todo)} texts")
         return [float(self._answer(k, r)[0]) for k, r in zip(keys, requests, strict=True)]
 
@@ -138,7 +146,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
                 prompts, stops=self._stops(stops), max_tokens=max_tokens, step=pace.step
             )
             for k, written in pace.watched(found):
-                self.responses.add({keys[chosen[k]]: [written.text, False, written.truncated]})
+                answer = [written.text, False, written.truncated, _kept(written.next)]
+                self.responses.add({keys[chosen[k]]: answer})
         return [str(self._answer(k, r)[0]) for k, r in zip(keys, requests, strict=True)]
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> Any:
@@ -175,6 +184,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             raise AssertionError("every request was answered")
         if answer[2]:
             self.truncated.add(_row_of(request))
+        if answer[3] is not None:
+            ids, logprobs = answer[3]
+            self.following.setdefault(_row_of(request), Likeliest(tuple(ids), tuple(logprobs)))
         return answer
 
     def _watched(self, found: Iterator[_Found], total: int) -> Iterator[_Found]:
@@ -211,6 +223,10 @@ class Pace:
             bound = "about" if self.done else "at most"
             message += f", {bound} {human_seconds(passed * (self.total - done) / done)} left"
         self.progress(done / self.total, message)
+
+
+def _kept(next_: Likeliest | None, *, first: bool = True) -> list[Sequence[float]] | None:
+    return None if next_ is None or not first else [next_.ids, next_.logprobs]
 
 
 def _row_of(request: Any) -> tuple[str, int]:

@@ -52,7 +52,7 @@ def run_humaneval(
     problems = load_problems(humaneval_folder(data_dir))
     chosen = draw({HUMANEVAL: len(problems)}, limit, seed=_SEED)[HUMANEVAL]
     asked = [problems[i] for i in chosen]
-    model.truncated.clear()
+    model.forget()
     settings = {"until": [] if chat_template else [*STOPS], "max_gen_toks": _MAX_TOKENS}
     texts = model.generate_until(
         [
@@ -74,6 +74,7 @@ def run_humaneval(
             answer=text,
             metrics={"pass@1": float(solved.passed > 0)},
             truncated=(HUMANEVAL, i) in model.truncated,
+            next=model.following.get((HUMANEVAL, i)),
         )
         for i, problem, text, solved in zip(chosen, asked, texts, judged.solved, strict=True)
     )

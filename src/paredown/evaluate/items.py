@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from paredown.runtimes.session import Likeliest
 from paredown.spec.reading import require_tame
 from paredown.spec.serial import canonical
 from paredown.store.atomic import clear_disk_errors, write_text
@@ -27,6 +28,7 @@ class Item:
         answer: which choice, or the extracted text; None where there is no such thing.
         metrics: all metrics of the item.
         truncated: its prompt lost its beginning.
+        next: the likeliest tokens after its prompt; None where the engine does not tell.
     """
 
     id: str
@@ -36,6 +38,14 @@ class Item:
     answer: int | str | None
     metrics: Mapping[str, float]
     truncated: bool
+    next: Likeliest | None = None
+
+    @staticmethod
+    def read(data: Mapping[str, Any]) -> Item:
+        """From `asdict`, through JSON."""
+        told = data["next"]
+        next_ = None if told is None else Likeliest(tuple(told["ids"]), tuple(told["logprobs"]))
+        return Item(**{**data, "next": next_})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +70,13 @@ class TaskItems:
     def from_json(text: str) -> TaskItems:
         """From the cache."""
         data = json.loads(text)
-        return TaskItems(**{**data, "items": tuple(Item(**item) for item in data["items"])})
+        return TaskItems(**{**data, "items": tuple(map(Item.read, data["items"]))})
 
     def write_items(self, path: Path) -> None:
         """One line per item, for comparisons and for people."""
-        lines = [json.dumps(asdict(item), ensure_ascii=False) for item in self.items]
+        # What follows a prompt is for comparisons by machine: it would hide everything else.
+        shown = [{k: v for k, v in asdict(i).items() if k != "next"} for i in self.items]
+        lines = [json.dumps(item, ensure_ascii=False) for item in shown]
         write_text(path, "\n".join(lines) + "\n")
 
 

@@ -24,7 +24,7 @@ from paredown.store.cache import Cache
 from paredown.store.content import code, model_hash
 from paredown.text.windows import load_tokenizer
 
-_CODE = 2
+_CODE = 3
 """Goes up when the same request may be answered differently."""
 _STAGES = (4, 2)
 """A candidate is first asked so many parts of the items, one over each."""

@@ -80,7 +80,7 @@ def run_benchmark(
     chosen = loaded.filter or samples[next(iter(tasks))][0]["filter"]
     extras = _extras(samples, chosen)
     items = [
-        _item(task, tasks[task], sample, loaded, rows[task], model.truncated, extras)
+        _item(task, tasks[task], sample, loaded, rows[task], model, extras)
         for task in tasks
         for sample in samples[task]
         if sample["filter"] == chosen
@@ -107,7 +107,7 @@ def _answered(
     chat_template: bool,
 ) -> Mapping[str, Any]:
     """lm-eval's record of every item of `rows`, by task; a list with an entry per filter."""
-    model.truncated.clear()
+    model.forget()
     found: Mapping[str, Any] = evaluate(
         lm=model,
         task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
@@ -207,7 +207,7 @@ def _item(
     sample: Mapping[str, Any],
     loaded: _Loaded,
     rows: Sequence[int],
-    truncated: set[tuple[str, int]],
+    model: HarnessModel,
     extras: Mapping[str, Mapping[str, float]],
 ) -> Item:
     values = {metric: sample[metric] for metric in sample["metrics"]}
@@ -216,7 +216,7 @@ def _item(
             f"{loaded.name} measures {loaded.metric}, which is no mean over items; for perplexity "
             "give a text, e.g. -d wikitext2"
         )
-    identity = f"{name}/{sample['doc_id']}"
+    identity, row = f"{name}/{sample['doc_id']}", (name, rows.index(sample["doc_id"]))
     return Item(
         id=identity,
         part=name,
@@ -224,7 +224,8 @@ def _item(
         score=float(values[loaded.metric]),
         answer=_given_answer(task, sample, loaded.metric),
         metrics={**_numbers(values), **extras.get(identity, {})},
-        truncated=(name, rows.index(sample["doc_id"])) in truncated,
+        truncated=row in model.truncated,
+        next=model.following.get(row),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from paredown.analysis.knee import knee
 from paredown.analysis.pareto import FloatArray, pareto_mask
-from paredown.judge.quantities import SCORED, finished_baseline, in_force, quantity
+from paredown.judge.quantities import PROMPT_KL, SCORED, finished_baseline, in_force, quantity
 from paredown.judge.quantity import Quantity
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -94,7 +94,10 @@ def _ranked(costs: FloatArray, results: Sequence[TrialResult]) -> FloatArray:
     logs, step = np.log(costs), math.log1p(median(halves)) if halves else 0.0
     boxes = np.floor((logs - logs.min()) / step) if step else logs
     # What has no divergence is not known to be close to the base, so it comes last of its equals.
-    near = [0.0 if r.strategy is None else _or_infinite(r.value("kl")) for r in results]
+    # On the benchmarks' own prompts where all were measured there, else on the text.
+    trials = [r for r in results if r.strategy is not None]
+    name = PROMPT_KL if all(r.get(PROMPT_KL) is not None for r in trials) else "kl"
+    near = [0.0 if r.strategy is None else _or_infinite(r.value(name)) for r in results]
     keys = list(zip(boxes.tolist(), near, strict=True))
     order = {key: rank for rank, key in enumerate(sorted(set(keys)), start=1)}
     return np.array([float(order[key]) for key in keys])

@@ -12,7 +12,7 @@ import numpy as np
 from paredown.analysis.hypervolume import hypervolume
 from paredown.analysis.pareto import pareto_mask
 from paredown.judge.limits import violations
-from paredown.judge.quantities import QUANTITIES, SCORED
+from paredown.judge.quantities import PROMPT_KL, QUANTITIES, SCORED
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
@@ -129,15 +129,20 @@ def covered(
 def _over(result: TrialResult, unit: TrialResult, objective: Objective) -> float:
     """One objective over the unit's.
 
-    Quality is seen through the text, which is fine and which everything has; but what the scores
-    have surely lost counts at least, or a model that forgot the benchmark would gain by its text.
+    Quality is seen through the divergence from the base on the benchmarks' own prompts where it was
+    measured, as a ratio of probabilities, else through the text, which everything has: both are
+    fine where scores are coarse. But what the scores have surely lost counts at least, or a model
+    that forgot the benchmark would gain by its text.
     """
     row = QUANTITIES[objective]
     mine, base = row.cost(result, unit), row.cost(unit, unit)
     if mine is None or base is None:
         raise AssertionError(objective)
     scored = SCORED.over(result, unit) if objective == "quality" else None
-    return mine / base if scored is None else max(mine / base, scored.low)
+    if scored is None:
+        return mine / base
+    near = result.get(PROMPT_KL)
+    return max(mine / base if near is None else math.exp(near.value), scored.low)
 
 
 def _costs(result: TrialResult, unit: TrialResult, names: tuple[Objective, ...]) -> Row:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 from paredown.judge.limits import unmet
-from paredown.judge.quantities import KEPT, POINTS
+from paredown.judge.quantities import KEPT, POINTS, PROMPT_KL
 from paredown.judge.quantity import Z95, Reading
 from paredown.spec.result import Measurement, TrialResult, flat_fields
 from paredown.spec.scores import TaskScore
@@ -48,7 +48,14 @@ def with_quality(result: TrialResult, quality: str) -> TrialResult:
         m.model_copy(update={"name": _TEXT}) if m.name == "accuracy" else m for m in bare
     )
     return _with(
-        result, (*renamed, _accuracy(chosen, kept), kept, *_points(chosen, is_base=is_base))
+        result,
+        (
+            *renamed,
+            _accuracy(chosen, kept),
+            kept,
+            *_points(chosen, is_base=is_base),
+            *_prompt_kl(chosen),
+        ),
     )
 
 
@@ -68,7 +75,7 @@ def _without_quality(measurements: Sequence[Measurement]) -> tuple[Measurement, 
     kept = [
         m
         for m in measurements
-        if m.name not in {KEPT, POINTS} and not (was_scored and m.name == "accuracy")
+        if m.name not in {KEPT, POINTS, PROMPT_KL} and not (was_scored and m.name == "accuracy")
     ]
     return tuple(m.model_copy(update={"name": "accuracy"}) if m.name == _TEXT else m for m in kept)
 
@@ -142,6 +149,29 @@ def _points(scores: Sequence[TaskScore], *, is_base: bool) -> list[Measurement]:
             stderr=(points.high - points.low) / (2 * Z95) if n > 1 else None,
             low=points.low, high=points.high, lower_is_better=False, source="derived",
             how="mean change of the score against the base's on the same items",
+        )
+    ]  # fmt: skip
+
+
+def _prompt_kl(scores: Sequence[TaskScore]) -> list[Measurement]:
+    """Over the items of all benchmarks; none where one of them does not tell.
+
+    It comes from the pass that scores, on the same items of both models, and is far finer than the
+    score: no answer has to flip for it to move.
+    """
+    told = [s.versus_base for s in scores if s.versus_base is not None]
+    means = [(each.n, each.kl, each.kl_stderr) for each in told if each.kl is not None]
+    if not means or len(means) < len(scores):
+        return []
+    n = sum(count for count, _, _ in means)
+    errors = [count * (stderr or 0.0) for count, _, stderr in means]
+    return [
+        Measurement(
+            name=PROMPT_KL, value=sum(count * kl for count, kl, _ in means) / n,
+            unit=Unit.NATS_PER_TOKEN, n=n, stderr=math.hypot(*errors) / n if n > 1 else None,
+            lower_is_better=True, source="measured",
+            how="KL(base, artifact) of the token after each item's prompt, over the likeliest "
+            "tokens of the base and all others together: at most the divergence over all tokens",
         )
     ]  # fmt: skip
 

@@ -21,6 +21,8 @@ from paredown.spec.units import GB, Unit, human_bytes
 
 KEPT = "quality"
 """Measurement: share of the base's quality that is kept; 1 is as good as the base."""
+PROMPT_KL = "benchmark_kl"
+"""Measurement: divergence from the base after the benchmarks' own prompts, nats per token."""
 POINTS = "quality_points"
 """Measurement: mean change of the scores against the base's, in points; below 0 is a loss."""
 

@@ -182,7 +182,8 @@ def _benchmarks(findings: Judged) -> list[str]:
         "## Benchmarks",
         f"![Score against size]({SCORES_FILE})",
         "Changes are against the base model on the same items, in points, with a 95 % interval; "
-        "lost/gained counts answers that turned from right to wrong and from wrong to right.",
+        "lost/gained counts answers that turned from right to wrong and from wrong to right; KL is "
+        "the divergence from the base of the token after each prompt, nats.",
         _table(SCORE_COLUMNS, rows),
         "\n".join(notes),
     ]

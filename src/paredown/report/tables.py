@@ -38,7 +38,7 @@ EPISODE_COLUMNS = ("#", "strategy", "kind", "result", *FRONT_COLUMNS[2:], "time"
 MEASUREMENT_COLUMNS = ("name", "value", "unit", "stderr", "n", "source", "how")
 SCORE_COLUMNS = (
     "#", "strategy", "benchmark", "metric", "score", "95 % interval", "base", "change",
-    "lost/gained", "items",
+    "lost/gained", "KL", "items",
 )  # fmt: skip
 SPEED_COLUMNS = (
     "prompt", "batch", "prefill ms", "p90", "tokens/s", "ms per step", "p90", "tokens/s", "n",
@@ -159,6 +159,7 @@ def score_rows(results: Sequence[TrialResult]) -> Rows:
             f"{100 * score.value:.1f} %",
             f"{100 * score.low:.1f} to {100 * score.high:.1f}",
             *_versus_base(score.versus_base),
+            _prompt_kl(score.versus_base),
             _items(score),
         )
         for result in results
@@ -181,6 +182,11 @@ def score_notes(result: TrialResult) -> list[str]:
 def part_rows(score: TaskScore) -> Rows:
     """subject, score, items: one row per part of a benchmark that has several."""
     return [(name, f"{100 * part.value:.1f} %", str(part.n)) for name, part in score.parts.items()]
+
+
+def _prompt_kl(versus: Comparison | None) -> str:
+    """Divergence from the base after the prompts: it moves where no answer flips yet."""
+    return NONE if versus is None or versus.kl is None else number(versus.kl, versus.kl_stderr)
 
 
 def _items(score: TaskScore) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from paredown.spec.target import Device
@@ -28,6 +28,23 @@ class Pair:
     continuation: tuple[int, ...]
 
 
+TOP = 64
+"""How many of the likeliest next tokens a session tells: nearly all of the mass, a kilobyte."""
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """The likeliest tokens after a prompt, up to `TOP` of them.
+
+    Attributes:
+        ids: of the tokens, the likeliest first.
+        logprobs: of each, nats.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Scored:
     """What a model thinks of a continuation."""
@@ -38,6 +55,8 @@ class Scored:
     """Whether each of its tokens is the likeliest."""
     truncated: bool
     """Whether the context had to lose its beginning."""
+    next: Likeliest | None = field(default=None, compare=False)
+    """What may follow the context; None where the engine does not tell. No part of the score."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,8 @@ class Written:
     text: str
     truncated: bool
     """Whether the prompt had to lose its beginning."""
+    next: Likeliest | None = field(default=None, compare=False)
+    """What may follow the prompt; None where the engine does not tell. No part of the text."""
 
 
 def _quietly(rows: int, share: float) -> None:

@@ -35,6 +35,11 @@ class Comparison(BaseModel):
     """Difference that would not matter to the user."""
     equivalent: bool
     """Whether two one-sided tests at 5 % show the difference to be within the margin."""
+    kl: float | None = None
+    """KL(base, this model) of the token after each item's prompt, nats per token; None where the
+    engine does not tell what follows."""
+    kl_stderr: float | None = None
+    """Of its mean over the items; None where there is one item."""
     verdict: str
     """The outcome in words."""
 

@@ -27,8 +27,8 @@ _EPISODE = re.compile(r"^episode_(\d+)$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 HISTORY_FIELDS = (
     "episode", "strategy", "kind", "status", "on_front", "quality", "perplexity", "kl",
-    "top1_agreement", "accuracy", "latency_ms", "prefill_ms", "memory_gb", "model_size_gb",
-    "energy_joules", "compression_ratio", "speedup", "wall_s", "failure", "unmet",
+    "benchmark_kl", "top1_agreement", "accuracy", "latency_ms", "prefill_ms", "memory_gb",
+    "model_size_gb", "energy_joules", "compression_ratio", "speedup", "wall_s", "failure", "unmet",
 )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def _row(result: TrialResult, on_front: bool) -> dict[str, object]:
         "on_front": int(on_front),
         **{
             name: result.value(name)
-            for name in ("quality", "perplexity", "kl", "top1_agreement", "speedup")
+            for name in ("quality", "perplexity", "kl", "benchmark_kl", "top1_agreement", "speedup")
         },
         "prefill_ms": result.value("prefill_latency"),
         **{

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from paredown.errors import ConfigError, DivergedError
-from paredown.runtimes.session import Pair, Scored, Written
+from paredown.runtimes.session import TOP, Likeliest, Pair, Scored, Written
 from paredown.runtimes.torch.generation import end_tokens, only_greedy, written_text
 from paredown.runtimes.torch.rows import Row, batches
 
@@ -110,9 +110,9 @@ class CausalScorer:
         for start in range(0, len(order), _ROWS[self.device]):
             chosen = order[start : start + _ROWS[self.device]]
             ids = [list(prompts[i])[-room:] for i in chosen]
-            texts = self._write_batch(ids, stops, max_tokens, step)
-            for i, text in zip(chosen, texts, strict=True):
-                yield i, Written(text, truncated=len(prompts[i]) > room)
+            written = self._write_batch(ids, stops, max_tokens, step)
+            for i, (text, following) in zip(chosen, written, strict=True):
+                yield i, Written(text, truncated=len(prompts[i]) > room, next=following)
 
     def _write_batch(
         self,
@@ -120,17 +120,18 @@ class CausalScorer:
         stops: Sequence[str],
         max_tokens: int,
         step: Callable[[int, float], None],
-    ) -> list[str]:
+    ) -> list[tuple[str, Likeliest]]:
         width = max(map(len, ids))
         ends = end_tokens(self.model, self.tokenizer)
         pad = next(t for t in (self.tokenizer.pad_token_id, *ends, 0) if t is not None)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+        first = _First()
         with only_greedy(self.model, ends=ends, pad=pad, max_tokens=max_tokens) as greedy:
             output = self.model.generate(
                 torch.tensor([[pad] * (width - len(row)) + row for row in ids]).to(self.device),
                 attention_mask=mask.to(self.device),
                 generation_config=greedy,
-                logits_processor=[_require_finite],
+                logits_processor=[first],
                 stopping_criteria=[
                     _Stop(self.tokenizer, stops, width, lambda n: step(len(ids), n / max_tokens))
                 ],
@@ -140,7 +141,7 @@ class CausalScorer:
             written_text(self.tokenizer, prompt, answer, ends)
             for prompt, answer in zip(ids, written, strict=True)
         ]
-        return [cut(text, stops) for text in texts]
+        return [(cut(t, stops), next_) for t, next_ in zip(texts, first.found, strict=True)]
 
     def _pieces(self, group: int, pairs: Sequence[Pair]) -> list[Row]:
         """One row for all answers, or a row per answer where they must not be side by side."""
@@ -154,14 +155,21 @@ class CausalScorer:
         if not torch.isfinite(logits).all():
             raise DivergedError("the model's logits are not finite")
         targets = torch.tensor([t for row in rows for t in row.targets], device=logits.device)
-        chosen = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
+        logprobs = logits.log_softmax(-1)
+        chosen = logprobs.gather(1, targets[:, None])[:, 0].tolist()
         likeliest = (logits.argmax(-1) == targets).tolist()
+        sizes = [size for row in rows for size in row.sizes]
+        starts = torch.tensor([0, *sizes[:-1]], device=logits.device).cumsum(0)
+        # The first target of an answer is what the prompt alone predicts.
+        following = iter(_likeliest(logprobs[starts]))
         found, at = [], 0
         for row in rows:
             scored = []
             for size, truncated in zip(row.sizes, row.truncated, strict=True):
                 span = slice(at, at + size)
-                scored.append(Scored(sum(chosen[span]), all(likeliest[span]), truncated))
+                scored.append(
+                    Scored(sum(chosen[span]), all(likeliest[span]), truncated, next(following))
+                )
                 at += size
             found.append(scored)
         return found
@@ -254,10 +262,26 @@ class _Stop:
         return torch.tensor(done, device=ids.device)
 
 
-def _require_finite(ids: Tensor, logits: Tensor) -> Tensor:
-    if not torch.isfinite(logits).all():
-        raise DivergedError("the model's logits are not finite")
-    return logits
+class _First:
+    """Sees the logits of every token that is written, and keeps what the prompts predict."""
+
+    def __init__(self) -> None:
+        self.found: list[Likeliest] = []
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        if not torch.isfinite(logits).all():
+            raise DivergedError("the model's logits are not finite")
+        self.found = self.found or _likeliest(logits.float().log_softmax(-1))
+        return logits
+
+
+def _likeliest(logprobs: Tensor) -> list[Likeliest]:
+    """Of each row of (rows, vocabulary); rounded, because they are kept by the thousand."""
+    values, ids = logprobs.topk(min(TOP, logprobs.shape[-1]))
+    return [
+        Likeliest(tuple(tokens), tuple(round(value, 5) for value in row))
+        for tokens, row in zip(ids.tolist(), values.tolist(), strict=True)
+    ]
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
