@@ -207,6 +207,8 @@ def test_the_base_is_asked_once_and_pairs_item_by_item(
     versus = found[0].versus_base
     assert versus is not None
     assert versus.n == 8
+    assert versus.kl is not None
+    assert versus.kl > 0  # the two have other weights
     assert versus.difference == pytest.approx(found[0].value - versus.base_value)
     assert versus.verdict.endswith(f"on arc_easy (n=8, {100 * versus.difference:+.1f} ± "
                                    f"{100 * versus.half_width:.1f} points)")  # fmt: skip
@@ -238,6 +240,7 @@ def test_a_user_file_is_scored_like_a_benchmark(chatter: Path, tmp_path: Path) -
     assert mine.chance == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert (written.metric, len(written.items)) == ("exact_match", 2)
     assert all(isinstance(item.answer, str) for item in written.items)
+    assert all(item.next is not None for item in (*mine.items, *written.items))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from paredown.errors import ConfigError, DivergedError
-from paredown.runtimes.session import Pair, Scored
+from paredown.runtimes.session import TOP, Pair, Scored
 from paredown.runtimes.torch.scorer import CausalScorer
 from tests.evaluate.tasks_samples import scorer_of, tiny_chatter
 
@@ -47,6 +47,33 @@ def test_answers_side_by_side_score_as_each_alone(tmp_path: Path, family: str) -
             value, greedy = by_hand(scorer.model, pair)
             assert found.loglikelihood == pytest.approx(value, abs=1e-4)
             assert (found.greedy, found.truncated) == (greedy, False)
+
+
+def likeliest_by_hand(model: Any, context: tuple[int, ...]) -> tuple[list[int], list[float]]:
+    """The likeliest tokens after a prompt, from the model's own logits."""
+    with torch.inference_mode():
+        values, ids = model(torch.tensor([context])).logits[0, -1].float().log_softmax(-1).topk(TOP)
+    return ids.tolist(), values.tolist()
+
+
+def test_what_may_follow_a_prompt_is_told_with_every_answer(tmp_path: Path) -> None:
+    scorer = scorer_of(tiny_chatter(tmp_path))
+    for group, scored in zip(FORKS, all_scores(scorer, FORKS), strict=True):
+        for pair, found in zip(group, scored, strict=True):
+            assert found.next is not None
+            ids, logprobs = likeliest_by_hand(scorer.model, pair.context)
+            assert list(found.next.ids[:8]) == ids[:8]
+            assert found.next.logprobs == pytest.approx(logprobs, abs=1e-4)
+
+
+def test_what_may_follow_a_prompt_is_told_with_a_text(tmp_path: Path) -> None:
+    scorer = scorer_of(tiny_chatter(tmp_path))
+    prompts = [(5, 6, 7, 8, 9), (20, 21)]  # of two lengths, so that one is padded
+    for i, written in scorer.generate(prompts, stops=(), max_tokens=3):
+        assert written.next is not None
+        ids, logprobs = likeliest_by_hand(scorer.model, prompts[i])
+        assert list(written.next.ids[:8]) == ids[:8]
+        assert written.next.logprobs == pytest.approx(logprobs, abs=1e-4)
 
 
 def test_a_greedy_answer_is_told(tmp_path: Path) -> None:
