@@ -12,8 +12,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from paredown.cli.analyze import analyze, resume_command
+from paredown.cli.analyze import analyze
 from paredown.errors import ExperimentError
+from paredown.report.commands import resume_command
 from paredown.report.write import write_report
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import Failure, FailureKind, Measurement, TrialResult, flat_fields
@@ -141,8 +142,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     folder = experiment(tmp_path / "second", result(0, "uncompressed", 1.0), model="my model")
     text = run(folder)
     assert "interrupted after 0 of 10 episodes" in text
-    assert "paredown run -m 'my model' -d pydoc --experiment-name second" in text
-    assert "--resume" in text
+    assert f"  paredown resume {folder}\n" in text
     assert resume_command(read_experiment(folder)) in text
     assert json.loads(run(folder, "-f", "json"))["state"] == "interrupted"
 

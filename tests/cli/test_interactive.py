@@ -126,7 +126,7 @@ def test_two_interrupts_end_at_once_and_say_how_to_go_on(tmp_path: Path) -> None
         run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=_LONG_S)
     assert run.returncode == 130
-    assert "what was finished is kept (continue with --resume)" in errors
+    assert "what was finished is kept. To go on: paredown resume " in errors
     assert "Traceback" not in errors
 
 

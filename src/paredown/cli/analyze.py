@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -185,19 +184,11 @@ def _print_state(console: Console, findings: Judged, state: State) -> None:
             console.print(f"still running: {progress} so far; numbers may change")
         case "interrupted":
             console.print(f"interrupted after {progress}; nothing finished is lost. To go on:")
+            from paredown.report.commands import resume_command
+
             console.print(f"  {resume_command(record)}", soft_wrap=True)
-            console.print("  (with the other options that it was started with)")
         case _:
             assert_never(state)
-
-
-def resume_command(record: ExperimentRecord) -> str:
-    """The command that continues an experiment."""
-    words = ["paredown", "run", "-m", record.config.model]
-    for name in (record.config.data, *record.config.evaluate.benchmarks):
-        words += ["-d", name]
-    words += ["--experiment-name", record.name, "--output-dir", str(record.folder.parent)]
-    return shlex.join([*words, "--resume"])
 
 
 def _print_recommendation(console: Console, findings: Judged) -> None:

@@ -43,6 +43,14 @@ class _Commands(LazyGroup):
             "paredown.cli.analyze", "analyze",
             "Show what an experiment found: recommendation, front, failures, cost.",
         ),
+        "report": (
+            "paredown.cli.report", "report",
+            "Write or print the report of an experiment, finished or not.",
+        ),
+        "resume": (
+            "paredown.cli.resume", "resume",
+            "Go on with an experiment; its folder holds the request.",
+        ),
         "methods": (
             "paredown.cli.methods", "methods", "List the compression methods, or explain one.",
         ),

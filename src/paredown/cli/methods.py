@@ -20,7 +20,7 @@ def methods(
 ) -> None:
     """List the compression methods, or explain one.
 
-    A strategy chains methods: 'l2_structured(ratio=0.1) > gptq(bits=4)'.
+    A strategy chains methods: 'structured_afr(ratio=0.1) > gptq(bits=4)'.
     """
     import json
 

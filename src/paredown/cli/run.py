@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,7 @@ Interactive = Annotated[
         help="Live view of the front; commands typed while it runs (type help) steer it.",
     ),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the end only.")]
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Events as lines of JSON on standard output, and nothing else."),
@@ -50,7 +52,7 @@ def run(
         bool, typer.Option("--resume", help="Continue an experiment that exists.")
     ] = False,
     interactive: Interactive = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the end only.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
     show_spec: Annotated[
         bool, typer.Option("--show-spec", help="Show the model spec before starting.")
@@ -59,26 +61,47 @@ def run(
     """Search for the compressed versions of a model that are worth having.
 
     Only the model is required. Everything lands in OUTPUT_DIR/EXPERIMENT_NAME: report.md, plots,
-    every measurement, and the artifacts on the Pareto front. A run that was killed continues with
-    --resume.
+    every measurement, and the artifacts on the Pareto front. `paredown resume DIR` goes on with a
+    run that was killed.
 
     Settings come from options, then from environment variables, then from --config, then from the
     defaults. An option is the setting's name: `evaluate: {window: 256}` in a file is --eval-window
     256, and PAREDOWN_RUN_EVALUATE__WINDOW=256. Lists are repeated or written with commas; `none`
     stands for no value.
     """
+    if show_spec and not as_json:
+        from paredown.cli.spec import show
+
+        show(request.model)
+    carry_out(
+        request, experiment_name, output_dir,
+        resume=resume, interactive=interactive, quiet=quiet, as_json=as_json,
+    )  # fmt: skip
+
+
+def carry_out(
+    request: RunConfig,
+    name: str | None,
+    output_dir: Path,
+    *,
+    resume: bool,
+    interactive: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run an experiment, show how it goes, and what it found.
+
+    Raises:
+        ConfigError: the request is wrong, or is to be shown in two ways at once.
+    """
     from paredown.coordinate.steering import Steering
     from paredown.errors import ConfigError
 
     if interactive and (quiet or as_json):
         raise ConfigError("--interactive shows the run as it goes; leave out --quiet and --json")
-    if show_spec and not as_json:
-        from paredown.cli.spec import show
-
-        show(request.model)
     steering = Steering()
     display = _display(request, steering, interactive=interactive, quiet=quiet, as_json=as_json)
-    record = _execute(request, display, steering, experiment_name, output_dir, resume=resume)
+    record = _execute(request, display, steering, name, output_dir, resume=resume)
     if as_json:
         return
     if not display.results:
@@ -118,6 +141,7 @@ def _execute(
     resume: bool,
 ) -> ExperimentRecord:
     from paredown.coordinate.run import run_experiment
+    from paredown.coordinate.setup import default_name
 
     try:
         with display:
@@ -131,6 +155,8 @@ def _execute(
             )
             display.end(record)
     except KeyboardInterrupt:
-        typer.echo("interrupted; what was finished is kept (continue with --resume)", err=True)
+        folder = output_dir / (name or default_name(request))
+        again = shlex.join(["paredown", "resume", str(folder)])
+        typer.echo(f"interrupted; what was finished is kept. To go on: {again}", err=True)
         raise typer.Exit(130) from None
     return record

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,10 @@ from paredown.coordinate.setup import Prepared, check_same, default_name, folder
 from paredown.coordinate.skills import Skill, lines, skills_of, transferable
 from paredown.coordinate.state import Listener, Run
 from paredown.coordinate.steering import Steering, outstanding
-from paredown.errors import ExperimentError
+from paredown.errors import ConfigError, ExperimentError
 from paredown.pipeline.bench import Bench
 from paredown.pipeline.executors.local import LocalExecutor, memory_limit
-from paredown.report.write import write_report
+from paredown.report.write import write_report, write_summary
 from paredown.search.base import Policy
 from paredown.search.policies import registry as policies
 from paredown.spec.run import RunConfig
@@ -44,6 +46,7 @@ from paredown.store.experiment import (
 from paredown.store.skills import SkillStore
 
 DEFAULT_FOLDER = Path("data/experiments")
+AT_ONCE = "stopped at once by the user (Ctrl-C)"
 
 
 def run_experiment(
@@ -101,23 +104,41 @@ def _run_prepared(
     listen: Listener,
     steering: Steering,
 ) -> ExperimentRecord:
+    with _claimed(folder), opened_advisor(coordinator, prepared.config) as advisor:
+        experiment = _open(folder, prepared)
+        _announce(coordinator, prepared, experiment, listen)
+        policy = _policy(prepared, experiment, advisor, skills)
+        with RunMeter(prepared.config, experiment.events) as meter:
+            told = meter.after_results(listen)
+            run = _make_run(prepared, experiment, executor, policy, told, steering)
+            try:
+                reason = _search(run)
+            finally:  # whatever ended it: what was finished is worth knowing
+                meter.note()
+                remember(folder, store)
+        experiment.events.add("stopped", reason=reason)
+        write_report(read_experiment(folder), reason)
+        return read_experiment(folder)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """The experiment's folder, locked; it does not outlive a request that is refused.
+
+    A folder that was there before stays, and so does one in which anything was measured.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     handle = lock(folder)
     try:
-        with opened_advisor(coordinator, prepared.config) as advisor:
-            experiment = _open(folder, prepared)
-            _announce(coordinator, prepared, experiment, listen)
-            policy = _policy(prepared, experiment, advisor, skills)
-            with RunMeter(prepared.config, experiment.events) as meter:
-                told = meter.after_results(listen)
-                run = _make_run(prepared, experiment, executor, policy, told, steering)
-                try:
-                    reason = _search(run)
-                finally:  # whatever ended it: what was finished is worth knowing
-                    meter.note()
-                    remember(folder, store)
-            experiment.events.add("stopped", reason=reason)
-            write_report(read_experiment(folder), reason)
-            return read_experiment(folder)
+        yield
+    except ConfigError:
+        if folder in missing and not any(folder.glob("episode_*/results.json")):
+            shutil.rmtree(folder)
+            # What was made for it alone; others may have put theirs beside it meanwhile.
+            for parent in missing[1:]:
+                if not any(parent.iterdir()):
+                    parent.rmdir()
+        raise
     finally:
         os.close(handle)
 
@@ -264,5 +285,7 @@ def _search(run: Run) -> str:
             ask_further(run)
             return reason
     except KeyboardInterrupt:
-        run.experiment.events.add("stopped", reason="stopped at once by the user (Ctrl-C)")
+        run.experiment.events.add("stopped", reason=AT_ONCE)
+        # Not `write_report`: only a run that has come to its end has final results.
+        write_summary(read_experiment(run.experiment.folder), AT_ONCE)
         raise

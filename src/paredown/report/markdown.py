@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from paredown.judge.limits import in_limits
 from paredown.judge.undecided import undecided
 from paredown.judge.words import NONE, name_of, one_line
+from paredown.report.commands import compress_command
 from paredown.report.cost import search_cost
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Judged
@@ -27,7 +27,7 @@ from paredown.report.tables import (
     score_rows,
 )
 from paredown.spec.result import TrialResult
-from paredown.spec.run import Amount
+from paredown.spec.run import Amount, RunConfig
 from paredown.spec.units import human_bytes, human_count, human_seconds
 
 SCORES_FILE = "benchmark_scores.png"
@@ -68,7 +68,7 @@ def _result(findings: Judged) -> list[str]:
     parts = [f"**Take {_named(best)}**: {_text(chosen.reason)}."]
     parts += [f"- {_text(note)}" for note in best.remarks]
     sees = findings.record.spec.vision is not None
-    parts += load_section(best, findings.record.config.model, sees=sees)
+    parts += load_section(best, findings.record.config, sees=sees)
     if second is not None:
         parts.append(f"Runner-up: {_named(second)}: {_text(chosen.runner_up_reason)}.")
     elif chosen.runner_up_reason:
@@ -76,7 +76,7 @@ def _result(findings: Judged) -> list[str]:
     return parts
 
 
-def load_section(result: TrialResult, model: str, *, sees: bool) -> list[str]:
+def load_section(result: TrialResult, config: RunConfig, *, sees: bool) -> list[str]:
     """How to load a result's artifact, or how to make it again where it was not kept.
 
     Args:
@@ -85,10 +85,9 @@ def load_section(result: TrialResult, model: str, *, sees: bool) -> list[str]:
     if result.episode == 0:
         return []
     if result.artifact is None:
-        again = shlex.join(
-            ["paredown", "compress", "-m", model, "-s", one_line(result.label, 2000), "-o", "DIR"]
-        )
-        return ["The artifact was not kept; make it again with", _fenced("bash", again)]
+        again = _fenced("bash", compress_command(result, config))
+        return ["The artifact was not kept; make it again with", again]
+    again = _fenced("bash", compress_command(result, config))
     folder = repr(result.artifact)
     parts = [
         "To load it (paths are relative to this folder):",
@@ -101,7 +100,7 @@ def load_section(result: TrialResult, model: str, *, sees: bool) -> list[str]:
             f'model = {auto}.from_pretrained({folder}, dtype="auto")'
         )
         parts += ["or without paredown:", _fenced("python", code)]
-    return parts
+    return [*parts, "To make it again, byte for byte:", again]
 
 
 def loads_with_transformers(result: TrialResult) -> bool:

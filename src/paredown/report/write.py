@@ -41,6 +41,21 @@ def write_report(record: ExperimentRecord, stop_reason: str) -> Report:
     Raises:
         ConfigError: the disk is full, or the folder cannot be written.
     """
+    report = write_summary(record, stop_reason)
+    path = record.folder / FINAL_FILE
+    write_json(path, final_document(report.findings, stop_reason))
+    return Report(findings=report.findings, files=(*report.files, path))
+
+
+def write_summary(record: ExperimentRecord, stop_reason: str | None) -> Report:
+    """Write what people read of an experiment, whether it has ended or not.
+
+    Args:
+        stop_reason: why it ended; None: it goes on.
+
+    Raises:
+        ConfigError: the disk is full, or the folder cannot be written.
+    """
     from paredown.report.figures import search_space_png
     from paredown.report.html import front_html
     from paredown.report.score_figure import scores_png
@@ -52,7 +67,6 @@ def write_report(record: ExperimentRecord, stop_reason: str) -> Report:
         REPORT_FILE,
         PAGE_FILE,
         FIGURE_FILE,
-        FINAL_FILE,
         FRONT_FILE,
         HISTORY_FILE,
     )
@@ -61,5 +75,4 @@ def write_report(record: ExperimentRecord, stop_reason: str) -> Report:
         names = (*names, SCORES_FILE)
     write_text(folder / PAGE_FILE, front_html(findings, stop_reason))
     write_text(folder / REPORT_FILE, report_markdown(findings, stop_reason))
-    write_json(folder / FINAL_FILE, final_document(findings, stop_reason))
     return Report(findings=findings, files=tuple(folder / name for name in names))

@@ -162,14 +162,19 @@ class Experiment:
 
     def write_history(self, results: tuple[TrialResult, ...], front: set[int]) -> None:
         """search_history.csv: one row per episode."""
-        buffer = io.StringIO()
-        # Each benchmark is a column of its own beside `accuracy`, which is what counts.
-        scored = dict.fromkeys(score.name for result in results for score in result.scores)
-        fields = (*HISTORY_FIELDS, *(name for name in scored if name not in HISTORY_FIELDS))
-        writer = csv.DictWriter(buffer, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_row(result, result.episode in front) for result in results)
-        write_text(self.folder / "search_history.csv", buffer.getvalue())
+        write_text(self.folder / "search_history.csv", history(results, front))
+
+
+def history(results: tuple[TrialResult, ...], front: set[int]) -> str:
+    """The episodes as CSV, one row each."""
+    buffer = io.StringIO()
+    # Each benchmark is a column of its own beside `accuracy`, which is what counts.
+    scored = dict.fromkeys(score.name for result in results for score in result.scores)
+    fields = (*HISTORY_FIELDS, *(name for name in scored if name not in HISTORY_FIELDS))
+    writer = csv.DictWriter(buffer, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(result, result.episode in front) for result in results)
+    return buffer.getvalue()
 
 
 def _row(result: TrialResult, on_front: bool) -> dict[str, object]:

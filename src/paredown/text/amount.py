@@ -63,9 +63,7 @@ def too_short(source: TextSource, part: Part, found: int, needed: int, length: i
     """The complaint about a text that does not hold enough."""
     return DataError(
         f"{source.name}: its {part} part has {found} windows of {length} tokens, {needed} are "
-        "needed; ask for fewer or shorter ones "
-        f"({'--eval-tokens' if part == 'evaluation' else '--calibration-samples'}), "
-        "or give more text"
+        "needed; ask for fewer, or for shorter ones, or give more text"
     )
 
 
