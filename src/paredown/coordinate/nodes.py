@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 
 from paredown.coordinate.crew import Assigned
+from paredown.coordinate.identity import inputs_of
 from paredown.coordinate.state import Run, State
 from paredown.coordinate.steering import USER
 from paredown.coordinate.turn import is_ending, next_trials, time_limit
@@ -78,7 +79,9 @@ def hand_out(state: State, run: Run, *, kind: str) -> State:
             reason=assigned.decision.reason,
             expected=assigned.decision.expected or {},
         )
-        folder = run.experiment.begin(assigned.episode, _strategy(assigned), decided=decided)
+        strategy = _strategy(assigned)
+        inputs = inputs_of(strategy, run.prepared.config.data_dir)
+        folder = run.experiment.begin(assigned.episode, strategy, decided=decided, inputs=inputs)
         discard(folder / "artifact")  # of an attempt that was killed
         # The limit is what is left now: the trial's own time is not known to the folder yet.
         work = partial(carry_out, run, assigned, time_limit(run))
@@ -156,7 +159,11 @@ def update_state(state: State, run: Run) -> State:
 
 def _record(assigned: Assigned, found: TrialResult, run: Run) -> None:
     decision = assigned.decision
-    told = {"proposed_by": decision.policy, "expected": decision.expected or {}}
+    told = {
+        "proposed_by": decision.policy,
+        "expected": decision.expected or {},
+        "machine": run.prepared.machine.id,
+    }
     result = found.model_copy(update=told)
     run.experiment.finish(result)
     run.experiment.events.add(
@@ -183,11 +190,20 @@ def keep_front_only(experiment: Experiment, config: RunConfig) -> None:
 
 
 def measure_baseline(run: Run) -> TrialResult:
-    """Episode 0: the base model, measured like any artifact; read back if it is there already."""
+    """Episode 0: the base model, measured like any artifact; read back if it is there already.
+
+    On another machine than before it is measured again: what takes time and energy here cannot be
+    compared with what it took there. The earlier result is kept beside.
+    """
     found = next((r for r in run.experiment.results() if r.episode == 0), None)
+    here, reason = run.prepared.machine.id, "the uncompressed model"
     if found is not None:
-        return found
-    run.listen("decision", {"episode": 0, "reason": "the uncompressed model", "action": "baseline"})
+        if found.machine in (None, here):
+            return found
+        reason = f"{reason}, again: this is another machine"
+        run.experiment.set_aside(found)
+        run.experiment.events.add("machine", before=found.machine, now=here)
+    run.listen("decision", {"episode": 0, "reason": reason, "action": "baseline"})
     folder = run.experiment.begin(0, None)
     result = trial.measure(
         run.bench,
@@ -197,7 +213,7 @@ def measure_baseline(run: Run) -> TrialResult:
         timeout_s=time_limit(run),
         quality=run.prepared.config.quality,
         watch=_watch(run, 0),
-    )
+    ).model_copy(update={"machine": here})
     run.experiment.finish(result)
     run.experiment.events.add("episode", episode=0, status="ok", seconds=round(result.wall_s, 1))
     write_progress_files(read_experiment(run.experiment.folder))

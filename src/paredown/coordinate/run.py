@@ -20,6 +20,7 @@ from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.further import ask_further
 from paredown.coordinate.graph import run_graph
+from paredown.coordinate.identity import CONTENT, content_of, require_same_content
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import known_before, known_elsewhere, remember, skill_store
 from paredown.coordinate.nodes import measure_baseline
@@ -83,8 +84,10 @@ def run_experiment(
         store = skill_store(config)
         skills = () if store is None else skills_of(store.evidence())
         config = _settled(folder, config, resume=resume)
-        if resume and _is_finished(folder, config):
-            return read_experiment(folder)
+        if is_experiment(folder):
+            require_same_content(read_experiment(folder), content_of(config))
+            if _is_finished(folder, config):
+                return read_experiment(folder)
         memory = memory_limit(config.worker_memory_gb)
         # Torch is imported there while the request is checked here.
         executor = at_end.enter_context(LocalExecutor(memory_bytes=memory, workers=config.workers))
@@ -157,8 +160,6 @@ def _settled(folder: Path, config: RunConfig, *, resume: bool) -> RunConfig:
 
 
 def _is_finished(folder: Path, config: RunConfig) -> bool:
-    if not is_experiment(folder):
-        return False
     record = read_experiment(folder)
     done = record.final is not None and len(record.trials) >= config.episodes
     return done and not pending(record.results, config)
@@ -168,6 +169,7 @@ def _open(folder: Path, prepared: Prepared) -> Experiment:
     about = {
         "name": folder.name,
         "model": {"name": prepared.base.name, "sha256": prepared.base.hash},
+        CONTENT: content_of(prepared.config),
         "device": prepared.target.device,
         "versions": {**library_versions(), "python": platform.python_version()},
         "hardware": plain(prepared.machine),

@@ -11,7 +11,7 @@ from typing import Any
 from paredown.blocks.memory import release
 from paredown.evaluate.comparison import compare, score, surely_lost
 from paredown.evaluate.items import Responses, TaskItems
-from paredown.evaluate.task_data import describe_rows
+from paredown.evaluate.task_data import rows_hash
 from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Session
 from paredown.spec.benchmarks import HUMANEVAL, expand
@@ -146,7 +146,7 @@ def _settings(name: str, request: ScoreRequest) -> dict[str, Any]:
     return {
         **code(_CODE),
         "benchmark": name,
-        "rows": describe_rows(name, request.data_dir),
+        "rows": rows_hash(name, request.data_dir),
         "limit": request.config.limit,
         "chat_template": request.config.chat_template,
         "lm_eval": importlib.metadata.version("lm-eval"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ _PREFIX = {"bbh": "bbh_cot_fewshot_", "mmlu": ""}
 _SINGLE = {"commonsense_qa": "commonsense_qa", "winogrande": "winogrande"}
 """Task names of files that are called `default.yaml`."""
 _HUMANEVAL = "humaneval/test.jsonl"
+_HUB = "the hub"
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _EDGES = rf"^[\s{_QUOTES}(\[{{]+|[\s{_QUOTES})\]}}.,;:]+$"
 _UNSAID = (
@@ -200,15 +202,30 @@ def _local(benchmark: Benchmark, path: Path, folder: Path | None) -> dict[str, P
 
 def describe_rows(name: str, data_dir: Path | None) -> str:
     """Where a benchmark's rows come from, in words; local ones with a hash."""
+    if not _local_files(name, data_dir):
+        return _HUB
+    where = data_folder(data_dir) if name == HUMANEVAL or name in BENCHMARKS else Path(name)
+    return f"{where}, sha256 {rows_hash(name, data_dir)[:12]}"
+
+
+def rows_hash(name: str, data_dir: Path | None) -> str:
+    """SHA-256 over the files that hold a benchmark's rows, wherever they lie.
+
+    Rows of the hub are told by the versions of the tasks that read them: lm-eval pins what it
+    reads, and each item is compared by the hash of its row besides.
+    """
+    paths = _local_files(name, data_dir)
+    if not paths:
+        return f"{_HUB}, lm-eval {importlib.metadata.version('lm-eval')}"
+    content = b"".join(path.expanduser().read_bytes() for path in paths)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _local_files(name: str, data_dir: Path | None) -> list[Path]:
+    """Local files with a benchmark's rows; none where they are read from the hub."""
     if name == HUMANEVAL:
-        return _described(humaneval_folder(data_dir), [humaneval_folder(data_dir) / _HUMANEVAL])
+        return [humaneval_folder(data_dir) / _HUMANEVAL]
     if name in BENCHMARKS:
         files = task_files(BENCHMARKS[name], data_dir)
-        paths = sorted({path for file in files for path in file.rows.values()})
-        return _described(data_folder(data_dir), paths) if paths else "the hub"
-    return "the hub" if name.startswith(LM_EVAL) else _described(Path(name), [Path(name)])
-
-
-def _described(where: Path | None, paths: list[Path]) -> str:
-    content = b"".join(path.expanduser().read_bytes() for path in paths)
-    return f"{where}, sha256 {hashlib.sha256(content).hexdigest()[:12]}"
+        return sorted({path for file in files for path in file.rows.values()})
+    return [] if name.startswith(LM_EVAL) else [Path(name)]

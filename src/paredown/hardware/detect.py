@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from paredown.spec.serial import content_hash
+
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
 """Instruction sets that decide how fast low precision runs."""
 
@@ -52,6 +54,17 @@ class Machine(BaseModel):
     flags: tuple[str, ...]
     """Those of `FLAGS` that the processor has."""
     gpus: tuple[Gpu, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The same for machines on which the same work takes the same time.
+
+        Of the processor, its cores that may be used, and the GPUs: what is free changes all the
+        time, and installed memory is told a little differently after every start.
+        """
+        gpus = [(gpu.name, gpu.memory_bytes, gpu.compute_capability) for gpu in self.gpus]
+        cores = [self.physical_cores, self.logical_cores]
+        return content_hash([self.system, self.cpu, cores, self.flags, gpus], length=12)
 
 
 def detect(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> Machine:

@@ -184,6 +184,8 @@ class TrialResult(BaseModel):
     """Seconds spent inside compressing (with verification) and evaluating."""
     wall_s: float = 0.0
     """Seconds of the whole episode."""
+    machine: str | None = None
+    """Id of the machine that it was measured on; None where it was not written down."""
     reused_s: float = 0.0
     """Seconds that its first steps took in the earlier trial whose result it started from."""
     accuracy: float | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -67,24 +66,25 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_hash(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the names below `folder` and the contents of some of its files."""
-    rows = sorted((str(file.relative_to(folder)), file_hash(file)) for file in files)
-    return content_hash(rows, length=64)
-
-
 def folder_hash(folder: Path) -> str:
     """SHA-256 over the names and contents of all files of a folder."""
-    return files_hash(folder, (file for file in folder.rglob("*") if file.is_file()))
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return content_hash([(str(f.relative_to(folder)), file_hash(f)) for f in files], length=64)
 
 
-def model_hash(folder: Path) -> str:
-    """SHA-256 over everything in a model folder that decides what the model answers.
+def model_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a model folder that decides what the model answers, by its name.
 
     Weights, and just as well config, tokenizer, chat template, generation settings and code: with
     another rotary base or vocabulary the same weights are another model.
     """
-    return files_hash(folder, (file for file in folder.rglob("*") if _decides(folder, file)))
+    files = sorted(file for file in folder.rglob("*") if _decides(folder, file))
+    return {str(file.relative_to(folder)): file_hash(file) for file in files}
+
+
+def model_hash(folder: Path) -> str:
+    """One hash over `model_files`."""
+    return content_hash(model_files(folder), length=64)
 
 
 def _decides(folder: Path, file: Path) -> bool:

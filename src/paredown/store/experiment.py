@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,12 +107,23 @@ class Experiment:
         return self.folder / f"episode_{number:03d}"
 
     def begin(
-        self, number: int, strategy: Strategy | None, *, decided: Decided | None = None
+        self,
+        number: int,
+        strategy: Strategy | None,
+        *,
+        decided: Decided | None = None,
+        inputs: Mapping[str, str] | None = None,
     ) -> Path:
-        """Create the folder of an episode and record what will be tried in it, and why."""
+        """Create the folder of an episode and record what will be tried in it, and why.
+
+        Args:
+            inputs: hashes of what the strategy only names, such as a folder of images.
+        """
         folder = self.episode(number)
         folder.mkdir(parents=True, exist_ok=True)
         document = {"schema_version": SCHEMA_VERSION, "strategy": plain(strategy)}
+        if inputs:
+            document["inputs"] = dict(inputs)
         if decided is not None:
             # In one file with the strategy: a decision in the log may not have been carried out,
             # when a kill came in between and the resumed run decided otherwise.
@@ -125,15 +137,37 @@ class Experiment:
         Raises:
             ExperimentError: its strategy.json is damaged.
         """
-        path = self.episode(number) / "strategy.json"
-        told = _read(path, fault="cannot be read")
-        kept = told.get("decided") if isinstance(told, dict) else None
+        path, kept = self._begun_with(number, "decided")
         if kept is None:
             return None
         try:
             return _DECIDED.validate_python(kept)
         except ValidationError as error:
             raise ExperimentError(f"{path} cannot be read: {_first(error)}") from None
+
+    def inputs(self, number: int) -> dict[str, Any]:
+        """Hashes of what the strategy of an episode only names; empty if there are none.
+
+        Raises:
+            ExperimentError: its strategy.json is damaged.
+        """
+        path, kept = self._begun_with(number, "inputs")
+        if kept is not None and not isinstance(kept, dict):
+            raise ExperimentError(f"{path} cannot be read: inputs: must be an object")
+        return kept or {}
+
+    def _begun_with(self, number: int, field: str) -> tuple[Path, Any]:
+        """The file that says what was begun, and one of its fields."""
+        path = self.episode(number) / "strategy.json"
+        if not path.exists():  # the folder is an older version's, or somebody has tidied up
+            return path, None
+        told = _read(path, fault="cannot be read")
+        return path, told.get(field) if isinstance(told, dict) else None
+
+    def set_aside(self, result: TrialResult) -> None:
+        """Keep a result that another is about to replace beside it, under its machine's name."""
+        name = f"results-{result.machine or 'unknown'}.json"
+        write_json(self.episode(result.episode) / name, result)
 
     def finish(self, result: TrialResult) -> None:
         """Record the result; from here on the episode is never run again."""

@@ -164,6 +164,24 @@ def parts(evaluation: TextSource, calibration: TextSource | None) -> Parts:
     return Parts(calibration=kept, evaluation=held_out, dropped=dropped)
 
 
+def texts_content(
+    evaluation: str, calibration: str | None, *, data_dir: Path | None
+) -> dict[str, str]:
+    """Hash of the documents of each part: what a text is, whatever it is called.
+
+    Calibration leaves out what stands in the evaluation text, so it depends on both.
+
+    Raises:
+        DataError: there is no such text.
+    """
+    held_out = open_source(evaluation, data_dir=data_dir)
+    training = held_out if calibration is None else open_source(calibration, data_dir=data_dir)
+    return {
+        "calibration": training.content("calibration"),
+        "evaluation": held_out.content("evaluation"),
+    }
+
+
 def _passages(text: str) -> list[str]:
     """Lines and paragraphs long enough that chance cannot repeat them, blanks normalised."""
     # Paragraphs as well: where lines are wrapped at 80 characters, none of them is long enough.

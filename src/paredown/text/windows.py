@@ -17,7 +17,7 @@ from paredown.spec.redact import first_line
 from paredown.store.cache import Cache
 from paredown.store.content import code, model_hash
 from paredown.text.amount import too_short
-from paredown.text.texts import Part, TextSource, open_source, parts
+from paredown.text.texts import Part, TextSource, open_source, parts, texts_content
 
 Writer = Callable[[Path, int, int, bool, Progress | None], Tensor]
 """(model folder, tokens, seed, trust remote code, progress) -> at least so many token ids that the
@@ -56,12 +56,7 @@ class TextRequest:
         Raises:
             DataError: there is no such text.
         """
-        evaluation, calibration = self.sources()
-        return {
-            "calibration": (calibration or evaluation).content("calibration"),
-            # Too: calibration leaves out what stands in the evaluation text.
-            "evaluation": evaluation.content("evaluation"),
-        }
+        return texts_content(self.evaluation, self.calibration, data_dir=self.data_dir)
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
