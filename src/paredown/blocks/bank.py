@@ -19,6 +19,7 @@ from torch import Tensor
 
 from paredown.artifact.compressed_tensors import packed_tensors
 from paredown.blocks.hessians import HessianBank
+from paredown.blocks.moments import codes_bytes, is_kept
 from paredown.ops.affine import Grid
 from paredown.ops.errors import OutputError
 from paredown.spec.scheme import Scheme
@@ -67,6 +68,7 @@ class LayerBank:
     def __init__(self, hessians: HessianBank, params: dict[str, Any]) -> None:
         """`params`: what results depend on besides model, calibration text, layers and scheme."""
         self.hessians, self.params = hessians, params
+        self.is_kept = is_kept(codes_bytes(hessians.source.spec), hessians.cache)
 
     def of_layers(
         self,
@@ -77,13 +79,14 @@ class LayerBank:
         *,
         content: str = "",
     ) -> Layers:
-        """The stored results of these layers of a block, or those of `solve`, then stored."""
+        """The stored results of these layers of a block, or those of `solve`, kept if they fit."""
         path = self._path(block, names, scheme, content)
         if path is not None:
             return _read(load_file(path), names, scheme)
         solved = solve()
-        key = self._key(block, names, scheme, content)
-        self.hessians.cache.put(_KIND, key, ".safetensors", lambda p: _write(solved, p))
+        if self.is_kept:
+            key = self._key(block, names, scheme, content)
+            self.hessians.cache.put(_KIND, key, ".safetensors", lambda p: _write(solved, p))
         return {name: (found.codes, found.grid) for name, found in solved.items()}
 
     def entries(

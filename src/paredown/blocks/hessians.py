@@ -1,23 +1,33 @@
-"""Layer Hessians of the uncompressed model, computed once and cached."""
+"""Layer Hessians of the uncompressed model: computed once and cached, where the cache takes them.
+
+They are symmetric, so the upper triangle is what is kept. Those of a large model would still push
+each other out of the cache while it is walked through; then each is dropped once it was used.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.moments import is_kept, moments_bytes
 from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.spec.structure import Block, input_name
+from paredown.spec.units import human_bytes
 from paredown.store.cache import Cache
 from paredown.store.content import code
 
-_CODE = 3
+log = logging.getLogger(__name__)
+
+_CODE = 4
 """Of the moments: goes up when the same model and tokens give others."""
 MIN_TOKENS = 32
 """An expert that fewer calibration tokens are routed to gets the identity for its Hessian, which
@@ -52,8 +62,25 @@ class HessianBank:
             "tokens": tensor_hash(tokens),
             "device": device,
         }
-        blocks = _blocks(source)
-        missing = any(self._cached(block) is None for block in blocks)
+        nbytes = moments_bytes(source.spec)
+        self.is_kept = is_kept(nbytes, cache)
+        if not self.is_kept:
+            log.info(
+                "the second moments of %s are %s, more than half of the cache (%s): they are "
+                "computed for each trial; PAREDOWN_CACHE_GB sets its size",
+                source.folder, human_bytes(nbytes), human_bytes(int(cache.limit_bytes)),
+            )  # fmt: skip
+        missing = not self.is_kept or any(self._cached(block) is None for block in _blocks(source))
+        self._again = partial(
+            HessianBank,
+            source,
+            source_hash=source_hash,
+            tokens=tokens,
+            cache=cache,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+        self._counts: dict[int, dict[str, int]] = {}  # of tokens, by block and input
         self.n_tokens = tokens.numel()
         self.walk: BlockWalk = probe_walk(
             source,
@@ -80,32 +107,52 @@ class HessianBank:
 
         Advances the walk's calibration states through the (unchanged) block if it has any.
         """
-        found = self._cached(block)
         if self.walk.hidden:
-            computed = self._measure(block, module)
-            if found is None:
-                found = self.cache.put(
-                    "hessian",
-                    self._key(block),
-                    ".safetensors",
-                    lambda path: save_file(computed, path),
-                )
-            hessians = computed
+            hessians = self._measure(block, module)
+            if self.is_kept and self._cached(block) is None:
+                self._keep(block, hessians)
         else:
-            hessians = load_file(found, device=self.walk.device)
+            hessians = self._load(block)
         return {name: hessians[_input_of(block, name)] for name in block.linears}
+
+    def _keep(self, block: Block, hessians: dict[str, Tensor]) -> None:
+        stored = {key: upper_triangle(value).cpu() for key, value in hessians.items()}
+        counts = {_TOKENS + k: torch.tensor(n) for k, n in self._counts[block.index].items()}
+        self.cache.put(
+            "hessian", self._key(block), ".safetensors", lambda p: save_file(stored | counts, p)
+        )
+
+    def _load(self, block: Block) -> dict[str, Tensor]:
+        """The kept Hessians of a block.
+
+        They were there when the bank was opened; if a file was lost or damaged since, the text
+        passes through the model once more.
+        """
+        path = self._cached(block)
+        if path is None:
+            again = self._again()
+            for other, module in again.walk:
+                again.of_block(other, module)
+            path = again._cached(block)
+        stored = load_file(path, device=self.walk.device)
+        counts = {k: stored.pop(k) for k in list(stored) if k.startswith(_TOKENS)}
+        self._counts[block.index] = {k.removeprefix(_TOKENS): int(n) for k, n in counts.items()}
+        return {key: from_upper_triangle(value) for key, value in stored.items()}
 
     def rare(self) -> list[str]:
         """Layers of experts that too few calibration tokens reached, once all blocks were done."""
-        found: list[str] = []
-        for block in self.walk.blocks:
-            with safe_open(self._cached(block), "pt") as file:
-                found += [
-                    name
-                    for name in block.linears
-                    if self._is_rare(int(file.get_tensor(_TOKENS + _input_of(block, name))))
-                ]
-        return found
+        return [
+            name
+            for block in self.walk.blocks
+            for name in block.linears
+            if self._is_rare(self._tokens_of(block)[_input_of(block, name)])
+        ]
+
+    def _tokens_of(self, block: Block) -> dict[str, int]:
+        """How many tokens each input of a block has seen."""
+        if block.index not in self._counts:  # nobody has asked for its moments
+            self._load(block)
+        return self._counts[block.index]
 
     def _is_rare(self, tokens: int) -> bool:
         return tokens < min(MIN_TOKENS, self.n_tokens)
@@ -125,13 +172,13 @@ class HessianBank:
         finally:
             for handle in handles:
                 handle.remove()
-        means = {key: self._mean(sums.pop(key), int(counts[key])) for key in list(sums)}
-        return means | {_TOKENS + key: count for key, count in counts.items()}
+        self._counts[block.index] = {key: int(count) for key, count in counts.items()}
+        return {key: self._mean(sums.pop(key), int(counts[key])) for key in list(sums)}
 
     def _mean(self, total: Tensor, tokens: int) -> Tensor:
         if self._is_rare(tokens):
             return torch.eye(len(total), device=total.device)
-        return total / tokens
+        return mirror_upper(total.div_(tokens))
 
 
 def _accumulate(total: Tensor, count: Tensor) -> Callable[[nn.Module, Any], None]:
@@ -149,8 +196,35 @@ def _input_of(block: Block, name: str) -> str:
 
 
 def _blocks(source: Checkpoint) -> tuple[Block, ...]:
-
     return source.spec.structure.blocks
+
+
+def mirror_upper(matrix: Tensor) -> Tensor:
+    """A square matrix with its upper triangle copied onto the lower, in place.
+
+    A product x^T x comes out symmetric but for its last bits, which depend on how it was tiled.
+    Mirrored, it is the same whether it was just computed or read back from its triangle.
+    """
+    for row in range(len(matrix) - 1):
+        matrix[row + 1 :, row] = matrix[row, row + 1 :]
+    return matrix
+
+
+def upper_triangle(matrix: Tensor) -> Tensor:
+    """The n (n + 1) / 2 numbers on and above the diagonal of an (n, n) matrix, row by row."""
+    # Not by `triu_indices`: its indices would take eight times the memory of the matrix.
+    return torch.cat([matrix[row, row:] for row in range(len(matrix))])
+
+
+def from_upper_triangle(stored: Tensor) -> Tensor:
+    """The symmetric (n, n) matrix that `upper_triangle` was taken of."""
+    n = (math.isqrt(8 * len(stored) + 1) - 1) // 2
+    matrix = stored.new_empty(n, n)
+    start = 0
+    for row in range(n):
+        matrix[row, row:] = stored[start : start + n - row]
+        start += n - row
+    return mirror_upper(matrix)
 
 
 def tensor_hash(tensor: Tensor) -> str:
