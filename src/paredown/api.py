@@ -33,6 +33,7 @@ from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Base, Bench
 from paredown.pipeline.build import build
+from paredown.pipeline.disk import require_disk
 from paredown.pipeline.executors.local import LocalExecutor
 from paredown.pipeline.messages import ITEMS, TextSpec
 from paredown.report.findings import Judged, find
@@ -215,6 +216,7 @@ def compress(
         registry.check(canonical, spec, target)
         needs = [calibration_need(calibration)] if registry.reads_data(canonical) else []
         noted = check_enough(text, folder, needs)
+        require_disk([canonical], spec, output.parent)
         bench = Bench(
             base=open_base(model, folder, spec),
             text=text,

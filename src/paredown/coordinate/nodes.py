@@ -74,7 +74,8 @@ def hand_out(state: State, run: Run, *, kind: str) -> State:
     for assigned in state["assigned"]:
         if assigned.decision.action != kind:
             continue
-        decided = Decided(
+        # One that runs again keeps the reason for which it was begun.
+        decided = run.experiment.decided(assigned.episode) or Decided(
             policy=assigned.decision.policy,
             reason=assigned.decision.reason,
             expected=assigned.decision.expected or {},

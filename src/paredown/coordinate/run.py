@@ -30,6 +30,7 @@ from paredown.coordinate.state import Listener, Run
 from paredown.coordinate.steering import Steering, outstanding
 from paredown.errors import ConfigError, ExperimentError
 from paredown.pipeline.bench import Bench
+from paredown.pipeline.disk import require_disk
 from paredown.pipeline.executors.local import LocalExecutor, memory_limit
 from paredown.report.write import write_report, write_summary
 from paredown.search.base import Policy
@@ -92,6 +93,8 @@ def run_experiment(
         # Torch is imported there while the request is checked here.
         executor = at_end.enter_context(LocalExecutor(memory_bytes=memory, workers=config.workers))
         prepared = prepare(config)
+        first = prepared.space.first_of_methods().values()
+        require_disk(first, prepared.base.spec, output_dir, at_once=config.workers)
         return _run_prepared(
             folder, prepared, executor, coordinator, store, skills, listen, steering
         )

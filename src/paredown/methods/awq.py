@@ -13,6 +13,7 @@ from paredown.methods.shared.groups import (
     GroupParams,
     hessians_on,
     schemes_of,
+    solved_bytes,
 )
 from paredown.methods.shared.smoothing import check_folds
 from paredown.spec.domain import Choice
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from paredown.blocks.smoothing import Folding
     from paredown.ops.affine import Grid
     from paredown.spec.structure import Block
+    from paredown.store.cache import Cache
 
 
 NUMERICS = {"rounding", "damping", "search_steps"}
@@ -68,6 +70,9 @@ class Awq(GroupMethod[AwqParams]):
     def check(self, spec: ModelSpec, params: AwqParams, target: Target) -> None:
         super().check(spec, params, target)
         check_folds(self.name, spec, schemes_of(spec, params), "gptq")
+
+    def disk(self, spec: ModelSpec, params: AwqParams, cache: Cache) -> tuple[int, int]:
+        return 0, solved_bytes(spec, cache)
 
     def apply(self, source: Checkpoint, out: Path, params: AwqParams, context: Context) -> Tensor:
         from paredown.blocks.bank import LayerBank

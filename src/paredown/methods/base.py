@@ -125,6 +125,11 @@ class Method(ABC, Generic[P]):
         """
         return True
 
+    def disk(self, spec: ModelSpec, params: P, cache: Cache) -> tuple[int, int]:
+        """Bytes that `apply` lays down besides its result: (in scratch, in the cache to be read
+        again before it ends). Nothing unless a method says otherwise."""
+        return 0, 0
+
     @abstractmethod
     def check(self, spec: ModelSpec, params: P, target: Target) -> None:
         """Refuse, at planning time and from the spec alone, what cannot work.

@@ -14,6 +14,7 @@ from paredown.methods.shared.groups import (
     GroupParams,
     hessians_on,
     schemes_of,
+    solved_bytes,
 )
 from paredown.spec.domain import Choice
 from paredown.spec.scheme import Scheme
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.bank import Solved
     from paredown.ops.affine import Grid
+    from paredown.spec.model import ModelSpec
     from paredown.spec.structure import Block
+    from paredown.store.cache import Cache
 
 
 NUMERICS = {"act_order", "damping", "search_steps"}
@@ -54,6 +57,9 @@ class Gptq(GroupMethod[GptqParams]):
     summary = "second-order rounding on calibration text, 2-8 bits"
     params_type = GptqParams
     needs_data = True
+
+    def disk(self, spec: ModelSpec, params: GptqParams, cache: Cache) -> tuple[int, int]:
+        return 0, solved_bytes(spec, cache)
 
     def apply(self, source: Checkpoint, out: Path, params: GptqParams, context: Context) -> Tensor:
         from paredown.blocks.bank import LayerBank

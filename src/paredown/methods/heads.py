@@ -9,7 +9,7 @@ from pydantic import Field
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method
-from paredown.methods.shared.samples import SampledParams, hessian_bank
+from paredown.methods.shared.samples import SampledParams, hessian_bank, kept_moments
 from paredown.spec.domain import Choice
 from paredown.spec.heads import EVEN, FAMILIES, Groups, find_attentions, find_groups, with_groups
 from paredown.spec.model import ModelSpec
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from paredown.artifact.checkpoint import Checkpoint
+    from paredown.store.cache import Cache
 
 
 class HeadsParams(SampledParams):
@@ -76,6 +77,9 @@ class Heads(Method[HeadsParams]):
     def predict(self, spec: ModelSpec, params: HeadsParams) -> ModelSpec:
         groups = _groups(spec)
         return with_groups(spec, groups, _left(groups, params))
+
+    def disk(self, spec: ModelSpec, params: HeadsParams, cache: Cache) -> tuple[int, int]:
+        return 0, kept_moments(spec, cache)
 
     def apply(self, source: Checkpoint, out: Path, params: HeadsParams, context: Context) -> Tensor:
         from paredown.blocks.heads import drop_groups

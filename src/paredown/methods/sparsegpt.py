@@ -9,14 +9,16 @@ from pydantic import Field
 
 from paredown.methods.base import Context
 from paredown.methods.shared.masks import MaskMethod, MaskParams, write_masked
-from paredown.methods.shared.samples import SampledParams, hessian_bank
+from paredown.methods.shared.samples import SampledParams, hessian_bank, kept_moments
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.masks import Masked
+    from paredown.spec.model import ModelSpec
     from paredown.spec.structure import Block
+    from paredown.store.cache import Cache
 
 
 class SparseGptParams(MaskParams, SampledParams):
@@ -37,6 +39,9 @@ class SparseGpt(MaskMethod[SparseGptParams]):
     summary = "zero weights and correct the others, on calibration text"
     params_type = SparseGptParams
     needs_data = True
+
+    def disk(self, spec: ModelSpec, params: SparseGptParams, cache: Cache) -> tuple[int, int]:
+        return 0, kept_moments(spec, cache)
 
     def apply(
         self, source: Checkpoint, out: Path, params: SparseGptParams, context: Context

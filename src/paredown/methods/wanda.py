@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, final
 
 from paredown.methods.base import Context
 from paredown.methods.shared.masks import MaskMethod, MaskParams, remove, write_masked
-from paredown.methods.shared.samples import SampledParams, hessian_bank
+from paredown.methods.shared.samples import SampledParams, hessian_bank, kept_moments
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.masks import Masked
+    from paredown.spec.model import ModelSpec
     from paredown.spec.structure import Block
+    from paredown.store.cache import Cache
 
 
 class WandaParams(MaskParams, SampledParams):
@@ -33,6 +35,9 @@ class Wanda(MaskMethod[WandaParams]):
     params_type = WandaParams
     needs_data = True
     by_row = True
+
+    def disk(self, spec: ModelSpec, params: WandaParams, cache: Cache) -> tuple[int, int]:
+        return 0, kept_moments(spec, cache)
 
     def apply(self, source: Checkpoint, out: Path, params: WandaParams, context: Context) -> Tensor:
         hessians = hessian_bank(source, context, params.nsamples)

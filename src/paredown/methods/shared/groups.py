@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from paredown.blocks.hessians import HessianBank
     from paredown.ops.affine import Grid
     from paredown.spec.structure import Block
+    from paredown.store.cache import Cache
 
 USUAL_GROUPS = (128, 64, 32)
 KEPT = 16
@@ -234,6 +235,13 @@ def round_each(
     return quantize_blocks(
         source, out, walk=walk, schemes=schemes, quantize=quantize, progress=context.progress
     )
+
+
+def solved_bytes(spec: ModelSpec, cache: Cache) -> int:
+    """Bytes of second moments and codes that a pass of a solver leaves in the cache."""
+    from paredown.blocks.moments import codes_bytes, is_kept, moments_bytes
+
+    return sum(n for n in (moments_bytes(spec), codes_bytes(spec)) if is_kept(n, cache))
 
 
 def hessians_on(source: Checkpoint, context: Context) -> HessianBank:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.hessians import HessianBank
+    from paredown.spec.model import ModelSpec
+    from paredown.store.cache import Cache
 
 
 class SampledParams(Params):
@@ -34,6 +36,14 @@ def hessian_bank(source: Checkpoint, context: Context, nsamples: int | None) -> 
         device=context.device,
         trust_remote_code=context.trust_remote_code,
     )
+
+
+def kept_moments(spec: ModelSpec, cache: Cache) -> int:
+    """Bytes of second moments that a pass leaves in the cache."""
+    from paredown.blocks.moments import is_kept, moments_bytes
+
+    nbytes = moments_bytes(spec)
+    return nbytes if is_kept(nbytes, cache) else 0
 
 
 def first_windows(tokens: Tensor, nsamples: int | None) -> Tensor:

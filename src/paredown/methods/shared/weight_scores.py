@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from paredown.methods.base import Context
 from paredown.methods.shared.masks import MaskMethod, ScopedMaskParams, remover, write_masked
 from paredown.methods.shared.samples import SampledParams, first_windows
-from paredown.spec.structure import select_linears
+from paredown.spec.structure import matrix_shape, select_linears
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.masks import Masked
+    from paredown.spec.model import ModelSpec
     from paredown.spec.structure import Block
+    from paredown.store.cache import Cache
 
 
 class FirstOrderParams(ScopedMaskParams, SampledParams):
@@ -32,6 +34,11 @@ class FirstOrderMethod(MaskMethod[FirstOrderParams]):
     params_type = FirstOrderParams
     needs_data = True
     losses: ClassVar[tuple[Literal["ce", "frobenius", "nuclear"], ...]]
+
+    def disk(self, spec: ModelSpec, params: FirstOrderParams, cache: Cache) -> tuple[int, int]:
+        shapes = (matrix_shape(spec, name) for name in select_linears(spec, params.skip))
+        weights = sum(rows * width for rows, width in shapes)
+        return 4 * weights * len(self.losses), 0  # a float32 per weight and loss
 
     def apply(
         self, source: Checkpoint, out: Path, params: FirstOrderParams, context: Context
