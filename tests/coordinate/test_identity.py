@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,6 +149,11 @@ def test_what_is_free_or_was_read_a_little_differently_makes_no_other_machine() 
     with_gpu = here.model_copy(update={"gpus": (gpu,)})
     emptier = gpu.model_copy(update={"free_bytes": 0})
     assert here.model_copy(update={"gpus": (emptier,)}).id == with_gpu.id
-    changed = [{"cpu": "x"}, {"logical_cores": 99}, {"flags": ()}, {"gpus": (gpu,)}]
+    changed: list[dict[str, Any]] = [
+        {"cpu": "x"},
+        {"logical_cores": 99},
+        {"flags": ()},
+        {"gpus": (gpu,)},
+    ]
     ids = {here.model_copy(update=change).id for change in changed}
     assert len(ids | {here.id}) == len(changed) + 1
