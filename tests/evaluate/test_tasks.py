@@ -117,7 +117,9 @@ def test_written_answers_equal_those_of_lm_evals_own_model(chatter: Path, tmp_pa
     ]
     theirs = HFLM(pretrained=str(chatter), device="cpu", dtype="float32", batch_size=1)
     expected = theirs.generate_until(requests, disable_tqdm=True)
-    assert adapter_of(chatter, tmp_path).generate_until(requests) == expected
+    found = adapter_of(chatter, tmp_path).generate_until(requests)
+    # Theirs are decoded without the prompt, and so lose the blank that they begin with.
+    assert [text.removeprefix(" ") for text in found] == expected
 
 
 @needs_data
