@@ -74,3 +74,23 @@ def test_what_is_surely_ruined_is_refused_and_what_is_not_is_let_through(tmp_pat
     assert why_screened(TorchSession(model), tokens, base, worst=doubtful, **said) is None
     assert why_screened(TorchSession(model), tokens[: FEWEST - 1], base, worst=1.1, **said) is None
     assert why_screened(TorchSession(model), tokens[:FEWEST], base, worst=1.1, **said) is not None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_outputs_of_the_base_belong_to_its_content(tmp_path: Path, name: str) -> None:
+    """Under the same path, other weights or another config are another base."""
+    tokens = _tokens(1, 16)
+    model = tiny_model(tmp_path / "model")
+    _, before = _opened(model, tokens, tmp_path / "cache")
+    file = model / name
+    data = file.read_bytes()
+    _, same = _opened(model, tokens, tmp_path / "cache")
+    assert len(list(tmp_path.glob("cache/base-outputs/*.safetensors"))) == 1
+    if name == "config.json":
+        file.write_bytes(data.replace(b'"rms_norm_eps": 1e-06', b'"rms_norm_eps": 1e-01'))
+    else:
+        file.write_bytes(data[:-200] + bytes(200))
+    assert file.read_bytes() != data
+    _, after = _opened(model, tokens, tmp_path / "cache")
+    assert torch.equal(before.logits(0), same.logits(0))
+    assert not torch.equal(before.logits(0), after.logits(0))

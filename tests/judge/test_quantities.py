@@ -12,6 +12,7 @@ from paredown.judge.findings import judge
 from paredown.judge.front import find_front
 from paredown.judge.hypervolume import gains, scores
 from paredown.judge.limits import breaks, check, in_limits, unmet, violations
+from paredown.judge.phrases import compared
 from paredown.judge.quantities import QUANTITIES, in_force
 from paredown.judge.quantity import Limit, Quantity, Reading
 from paredown.report.html import PlotAxis
@@ -152,3 +153,36 @@ def test_what_is_not_positive_has_no_ratio() -> None:
     broken = ok(1, "int8", {**BASE, "peak_memory": 0.0})
     assert QUANTITIES["memory"].value(broken) is None
     assert find_front((baseline(), broken), OBJECTIVES).compared == (0,)
+
+
+def _on(machine: str | None, result: TrialResult) -> TrialResult:
+    return result.model_copy(update={"machine": machine})
+
+
+def _without(result: TrialResult, name: str) -> TrialResult:
+    left = tuple(m for m in result.measurements if m.name != name)
+    return result.model_copy(update={"measurements": left})
+
+
+def test_latencies_and_energies_of_two_machines_are_kept_apart() -> None:
+    base = _on("a", _with_energy(baseline(), 2.0))
+    one = _on("a", _with_energy(point(1, "int8", 1.02, 0.5, 0.6, 0.5), 1.0))
+    latency, energy, size = (QUANTITIES[n] for n in ("latency", "energy", "size"))
+    there = _on("b", one)
+    bare, bare_there = _without(one, "speedup"), _without(there, "speedup")
+    for row, here, elsewhere in ((latency, bare, bare_there), (energy, one, there)):
+        assert row.over(here, base) is not None
+        assert row.over(elsewhere, base) is None
+        assert row.over(_on(None, elsewhere), base) is not None  # an older record
+    assert latency.over(there, base) == latency.over(one, base)  # in turns, on its own machine
+    assert size.over(there, base) == size.over(one, base)
+    assert in_force(DEFAULT_OBJECTIVES, [base, one]) == DEFAULT_OBJECTIVES
+    assert in_force(DEFAULT_OBJECTIVES, [base, one, there]) == OBJECTIVES
+
+
+def test_no_sentence_compares_the_energy_of_two_machines() -> None:
+    base = _on("a", baseline())
+    one = _on("a", _with_energy(point(1, "int8", 1.02, 0.5, 0.6, 0.5), 1.0))
+    other = _on("a", _with_energy(point(2, "rtn(bits=4)", 1.02, 0.5, 0.6, 0.5), 2.0))
+    assert "less energy" in compared(one, other, base)
+    assert "energy" not in compared(one, _on("b", other), base)

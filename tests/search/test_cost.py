@@ -67,3 +67,15 @@ def test_failures_cost_too() -> None:
     assert _seconds(model, "solve") > 300.0
     assert model.evaluate_s == 10.0
     assert spent(wasted) == 500.0
+
+
+def test_a_reused_step_costs_what_it_had_taken() -> None:
+    """One reuse made a step of 600 s look like 1 s, and the search believed it."""
+    first = timed(result(registry.canonical("cut"), episode=1, perplexity=20.0, size=1e5), 600.0,
+                  evaluate=10.0)  # fmt: skip
+    reused = timed(result(registry.canonical("cut > round"), episode=2, perplexity=20.0, size=1e5),
+                   5.0, evaluate=10.0)  # fmt: skip
+    booked = reused.model_copy(update={"reused_s": 600.0})
+    assert _seconds(CostModel.fit([BASELINE, first, booked]), "cut") == pytest.approx(610, rel=0.02)
+    assert _seconds(CostModel.fit([BASELINE, first, reused]), "cut") < 500  # or nothing was shown
+    assert (booked.wall_s, booked.booked_s, spent(booked)) == (15.0, 615.0, 615.0)

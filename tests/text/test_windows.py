@@ -169,3 +169,20 @@ def test_repetitive_text_is_dropped(
     monkeypatch.setattr(writer, "_sample_batch", lambda *args: [torch.zeros(24, dtype=torch.int64)])
     with pytest.raises(DataError, match="only repetitive text"):
         cut(folder, "self", tmp_path)
+
+
+def test_self_written_text_belongs_to_the_models_content(tmp_path: Path) -> None:
+    """Not to its path, nor to its weights alone: another config writes another text."""
+    model = tiny_model(tmp_path / "model")
+    written: list[Path] = []
+
+    def write(folder: Path, tokens: int, *_: Any) -> torch.Tensor:
+        written.append(folder)
+        return torch.full((tokens,), len(written))
+
+    first = cut(model, "self", tmp_path, write=write)
+    assert torch.equal(cut(model, "self", tmp_path, write=write), first)
+    config = model / "config.json"
+    config.write_text(config.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-04'))
+    assert not torch.equal(cut(model, "self", tmp_path, write=write), first)
+    assert len(written) == 2

@@ -30,6 +30,7 @@ from paredown.spec.serial import content_hash, plain
 from paredown.spec.target import Device, Target
 from paredown.store.atomic import require_writable, write_json
 from paredown.store.cache import Cache
+from paredown.store.content import file_stamp
 from paredown.store.home import home
 from paredown.text.amount import Need, check_amount, counter
 from paredown.text.texts import check_calibration, open_source, parts
@@ -210,8 +211,9 @@ def _torch_has_cuda() -> bool:
 
 
 def _weights_hash(folder: Path) -> str:
-    """SHA-256 over the weights, remembered by path, size and time of the files."""
-    stamp = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in weights_files(folder)]
+    """SHA-256 over the weights, remembered by what the file system says of the files."""
+    # Names count, because the hash is over them too; no folders, because they tell nothing.
+    stamp = [(file.name, file_stamp(file)) for file in weights_files(folder)]
     memo = home() / "cache" / "scans" / f"{content_hash(stamp, length=32)}.json"
     if (found := _remembered(memo)) is not None:
         return found

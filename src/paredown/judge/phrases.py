@@ -86,4 +86,6 @@ def _ratio(result: TrialResult, other: TrialResult, row: Quantity) -> float | No
     if mine is not None and theirs is not None:
         return mine.value / theirs.value
     first, second = row.value(result), row.value(other)
-    return None if first is None or second is None else first / second
+    if first is None or second is None or not row.comparable(result, other):
+        return None
+    return first / second

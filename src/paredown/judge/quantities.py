@@ -80,6 +80,7 @@ QUANTITIES: dict[Objective, Quantity] = {
         paired="speedup",
         inverted=True,
         relative=True,
+        of_machine=True,
         limit=Limit(
             field="min_speedup",
             name="speed-up",
@@ -123,6 +124,7 @@ QUANTITIES: dict[Objective, Quantity] = {
         # An estimate follows from the seconds: it would count the latency twice.
         only_measured=True,
         optional=True,
+        of_machine=True,
         limit=Limit(
             field="max_energy",
             name="energy",
@@ -194,13 +196,14 @@ def finished_baseline(results: Sequence[TrialResult]) -> TrialResult | None:
 def in_force(
     objectives: tuple[Objective, ...], results: Sequence[TrialResult]
 ) -> tuple[Objective, ...]:
-    """The objectives, without optional ones that not every finished result has measured."""
+    """The objectives, without optional ones that not every finished result has measured, or not
+    where the others have."""
     finished = [result for result in results if result.status == "ok"]
-    return tuple(
-        name
-        for name in objectives
-        if not QUANTITIES[name].optional or all(QUANTITIES[name].value(r) for r in finished)
-    )
+
+    def told_by_all(row: Quantity) -> bool:
+        return all(row.value(r) and row.comparable(r, finished[0]) for r in finished)
+
+    return tuple(n for n in objectives if not QUANTITIES[n].optional or told_by_all(QUANTITIES[n]))
 
 
 @final

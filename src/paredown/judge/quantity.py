@@ -118,6 +118,8 @@ class Quantity:
             may have been taken hours apart, or on two machines.
         only_measured: an estimate is not taken for it.
         optional: where a result lacks it, it is no objective, rather than the result left out.
+        of_machine: it says as much of the machine as of the model, so that two measurements of it
+            are set against each other only where both were taken on one.
         limit: that users may set on it.
     """
 
@@ -136,6 +138,7 @@ class Quantity:
     relative: bool = False
     only_measured: bool = False
     optional: bool = False
+    of_machine: bool = False
     limit: Limit | None = None
 
     @property
@@ -174,9 +177,15 @@ class Quantity:
             return read.mapped(inverse) if self.inverted else read
         mine = self.value(result)
         base = None if baseline is None else self.value(baseline)
-        if mine is None or base is None:
+        if mine is None or base is None or not self.comparable(result, baseline):
             return None
         return Reading(value=mine / base, low=mine / base, high=mine / base)
+
+    def comparable(self, one: TrialResult, other: TrialResult | None) -> bool:
+        """Whether measurements of it by two results may be set against each other."""
+        if not self.of_machine or other is None or None in (one.machine, other.machine):
+            return True  # older records do not say where they were measured
+        return one.machine == other.machine
 
     def bounded(self, result: TrialResult, baseline: TrialResult | None) -> Reading | None:
         """What the limit bounds, in the limit's unit; None where it cannot be said."""

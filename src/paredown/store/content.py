@@ -54,11 +54,19 @@ def file_hash(path: Path) -> str:
     written = max(status.st_mtime, status.st_ctime)
     if status.st_size < _LARGE or time.time() - written < _SETTLED_S:
         return _digest(path)
-    stamp = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     kept = Cache.default().get_or_put(
-        "hashes", stamp, ".txt", lambda memo: memo.write_text(_digest(path))
+        "hashes", file_stamp(path), ".txt", lambda memo: memo.write_text(_digest(path))
     )
     return kept.read_text()
+
+
+def file_stamp(path: Path) -> list[int]:
+    """What changes when a file does: device, inode, bytes, and when it was written and changed.
+
+    The time of the last change cannot be set, unlike that of the last writing.
+    """
+    found = path.stat()
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _digest(path: Path) -> str:
