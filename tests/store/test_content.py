@@ -25,7 +25,7 @@ def aged(path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was written a while ago, as the clock has it."""
     path.write_bytes(data)
     later = time.time() + 60
-    monkeypatch.setattr(content.time, "time", lambda: later)
+    monkeypatch.setattr("paredown.store.content.time.time", lambda: later)
 
 
 def sha(data: bytes) -> str:
