@@ -162,4 +162,5 @@ def _write(solved: dict[str, Solved], path: Path) -> None:
             "power": found.error.power,
             "nbytes": sum(tensor.nbytes for tensor in stored),
         }
+    # In the header, so that `entries` can read errors and bytes without the codes.
     save_file(tensors, path, metadata={_ENTRIES: json.dumps(rows)})

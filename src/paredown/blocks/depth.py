@@ -31,6 +31,7 @@ def influences(walk: BlockWalk, progress: Progress) -> dict[int, float]:
     """
     found = {}
     for done, (block, module) in enumerate(walk):
+        # A list of its own, because `advance` replaces the entries of the walk's.
         before = list(walk.hidden)
         walk.advance(block, module)
         sums = [

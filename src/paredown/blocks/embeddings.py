@@ -67,11 +67,13 @@ def quantize_embeddings(
                 writer.add(key, value)
     if parts:
         _attach(walk, parts, source)
+        # Its states came from the embedding as it was.
         walk.embed_probe()
     return bool(parts)
 
 
 def _round(weight: Tensor, scheme: Scheme, source: Checkpoint) -> tuple[Tensor, Grid]:
+    # Every row has scales of its own, so slices give what the whole matrix would.
     made = [
         round_to_nearest(
             part,
@@ -111,6 +113,7 @@ def _attach(walk: BlockWalk, parts: dict[str, tuple[Tensor, Grid]], source: Chec
         walk.model.set_submodule(place, rows)
         if source.spec.tied_embeddings:
             head.forward = partial(rows.project, bias=bias)
+            # The old matrix, which would be kept alive here for nothing.
             head.weight = None
 
 

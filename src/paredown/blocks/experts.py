@@ -69,7 +69,7 @@ class Experts(nn.ModuleList):
             (tokens, width), dtype of `hidden`.
         """
         total = torch.zeros_like(hidden)
-        for number in chosen.unique().tolist():
+        for number in chosen.unique().tolist():  # experts without a token are not run
             tokens, place = torch.where(chosen == number)
             part = self[number](hidden[tokens]) * shares[tokens, place, None]
             total.index_add_(0, tokens, part.to(total.dtype))

@@ -70,6 +70,7 @@ def neuron_products(
         NumericsError: a product is NaN or infinite.
         MethodError: the family's blocks cannot be walked through.
     """
+    # Two windows at least: for one row the nuclear norm is no more than the Frobenius norm.
     batches = tokens.split(max(2, BATCH_TOKENS // tokens.shape[1]))
     walk = GradientWalk(source, batches, losses, device, scratch, trust_remote_code)
     return walk_products(walk, progress)
@@ -229,7 +230,7 @@ class GradientWalk(BlockWalk):
         """`batches` are (samples, length) int64 token ids each."""
         super().__init__(
             source,
-            probe=batches[0][:1, :2],
+            probe=batches[0][:1, :2],  # read by nobody
             dtype=compute_dtype(device),
             device=device,
             trust_remote_code=trust_remote_code,
@@ -290,6 +291,8 @@ class GradientWalk(BlockWalk):
                     if loss != "ce" and seen.outputs:
                         ends.append(_layer_loss(loss, seen.outputs))
                         seeds.append(torch.ones_like(ends[-1]))
+                    # One backward pass: what comes back from the blocks behind, and what this
+                    # block's own MLPs add. Zeros, not None, where a loss depends on nothing here.
                     gradient, *found[loss] = torch.autograd.grad(
                         ends, [hidden, *wanted(seen)], seeds,
                         retain_graph=loss != self.losses[-1], materialize_grads=True,
@@ -300,7 +303,7 @@ class GradientWalk(BlockWalk):
     def _at_the_end(self, loss: Loss, states: list[Tensor]) -> list[Tensor]:
         """Gradient of the loss for the hidden states behind the last block."""
         if loss != "ce":
-            return [torch.zeros_like(state) for state in states]
+            return [torch.zeros_like(state) for state in states]  # no loss behind the blocks
         found = []
         for i, (state, ids) in enumerate(zip(states, self.batches, strict=True)):
             rows = zip(state, ids, strict=True)
@@ -311,11 +314,11 @@ class GradientWalk(BlockWalk):
         """(1, length, hidden): of the mean cross-entropy of a window's tokens from `judged` on."""
         following = ids[1:].to(self.device)
         found = torch.zeros_like(state)[None]
-        for start in range(judged - 1, len(following), _HEAD_TOKENS):
+        for start in range(judged - 1, len(following), _HEAD_TOKENS):  # p predicts p + 1
             part = slice(start, min(start + _HEAD_TOKENS, len(following)))
             with torch.enable_grad(), self._recorders() as recorders:
                 hidden = state[None, part].detach().requires_grad_()
-                recorders[-1].output = hidden
+                recorders[-1].output = hidden  # so that norm and head alone are run
                 short = ids[None, part].to(self.device)
                 logits = self.model(input_ids=short, use_cache=False).logits[0]
                 value = next_token_loss(logits, following[part]) / (len(ids) - judged)

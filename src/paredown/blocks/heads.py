@@ -52,6 +52,7 @@ def drop_groups(
             progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
         writer.copy_rest(without=set())
         text = language_part(writer.config)
+        # head_dim is written out: families derive it from the number of heads, which has changed.
         sizes = {"heads": left * groups.queries, "kv_heads": left, "head_dim": groups.head_dim}
         for field, value in sizes.items():
             text[next((key for key in KEYS[field] if key in text), KEYS[field][0])] = value
@@ -77,6 +78,7 @@ def _cut(
     fitted = least_squares(weight, found, columns.to(found.device))
     made = {f"{attention.output}.weight": fitted.to("cpu", output.dtype)}
     keys = _features(kept, groups.head_dim)
+    # A query's rows are the output's columns: same features, same order.
     for name, rows in ((attention.q, columns), (attention.k, keys), (attention.v, keys)):
         for leaf in ("weight", "bias"):
             if f"{name}.{leaf}" in source.spec.by_name:

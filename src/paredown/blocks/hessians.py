@@ -86,6 +86,7 @@ class HessianBank:
             source,
             device=device,
             trust_remote_code=trust_remote_code,
+            # All or none: a single missing block needs the states behind all blocks before it.
             tokens=tokens if missing else None,
         )
 
@@ -108,6 +109,7 @@ class HessianBank:
         Advances the walk's calibration states through the (unchanged) block if it has any.
         """
         if self.walk.hidden:
+            # Even where it is kept: the states have to pass through the block anyway.
             hessians = self._measure(block, module)
             if self.is_kept and self._cached(block) is None:
                 self._keep(block, hessians)
@@ -155,6 +157,7 @@ class HessianBank:
         return self._counts[block.index]
 
     def _is_rare(self, tokens: int) -> bool:
+        # A text that is shorter than that as a whole is asked for: it makes no layer rare.
         return tokens < min(MIN_TOKENS, self.n_tokens)
 
     def _measure(self, block: Block, module: nn.Module) -> dict[str, Tensor]:

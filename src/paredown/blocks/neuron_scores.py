@@ -75,6 +75,7 @@ class NeuronScores:
         found = {loss: self._find({"loss": loss, "variant": variant}) for loss in losses}
         missing = [loss for loss in losses if found[loss] is None]
         if missing:
+            # All that is missing in one walk, because losses share the forward passes.
             for loss, scores in self._measure_gradients(missing, variant).items():
                 found[loss] = self._store({"loss": loss, "variant": variant}, scores)
         stored = {loss: load_file(path) for loss, path in found.items() if path is not None}

@@ -63,6 +63,7 @@ def keep_neurons(
     """
     mlps = {mlp.block: mlp for mlp in source.spec.structure.mlps}
     widths = [len(cut.kept[mlp.output]) for mlp in mlps.values()]
+    # A config of transformers knows one width for all MLPs.
     stored = [max(widths)] * len(widths) if cut.equal_widths else widths
     pads = dict(zip(mlps, (s - w for s, w in zip(stored, widths, strict=True)), strict=True))
     with CheckpointWriter(out, source) as writer:
@@ -70,11 +71,13 @@ def keep_neurons(
             mlp = mlps[block.index]
             for name in (*mlp.inputs, mlp.output):
                 require_finite(submodule(module, block, name).weight, name)
+            # Before the block is cut: activations are those of the uncompressed model.
             activity = _watch_activity(walk, block, module, mlp) if walk.hidden else None
             kept = cut.kept[mlp.output].to(walk.device)
             for name, tensor in cut_mlp(source, mlp, kept, cut, activity).items():
                 padded = _padded(mlp, name, tensor, pads[block.index])
                 writer.add(name, _stored(source, name, padded))
+                # The probe sees what is written: padded, and rounded to the stored dtype.
                 _place(module, block, name, padded.to(walk.device, walk.dtype))
             walk.advance_probe(block, module)
             progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
@@ -85,6 +88,8 @@ def keep_neurons(
         if vision_width is not None:
             set_vision_width(writer.config, vision_width)
         if cut.bias and f"{next(iter(cut.kept))}.bias" not in source.spec.by_name:
+            # The family has biases only on request; without it, loaders would leave the new ones
+            # out.
             writer.config["mlp_bias"] = True
     return walk.logits()
 
@@ -127,6 +132,7 @@ def cut_mlp(
     source: Checkpoint, mlp: Mlp, kept: Tensor, cut: Cut, activity: Activity | None
 ) -> dict[str, Tensor]:
     """The tensors of the smaller MLP by stored name, matrices as (out, inp), in stored dtypes."""
+    # A fused gate and up matrix has neuron i's row once in each part.
     rows = torch.cat([kept + part * mlp.width for part in range(mlp.parts)]).cpu()
     tensors: dict[str, Tensor] = {}
     for name in mlp.inputs:
@@ -138,6 +144,7 @@ def cut_mlp(
     smaller = output[:, kept]
     if activity is not None and cut.repair:
         second, mean = activity.second, activity.mean
+        # Where a bias takes up the mean, the matrix has only deviations from it to fit.
         smaller = least_squares(output, centred(second, mean) if cut.bias else second, kept)
     tensors[f"{mlp.output}.weight"] = smaller.to("cpu", whole.dtype)
     if activity is not None and cut.bias:

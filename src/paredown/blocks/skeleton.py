@@ -73,6 +73,8 @@ def empty_model(config: Any, dtype: torch.dtype, *, trust_remote_code: bool = Fa
 
     if hasattr(config, "quantization_config"):
         del config.quantization_config
+    # Buffers such as rotary frequencies are computed, not stored: left empty, nobody would fill
+    # them.
     with init_empty_weights(include_buffers=False):
         model = auto_class(config).from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
@@ -90,7 +92,7 @@ def _replace_conv1d(model: nn.Module) -> None:
 
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv1D):
-            width, rows = module.weight.shape
+            width, rows = module.weight.shape  # Conv1D keeps (inp, out)
             dtype = module.weight.dtype
             model.set_submodule(name, nn.Linear(width, rows, dtype=dtype, device="meta"))
 
@@ -135,6 +137,7 @@ def _find_part(model: nn.Module, name: str) -> str | None:
 def _candidates(name: str, prefix: str) -> Iterator[str]:
     names = [name]
     for pattern, replacement in _RENAMED:
+        # Each rule works on what the ones before it left: Mixtral's names need two of them.
         names.append(pattern.sub(replacement, names[-1]))
     for one in dict.fromkeys(names):
         yield from (one, f"{prefix}.{one}", one.removeprefix(f"{prefix}."))
@@ -156,6 +159,7 @@ def set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
     if leaf in owner._buffers:
         owner._buffers[leaf] = value
     else:
+        # Replaced, not copied into: what was there is on the meta device and has no memory.
         owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
 
 

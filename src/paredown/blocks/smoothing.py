@@ -77,11 +77,13 @@ def smooth_block(
             changed[f"{fold.maker}.weight"] = gain
             maker.weight.data = gain.to(maker.weight.dtype)
         elif folding.rows is not None:
+            # 1 for a row that no reader takes.
             by_row = factors.new_ones(len(weights[fold.maker])).index_put((folding.rows,), factors)
             weights[fold.maker] = weights[fold.maker] / by_row[:, None]
             bias = f"{fold.maker}.bias"
             if bias in source.spec.by_name:
                 stored = source.read(bias)
+                # The maker's whole output is divided, its bias with it.
                 divided = (stored.to(by_row.device).float() / by_row).to(stored.dtype)
                 changed[bias] = divided
                 maker.bias.data = divided.to(maker.bias.dtype)

@@ -76,6 +76,8 @@ class Tower:
             hidden: dict[str, Tensor] = {}
             losses: list[Tensor] = []
             with torch.enable_grad(), self._watch(hidden.__setitem__, losses.append):
+                # The weights are frozen: without a leaf that asks for gradients there would be no
+                # graph.
                 start = pixels[None].to(self.device).requires_grad_()
                 self._model.vision_tower(start)
                 gradients = torch.autograd.grad(torch.stack(losses).sum(), list(hidden.values()))

@@ -84,6 +84,7 @@ class BlockWalk:
             raise MethodError(f"{checkpoint.folder}: no transformer blocks were found")
         inside = tuple(block.prefix + "." for block in self.blocks)
         self.model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
+        # Text never runs the vision tower: its weights stay in the file.
         outside = [n for n in checkpoint.names if not n.startswith(inside) and not is_vision(n)]
         fill(self.model, checkpoint, outside, device=device)
         self.model.tie_weights()
@@ -145,6 +146,7 @@ class BlockWalk:
     def _enter(self, shape: tuple[int, ...], **text: Tensor) -> Tensor:
         with self._recorders() as recorders:
             try:
+                # Not the head: logits of all windows would be the largest tensors here.
                 self.model.base_model(**text, use_cache=False)
             except (TypeError, AttributeError, RuntimeError, IndexError) as error:
                 raise MethodError(
@@ -178,6 +180,8 @@ class BlockWalk:
             fill(self.model, self.checkpoint, inside, dtype=self.dtype, device=self.device)
             module = self.model.get_submodule(name)
             yield block, module
+            # Drops the weights; the empty module stays where it is, for the recorders and other
+            # walks.
             module.to(torch.device("meta"))
             release()
 
@@ -206,6 +210,7 @@ class BlockWalk:
     def logits(self) -> Tensor:
         """The probe's logits (length, vocabulary) in float32, once all blocks were walked."""
         with self._recorders() as recorders:
+            # The last block's stand-in answers with the probe's states: only norm and head run.
             recorders[-1].output = self.probe
             logits: Tensor = self.model(input_ids=self._probe_tokens, use_cache=False).logits
         return logits[0].float().cpu()

@@ -80,6 +80,6 @@ class WeightScores:
 
 def _sums(values: Tensor) -> Tensor:
     """(3,) float64: of ones, of values, and of their squares."""
-    wide = values.double()
+    wide = values.double()  # a variance as the difference of two sums cancels in float32
     found = [values.numel(), float(wide.sum()), float(wide.square().sum())]
     return torch.tensor(found, dtype=torch.float64)

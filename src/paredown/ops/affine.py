@@ -85,6 +85,7 @@ def fit_grid(
     weights = (
         None if importance is None else importance.float().reshape(1, -1, group_size)
     )  # (1, n_group, group_size)
+    # The range always holds 0, so the zero-point is a code and a weight of zero stays zero.
     low, high = groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)  # (out, n_group)
     if symmetric:
         high = torch.maximum(high, -low)
@@ -110,10 +111,13 @@ def _grid(
     low: Tensor, high: Tensor, bits: int, group_size: int, symmetric: bool, dtype: torch.dtype
 ) -> Grid:
     levels = 2**bits - 1
+    # A symmetric range ends half a step beyond the highest code (7.5 steps at 4 bits), so the
+    # largest positive weight is clipped by half a step at most.
     scale = stored_scale((high - low) / levels, dtype, levels)
     if symmetric:
         return Grid(bits, group_size, scale, None)
     bottom = -(2 ** (bits - 1))
+    # The lowest weight of the range gets the lowest code.
     zero = (bottom - low / scale.float()).round().clamp(bottom, bottom + levels)
     return Grid(bits, group_size, scale, zero.to(torch.int8))
 
@@ -151,6 +155,7 @@ def _group_error(groups: Tensor, grid: Grid, weights: Tensor | None) -> Tensor:
     """Squared error of every group, (out, n_group)."""
     scale = grid.scale.float()[..., None]
     zero = 0.0 if grid.zero is None else grid.zero.float()[..., None]
+    # In place: one temporary of the matrix's size for every range that is tried.
     codes = (groups / scale).round_().add_(zero).clamp_(grid.low, grid.high)
     error = codes.sub_(zero).mul_(scale).sub_(groups).square_()
     return (error if weights is None else error.mul_(weights)).sum(-1)

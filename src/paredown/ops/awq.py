@@ -69,6 +69,7 @@ def search_factors(
     best = Found(ones, 0.0, plain, plain)
     for i in range(1, steps + 1):
         factors = realize(factors_of(activity, i / steps))
+        # Judged with the factors that can be stored, not with those asked for.
         error = output_error(weights, moments, factors, round_weights)
         if error < best.error:
             best = Found(factors, i / steps, error, plain)
@@ -79,9 +80,11 @@ def output_error(
     weights: dict[str, Tensor], moments: Tensor, factors: Tensor, round_weights: Round
 ) -> float:
     """sum of dw H dw^T, where dw is what rounding W diag(s) does to W."""
+    # The layer reads x / s from now on: mean squares H_jj / s_j^2.
     importance = importance_of(moments.diagonal() / factors.square())
     total = 0.0
     for name, weight in weights.items():
+        # Eq. 4: W diag(s) is what is rounded; without its s it stands for W again.
         delta = round_weights(name, weight * factors, importance) / factors - weight
         total += float(((delta @ moments) * delta).sum())
     return total

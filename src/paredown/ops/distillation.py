@@ -68,6 +68,7 @@ def _mean(loss: Callable[..., Tensor], tensors: tuple[Tensor, ...], rows: int) -
     """Sum of `loss` over chunks of all `tensors`, over the number of rows."""
     total = len(tensors[0])
     chunks = zip(*(t.split(rows) for t in tensors), strict=True)
+    # Backward computes a chunk's softmax again, so that only one chunk's exists at a time.
     parts = [checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]
     return torch.stack(parts).sum() / total
 

@@ -42,6 +42,7 @@ def quantize_rows(
     ideal = wide.abs().amax(-1, keepdim=True) / number.reach
     scale = stored_scale(ideal, scale_dtype, number.high - number.low)
     codes = wide / scale.float()
+    # FP8 codes are rounded by the cast at the end, to even as well.
     if number.kind == "int":
         codes = codes.round_()
     return codes.clamp_(number.low, number.high).to(number.dtype), scale

@@ -58,6 +58,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     require_finite(hessian, "hessian")
     mean = hessian.diagonal().mean()
     if mean <= 0:
+        # Nothing was ever seen. The identity passes no error on: rounding to nearest.
         return torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     share = damping
     while True:
@@ -66,12 +67,14 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             inverse = torch.cholesky_inverse(lower)
+            # May fail where H itself did not: rounding can leave the inverse indefinite.
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not failed:
                 factor: Tensor = upper
                 return factor
         if share >= 1.0:
             break
+        # From 1e-6 on, or a damping of 0 would never grow.
         share = min(1.0, 10 * max(share, 1e-6))
     raise NumericsError("the Hessian is not positive definite, even with damping 1")
 
@@ -152,10 +155,14 @@ def _round_columns(
             else:
                 code = code.clamp_(grid.low, grid.high)
                 value = code * scales[i]
+            # Algorithm 1: E_j = (W_j - Q_j) / U_jj, then W_k -= U_jk E_j for all columns k behind
+            # j.
             errors[i] = (column - value) / local[i, i]
             if i + 1 < stop - start:
                 part[i + 1 :].addr_(local[i, i + 1 :], errors[i], alpha=-1.0)
             codes[:, start + i], rounded[:, start + i] = code, value
+        # The paper's lazy batches: columns beyond this block see its errors in one product, not in
+        # a rank-one update of the whole matrix for each column.
         work[:, stop:] -= errors.T @ factor[start:stop, stop:]
     return codes, rounded
 

@@ -35,6 +35,7 @@ def weakest_groups(weight: Tensor, moments: Tensor, groups: Tensor, count: int) 
     """
     if not torch.isfinite(moments).all():
         raise NumericsError("what the heads say is not finite on the calibration text")
+    # float64: C is inverted, and then blocks of its inverse once more.
     moments = moments.double()
     # A feature never seen gets a variance, so that C has an inverse; its group's error is 0.
     variance = moments.diagonal()
@@ -44,6 +45,7 @@ def weakest_groups(weight: Tensor, moments: Tensor, groups: Tensor, count: int) 
     left = torch.arange(len(groups), device=groups.device)
     for _ in range(count):
         fitted = weight.float() if not gone else least_squares(weight, moments.float(), left)
+        # Of what is left: features that are gone can make up for nothing.
         inverse = torch.linalg.inv(damped[left][:, left])
         errors = {}
         for group in groups[left].unique().tolist():

@@ -70,8 +70,10 @@ def fit_half_quadratic(
     least = residual.square().sum(-1)  # (out, n_group)
     beta = BETA
     for _ in range(iterations):
+        # w - e, with e found by shrinking the residual in steps of the first grid.
         target = groups - unit * shrink(residual / unit, beta, norm)
         scale, zero = _refit(codes, target, scale, zero, start, symmetric=symmetric)
+        # As stored, so that the errors compared below are those of what is written.
         scale = scale.to(scale_dtype).float()
         codes, residual = _round(groups, scale, zero, start)
         error = residual.square().sum(-1)

@@ -57,7 +57,7 @@ class _Nuclear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         wide = rows.double()
-        gram = wide @ wide.T
+        gram = wide @ wide.T  # (samples, samples), however wide the outputs are
         if not torch.isfinite(gram).all():
             raise NumericsError("a layer's outputs are not finite on the calibration text")
         try:
@@ -67,6 +67,8 @@ class _Nuclear(torch.autograd.Function):
                 f"the singular values of a layer's outputs cannot be computed ({error}); calibrate "
                 "with other text, or use a method without singular values, such as structured_afr"
             ) from error
+        # Rounding leaves tiny eigenvalues where Y has no direction; 1 / singular would blow them
+        # up.
         present = values > _SMALLEST * values[-1]
         singular = values.clamp(min=0).sqrt()
         inverse = torch.where(present, 1 / singular, 0.0)

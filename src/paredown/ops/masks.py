@@ -27,6 +27,7 @@ def smallest(scores: Tensor, count: int) -> Tensor:
         return torch.zeros_like(scores, dtype=torch.bool)
     largest = scores.kthvalue(count, dim=-1, keepdim=True).values
     below = scores < largest
+    # All scores that equal the k-th may be too many: the exact number matters.
     ties = scores == largest
     wanted = count - below.sum(-1, keepdim=True)
     return below | (ties & (ties.cumsum(-1) <= wanted))

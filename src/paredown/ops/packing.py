@@ -22,9 +22,11 @@ def packed_width(width: int, bits: int) -> int:
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Pack int8 codes (rows, width) into int32 words (rows, packed_width(width, bits))."""
     rows, width = codes.shape
+    # By way of int16: at 8 bits, code + 128 does not fit into int8.
     unsigned = (codes.cpu().numpy().astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
     words = packed_width(width, bits)
     if bits == 8:
+        # 8 and 4 bits are whole bytes and halves; the general way takes a byte for every bit.
         stream: np.ndarray[Any, Any] = unsigned
     elif bits == 4:
         even = unsigned if width % 2 == 0 else np.pad(unsigned, ((0, 0), (0, 1)))
@@ -34,6 +36,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         stream = np.packbits(single.reshape(rows, width * bits), axis=-1, bitorder="little")
     padded = np.zeros((rows, words * 4), dtype=np.uint8)
     padded[:, : stream.shape[1]] = stream
+    # The format's words are little-endian, whatever this machine is.
     return torch.from_numpy(padded.view("<i4").astype(np.int32))
 
 

@@ -47,6 +47,7 @@ def least_squares(
     weight = output.float()
     power = moments.diagonal()[kept]
     silent = power <= 0  # no activity: nothing to learn from these neurons
+    # D^-1/2: the system gets a unit diagonal, so that damping is a share of each neuron's power.
     inverse = torch.where(silent, 0.0, power.clamp(min=0).rsqrt())
     system = moments[kept][:, kept] * inverse * inverse[:, None]
     rows = weight[:, removed] @ moments[removed][:, kept] * inverse  # W_R C_RK D^-1/2
@@ -79,6 +80,7 @@ def _damped_factor(system: Tensor, silent: Tensor, damping: float) -> Tensor:
             return lower
         if share >= 1.0:
             break
+        # From 1e-6 on, or a damping of 0 would never grow.
         share = min(1.0, 10 * max(share, 1e-6))
     raise NumericsError("the activations' second moments are not positive definite")
 

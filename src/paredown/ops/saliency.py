@@ -54,7 +54,7 @@ def flap_scores(output: Tensor, second_moment: Tensor, mean: Tensor) -> Tensor:
         second_moment: E h^2, (width,).
         mean: E h, (width,).
     """
-    variance = (second_moment - mean.square()).clamp(min=0)
+    variance = (second_moment - mean.square()).clamp(min=0)  # < 0 only by rounding
     return variance * output.float().square().sum(0)
 
 
@@ -132,6 +132,8 @@ def shared_widths(scores: list[Tensor], budget: int, *, multiple: int, least: in
         ordered = values.float().sort(descending=True).values
         whole = len(values) // multiple
         sums = ordered[: whole * multiple].double().reshape(whole, multiple).sum(1).tolist()
+        # Sums fall within a layer, so the best runs of all layers are the first ones of each; those
+        # that `least` keeps are not up for choice. Negated: sorted() rises, ties by layer.
         runs += [(-total, layer) for total in sums[least // multiple :]]
     wanted, odd = divmod(budget - least * len(scores), multiple)
     if odd or not 0 <= wanted <= len(runs):

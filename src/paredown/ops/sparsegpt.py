@@ -45,6 +45,7 @@ def solve(
         NumericsError: weight or Hessian not finite, or no Cholesky factor.
     """
     require_finite(weight)
+    # A copy even of float32, for which .float() is the caller's own tensor.
     work = weight.float().clone()
     factor = inverse_factor(hessian, damping)
     chosen = torch.zeros_like(work, dtype=torch.bool) if mask is None else mask.clone()
@@ -53,12 +54,14 @@ def solve(
         stop = min(start + COLUMNS, width)
         local = factor[start:stop, start:stop]
         if mask is None and group is None:
+            # Differences of a running total: the shares of all blocks add up to just `removed`.
             share = removed * stop // width - removed * start // width
             chosen[:, start:stop] = smallest_of_layer(_scores(work[:, start:stop], local), share)
         part, gone = work[:, start:stop].T.contiguous(), chosen[:, start:stop].T.contiguous()
         errors = _solve_columns(part, gone, local, group)
         work[:, start:stop], chosen[:, start:stop] = part.T, gone.T
         work[:, stop:] -= errors.T @ factor[start:stop, stop:]
+    # A column is never written once it is solved, so what goes still has its last value.
     return work.masked_fill_(chosen, 0.0), chosen
 
 
@@ -75,8 +78,10 @@ def _solve_columns(
     for i in range(len(part)):
         if group is not None and i % group[1] == 0:
             here = slice(i, i + group[1])
+            # Only now: the columns before the group have changed what its weights are.
             scores = _scores(part[here].T, factor[here, here])
             gone[here] = smallest_of_groups(scores, group[1], group[0]).T
+        # Algorithm 1 with Q = 0 where a weight goes; one that stays makes no error.
         errors[i] = part[i].masked_fill(~gone[i], 0.0) / factor[i, i]
         part[i + 1 :].addr_(factor[i, i + 1 :], errors[i], alpha=-1.0)
     return errors

@@ -56,6 +56,7 @@ def tune(
     names = {name: module_name(model, name) for name in schemes}
     for name, inner in names.items():
         require_finite(model.get_submodule(inner).weight, name)
+    # The library writes files of its own into the current folder.
     with chdir(scratch), _quietly(progress, len(source.spec.structure.blocks)):
         from auto_round import AutoRound
 
@@ -116,6 +117,7 @@ def take_layer(name: str, layer: Any, scheme: Scheme) -> tuple[Tensor, Grid]:
     off = float((steps - codes).abs().max())
     zero = None
     if not scheme.symmetric:
+        # Its codes are unsigned, ours signed: half the range lower.
         zero = (layer.zp.detach().cpu().reshape(scale.shape) - half).round()
         codes = codes + zero[..., None]
     low, high = float(codes.min()), float(codes.max())

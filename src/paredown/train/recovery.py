@@ -92,6 +92,7 @@ class Recovery:
         self.held_out, self.forward = held_out, recipe.forward
         options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
         self.stored = TORCH_DTYPES[float_dtype(source.spec)]
+        # What is trained is float32; weights that only carry an adapter may stay as stored.
         dtype = torch.float32 if adapter is None else training_dtype(source, device)
         self.model = load_trainable(source, dtype=dtype, **options)
         self.parameters = self._parameters(recipe.seed)
@@ -130,6 +131,7 @@ class Recovery:
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """Mean loss of the held-out windows, without dropout and without the blocks' outputs."""
+        # Only the adapters' dropout is in training mode: the rest of the model is never.
         dropouts = [m for m in self.model.modules() if isinstance(m, nn.Dropout) and m.training]
         for module in dropouts:
             module.eval()
@@ -267,7 +269,7 @@ def recover(
     record: Record = trainer.run()
     recovery.settle()
     after = recovery.held_out_loss()
-    if not after < record.before:
+    if not after < record.before:  # NaN included
         raise DivergedError(
             f"what training gained is lost by rounding: held-out loss {record.before:.4f} before, "
             f"{record.best:.4f} trained, {after:.4f} as stored; use more tokens"

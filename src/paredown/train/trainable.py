@@ -64,6 +64,7 @@ def _load_unpacked(
     for name, scheme in schemes.items():
         codes, grid = read_packed(source, name, scheme)
         set_tensor(model, f"{name}.weight", dequantize(codes, grid, dtype))
+    # Packed codes, scales and shapes were unpacked above; a bias is still to be filled in.
     inside = tuple(f"{name}.weight_" for name in schemes)
     fill(model, source, (n for n in source.names if not n.startswith(inside)), dtype=dtype)
     model.tie_weights()

@@ -152,6 +152,7 @@ class Trainer:
         record = self._resume() or self._begin()
         started = last_saved = time.monotonic()
         already, interval = record.seconds, SAVE_S
+        # Rounded up, so that the last check falls on the last step.
         checks = {-(-self.steps * (i + 1) // self.recipe.checks) for i in range(self.recipe.checks)}
         while record.step < self.steps and not self._is_late(record):
             share = self._share(record) + 0.5 / self.steps  # the middle of the step
@@ -165,6 +166,7 @@ class Trainer:
                 begun = time.monotonic()
                 self._save(record)
                 last_saved = time.monotonic()
+                # Saving takes at most one SAVE_COST-th of the time, however large the state.
                 interval = max(SAVE_S, SAVE_COST * (last_saved - begun))
         self._finish(record)
         return record
@@ -185,6 +187,7 @@ class Trainer:
                 if f"best.{name}" in tensors:
                     self.best[name] = tensors[f"best.{name}"].to(parameter.device)
                 self.optimizer.state[parameter] = {
+                    # A float tensor is what AdamW keeps; its bias correction depends on it.
                     "step": torch.tensor(float(record.step)),
                     "exp_avg": tensors[f"mean.{name}"].to(parameter.device),
                     "exp_avg_sq": tensors[f"square.{name}"].to(parameter.device),
@@ -218,9 +221,12 @@ class Trainer:
             group["lr"] = rate
         batch = self._batch(number)
         total = 0.0
+        # By the step's number, not by what was drawn before: a resumed run drops out the same
+        # units.
         with torch.random.fork_rng():
             torch.manual_seed(self.recipe.seed * 1_000_003 + number)  # dropout
             for part in batch.split(self.recipe.forward):
+                # Weighted, so that gradients add up to those of the whole batch's mean.
                 loss = self.loss(part) * (len(part) / len(batch))
                 loss.backward()
                 total += float(loss.detach())
@@ -236,6 +242,7 @@ class Trainer:
         places = range(
             first, min(first + self.recipe.batch, len(self.windows) * self.recipe.epochs)
         )
+        # A batch may hold the end of one epoch and the beginning of the next.
         orders: dict[int, Tensor] = {}
         chosen = []
         for place in places:
@@ -260,6 +267,7 @@ class Trainer:
                     self.best[name] = parameter.detach().clone()
 
     def _finish(self, record: Record) -> None:
+        # Before the verdict: a training without gain would come to the same end if it were resumed.
         self.resumable.remove()
         if record.best_step == 0:
             raise DivergedError(

@@ -51,6 +51,7 @@ class _MaskedLora(nn.Module):
         return delta * (self.base_layer.weight != 0)
 
     def forward(self, x: Tensor) -> Tensor:
+        # As a whole matrix, not B (A x): only so can single entries be masked.
         delta = self.get_delta_weight(_NAME).to(x.dtype)
         base: Tensor = self.base_layer(x)
         return base + nn.functional.linear(self.lora_dropout(x), delta)
@@ -104,8 +105,11 @@ def add_adapter(
     parameters: dict[str, nn.Parameter] = {}
     for name in names:
         layer: Any = model.get_submodule(name)
+        # The model around it stays in evaluation mode.
         layer.lora_dropout.train()
         down, up = layer.lora_A[_NAME].float(), layer.lora_B[_NAME].float()
+        # On the CPU: one seed gives one A on every device. Kaiming with sqrt(5) is peft's own
+        # start.
         start = torch.empty(down.weight.shape)
         nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
         down.weight.copy_(start)
@@ -127,6 +131,7 @@ def merge_adapter(model: Any, layers: tuple[str, ...], dtype: torch.dtype) -> No
         base = adapted.get_base_layer()
         merged = (base.weight.float() + adapted.get_delta_weight(_NAME).float()).to(dtype)
         require_finite(merged, layer)
+        # Rounded as it will be stored, then widened again: what is probed is what is written.
         base.weight.data = merged.to(base.weight.dtype)
         model.set_submodule(name, base)
 

@@ -93,6 +93,7 @@ class CudaInt4(Int4Layout):
 
     def __init__(self, place: Tensor) -> None:
         """`place` (1024,): which code of a tile, counted row by row, each half byte holds."""
+        # The inverse permutation: which half byte holds each code.
         self.order = place.argsort()
 
     def pack(self, codes: Tensor) -> Tensor:

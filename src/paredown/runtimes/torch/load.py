@@ -203,6 +203,7 @@ def _load_packed(
     model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
     kernels: Counter[str] = Counter()
     attach_embeddings(model, embeddings, checkpoint, dtype=dtype, device=device)
+    # Layers that read one input become one product.
     for names in by_input(layers):
         parts = []
         for name in names:
@@ -233,6 +234,7 @@ def _load_packed(
             kernels[linear.kernel] += 1
     inside = tuple(f"{name}." for name in (*schemes, *eight_bit))
     fill(model, checkpoint, (n for n in checkpoint.names if not n.startswith(inside)), dtype=dtype)
+    # Packed ones were tied when they were put in.
     if not embeddings:
         model.tie_weights()
     require_filled(model, checkpoint.folder)
@@ -249,6 +251,7 @@ def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The floating-point dtype that most bytes of the checkpoint are stored in."""
     sizes: Counter[str] = Counter()
     for tensor in checkpoint.spec.tensors:
+        # An FP8 number is a code here, nothing that activations could have.
         if TORCH_DTYPES[tensor.dtype].is_floating_point and not tensor.dtype.startswith("F8"):
             sizes[tensor.dtype] += tensor.nbytes
     return TORCH_DTYPES[sizes.most_common(1)[0][0]]

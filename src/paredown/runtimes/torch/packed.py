@@ -42,6 +42,7 @@ def choose_kernel(grid: Grid, rows: int, width: int, device: str) -> Kernel:
     grouped = kernel_group(grid, width) is not None
     if grid.bits <= 4 and grouped and int4_layout(rows, width, device) is not None:
         return "int4"
+    # One scale per row is all that the int8 kernel takes.
     if grid.group_size == width and width % _INT8_STEP == 0 and int8_works(device):
         return "int8"
     if grid.bits > 4 and grouped and int4_layout(2 * rows, width, device) is not None:
@@ -119,6 +120,7 @@ class PackedWeight(nn.Module):
         if group is None:
             raise AssertionError("choose_kernel has checked this")
         zero = torch.zeros_like(scale) if grid.zero is None else grid.zero.to(scale)
+        # (code - zero) scale = ((code + 8) - 8) scale + shift.
         shift = -zero * scale
         if self.kernel == "int4":
             unsigned = codes.to(torch.int32) + 8
@@ -126,6 +128,8 @@ class PackedWeight(nn.Module):
         else:
             high = codes >> 4  # code = 16 high + low, low in 0 .. 15
             unsigned = torch.cat((high.to(torch.int32) + 8, (codes - 16 * high).to(torch.int32)))
+            # 16 high scale + low scale: what the kernel takes off the low half (8 scale), its shift
+            # gives back.
             highs = torch.stack((16 * scale, torch.zeros_like(scale)), dim=-1)
             pairs = torch.cat((highs, torch.stack((scale, shift + 8 * scale), dim=-1)))
         self.layout = int4_layout(len(unsigned), self.width, scale.device.type)
@@ -155,6 +159,8 @@ class PackedWeight(nn.Module):
             return y if self.kernel == "int4" else y[:, : self.rows] + y[:, self.rows :]
         y = torch.ops.aten._weight_int8pack_mm(x, self.codes, self.scale)
         if self.zero is not None:
+            # sum_j x_j (q_j - z) s: the kernel knows no zero-point, so z s sum_j x_j comes off
+            # here.
             y = y - x.sum(-1, keepdim=True) * (self.scale * self.zero[:, 0].to(x.dtype))
         return y
 
@@ -181,6 +187,7 @@ class PackedWeight(nn.Module):
             if self.rows % _STEP:  # the low halves begin within a block
                 both = self._unpack_int4(0, 2 * self.rows, dtype, None)
                 return both[start:stop] + both[self.rows + start : self.rows + stop]
+            # Another slot, because both halves are needed at once.
             low = self._unpack_int4(
                 self.rows + start, self.rows + stop, dtype, 1 if reuse else None
             )

@@ -52,7 +52,7 @@ def compare(expected: Tensor, found: Tensor, loader: str, *, tolerance: float = 
             f"reloaded through {loader}: logits {tuple(found.shape)}, not {tuple(expected.shape)}"
         )
     mean = float(kl_rows(expected.log_softmax(-1), found.log_softmax(-1)).mean())
-    if not mean <= tolerance:
+    if not mean <= tolerance:  # NaN included
         raise VerificationError(
             f"reloaded through {loader}, the model is not the one that was compressed: "
             f"KL {mean:.3g} nats per token, where rounding explains at most {tolerance}"
@@ -73,6 +73,7 @@ def check_kernels(model: nn.Module) -> float:
     for name, module in model.named_modules():
         if not isinstance(module, PackedLinear) or id(module.weights) in seen:
             continue
+        # q, k and v (gate and up) share one weight, which is tried once.
         seen.add(id(module.weights))
         weight = module.weights
         x = torch.randn(2, weight.width, generator=generator).to(weight.codes.device)

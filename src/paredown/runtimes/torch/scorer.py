@@ -74,6 +74,8 @@ class CausalScorer:
             for row, scored in zip(batch, found, strict=True):
                 done = waiting.setdefault(row.group, {})
                 done |= zip(row.places, scored, strict=True)
+                # The answers of one group may lie in several batches, where each has a row of its
+                # own.
                 if len(done) == len(groups[row.group]):
                     yield row.group, [done[k] for k in range(len(done))]
                     del waiting[row.group]
@@ -124,6 +126,7 @@ class CausalScorer:
         width = max(map(len, ids))
         ends = end_tokens(self.model, self.tokenizer)
         pad = next(t for t in (self.tokenizer.pad_token_id, *ends, 0) if t is not None)
+        # Padded on the left: all texts go on at the same position.
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
         first = _First()
         with only_greedy(self.model, ends=ends, pad=pad, max_tokens=max_tokens) as greedy:
@@ -191,7 +194,7 @@ class CausalScorer:
         index = torch.tensor(where, device=self.device)
 
         def select(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0][index[:, 0], index[:, 1]][None], *args[1:])
+            return (args[0][index[:, 0], index[:, 1]][None], *args[1:])  # (1, targets, width)
 
         hook = self._head.register_forward_pre_hook(select)
         try:
@@ -209,6 +212,8 @@ class CausalScorer:
             segments[k, : row.length] = torch.tensor(row.segments)
             positions[k, : row.length] = torch.tensor(row.places_in_text)
         same = segments[:, :, None] == segments[:, None, :]
+        # An answer sees the prompt (segment 0) and itself, never ahead. Padding (-1) sees padding:
+        # a softmax over nothing would be NaN.
         seen = (same | (segments == 0)[:, None, :]) & torch.ones(width, width).tril().bool()
         mask = torch.zeros(len(rows), 1, width, width, dtype=self._dtype)
         mask.masked_fill_(~seen[:, None], torch.finfo(self._dtype).min)

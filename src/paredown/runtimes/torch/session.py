@@ -77,6 +77,7 @@ class TorchSession(Session):
     def weights_bytes(self) -> int:
         # The resident memory of a process would not tell it: weights are mapped from their file
         # and become resident when they are used, and libraries are loaded on the way.
+        # By storage, so that what is tied or shared counts once.
         storages = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
             for module in self.model.modules()
@@ -101,6 +102,7 @@ class TorchSession(Session):
     def readout(self) -> Readout:
         head = self.model.get_output_embeddings()
         config = self.model.config.get_text_config()
+        # Cohere multiplies, Granite divides, Gemma 2 caps.
         scale = float(getattr(config, "logit_scale", None) or 1.0)
         scale /= float(getattr(config, "logits_scaling", None) or 1.0)
         cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
@@ -162,6 +164,7 @@ class TorchSession(Session):
             token, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
 
     def fork(self, state: _State) -> _State:
+        # `decode` grows the cache in place.
         return _State(state.token, copy.deepcopy(state.cache))
 
     def close(self) -> None:
