@@ -27,10 +27,10 @@ def test_the_error_decides_the_digits(value: float, stderr: float | None, text: 
 
 
 def test_units_are_said_once() -> None:
-    assert with_unit(measurement("decode_latency", 30.0, 0.3)) == "30.00 ± 0.30 ms/token"
+    assert with_unit(measurement("decode_latency", 30.0, 0.3)) == "30.00 ± 0.59 ms/token"
     assert with_unit(measurement("size", 94.5e6)) == "94.5 MB"
-    assert with_unit(measurement("size", 94.5e6, 1e6)) == "94.5 MB ± 1.0 MB"
-    assert with_unit(measurement("perplexity", 20.0, 0.2)) == "20.00 ± 0.20"
+    assert with_unit(measurement("size", 94.5e6, 1e6)) == "94.5 MB ± 2.0 MB"
+    assert with_unit(measurement("perplexity", 20.0, 0.2)) == "20.00 ± 0.39"
     assert with_error(None) == "-"
 
 

@@ -162,8 +162,8 @@ def test_hover_has_every_number(tmp_path: Path) -> None:
     text = hover(found.record.results[3], found)
     assert "<b>episode 3</b> (on the front)" in text
     assert "<br>l2_structured(ratio=0.2)<br>&gt; gptq(bits=4)<br>" in text
-    assert "perplexity: 32.00 ± 0.32" in text
-    assert "decode latency: 15.00 ± 0.15 ms/token" in text
+    assert "perplexity: 32.00 ± 0.63" in text
+    assert "decode latency: 15.00 ± 0.29 ms/token" in text
     assert "speedup: 2 (derived)" in text
     assert "recommended, knee" in hover(found.record.results[2], found)
 
@@ -204,9 +204,9 @@ def test_the_figure_shows_what_has_ratio_and_loss(tmp_path: Path) -> None:
     shown = points(findings(tmp_path / "x", several()))
     assert [p.result.episode for p in shown] == [0, 1, 2, 3, 4]
     assert [p.on_front for p in shown] == [True] * 4 + [False]
-    assert shown[0].loss_stderr == 0.0
+    assert shown[0].loss_half == 0.0
     assert shown[2].loss == pytest.approx(4.0)
-    assert shown[2].loss_stderr == pytest.approx(1.04)  # 1 % of 20.8, over the baseline's 20
+    assert shown[2].loss_half == pytest.approx(1.96 * 1.04)  # 1 % of 20.8, over the baseline's 20
 
 
 CHECKED = (LoadsIn(runtime="transformers", known="checked"),)
@@ -255,7 +255,7 @@ def test_the_machine_is_told_in_units_for_people(tmp_path: Path) -> None:
 
 def test_the_report_says_how_to_make_again_what_was_not_kept(tmp_path: Path) -> None:
     report = report_markdown(findings(tmp_path / "x", several(), model="my model"), None)
-    assert "paredown compress -m 'my model' -s 'gptq(bits=4)' -o DIR" in report
+    assert "paredown compress -m 'my model' -s 'gptq(bits=4)' --data " in report
 
 
 def test_the_report_lists_failures_refusals_protocols_and_versions(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_named_benchmark_is_what_files_show(tmp_path: Path) -> None:
     assert front["front"][1]["quality_loss_percent"] == pytest.approx(5.0)
     text = report_markdown(found, "done")
     assert "| # | strategy | accuracy | perplexity | loss |" in text
-    assert "| +5.0 % ± 4.3% |" in text
+    assert "| +5.0 % ± 8.3% |" in text
     best = final_document(found, "done")["best"]["quality"]
     assert (best["measurement"], best["value"]) == ("quality", pytest.approx(0.95))
     assert search_space_png(found) != search_space_png(findings(tmp_path / "b", several()[:2]))

@@ -14,6 +14,7 @@ from paredown.report.tables import (
     failures,
     front_rows,
     measurement_rows,
+    speed_notes,
 )
 from paredown.report.terminal import front_table
 from paredown.spec.result import TrialResult
@@ -36,9 +37,20 @@ def test_the_baseline_comes_first_then_large_to_small() -> None:
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
     assert all(len(row) == len(FRONT_COLUMNS) for row in rows)
     assert rows[2] == (
-        "2", "gptq(bits=4)", "-", "20.80 ± 0.21", "+4.0 %", "0.0104", "18.00 ± 0.18", "1.67x",
+        "2", "gptq(bits=4)", "-", "20.80 ± 0.41", "+4.0 %", "0.0104", "18.00 ± 0.35", "1.67x",
         "495.0 MB", "94.5 MB", "2.86x", "-",
     )  # fmt: skip
+
+
+def test_a_speed_that_contradicts_its_latency_is_explained() -> None:
+    plain = {"perplexity": 20, "size": 1, "decode_latency": 18.0, "peak_memory": 1}
+    agrees = ok(1, "rtn(bits=4)", plain | {"speedup": 1.7})
+    differs = ok(2, "gptq(bits=4)", plain | {"perplexity": 19, "size": 2, "speedup": 0.8})
+    results = (baseline(), agrees, differs)  # the baseline has 30 ms
+    front = find_front(results, OBJECTIVES)
+    (note,) = speed_notes(results, front)
+    assert note.startswith("episode 2: its speed (0.80x) was taken in turns with the base")
+    assert note.endswith("would say 1.67x")
 
 
 def test_the_baseline_is_shown_even_when_dominated() -> None:
@@ -81,7 +93,7 @@ def test_a_narrow_terminal_drops_whole_columns_and_cuts_no_number(width: int) ->
     text = rendered(several(), width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
-    for cell in ("94.5 MB", "+60.0 %", "2.86x", "20.80 ±", "18.00 ±", "0.18"):
+    for cell in ("94.5 MB", "+60.0 %", "2.86x", "20.80 ±", "18.00 ±", "0.35"):
         assert cell in text
     assert ("KL" in text) == (width >= 100)
     assert ("900.0 MB" in text) == (width >= 80)

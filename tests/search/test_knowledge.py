@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from paredown.methods import registry
+from paredown.methods.shared.knowledge import Known, known
 from paredown.search import knowledge
 from paredown.search.base import Remembered
-from paredown.search.knowledge import Knowledge, Known, anchors, effects, known
+from paredown.search.knowledge import Knowledge, anchors, effects
 from paredown.search.policies import registry as policies
 from paredown.search.policies.grid import GridSearch
 from paredown.search.start import Informed
@@ -31,7 +32,7 @@ def rows(monkeypatch: pytest.MonkeyPatch, **quality: float) -> None:
         "cut": "cut(ratio=0.125)",
         "trained": "cut > mend",
     }
-    found = tuple(Known(strategy=texts[name], quality=q) for name, q in quality.items())
+    found = tuple(Known(model="m", strategy=texts[name], quality=q) for name, q in quality.items())
     monkeypatch.setattr(knowledge, "known", lambda: found)
 
 

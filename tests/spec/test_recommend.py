@@ -10,10 +10,12 @@ from pydantic import Field
 
 from paredown.errors import ConfigError, GroupSizeError
 from paredown.hardware.detect import Machine
+from paredown.methods import recommend as advice
 from paredown.methods import registry
 from paredown.methods.base import Context, Kind, Method, Params
-from paredown.methods.recommend import recommend
+from paredown.methods.recommend import WORTH, recommend
 from paredown.methods.shared.groups import best_group_size
+from paredown.methods.shared.knowledge import Known, known
 from paredown.spec.infer import spec_from
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.structure import find_structure
@@ -166,16 +168,16 @@ def test_a_model_without_linears_gets_whole_rows() -> None:
 
 def test_small_models_start_with_eight_bits() -> None:
     assert strategies(make_spec(width=128))[:2] == [
-        "rtn(bits=8, group_size=128)",
-        "gptq(bits=4, group_size=128)",
+        "rtn(bits=8, group_size=64)",
+        "gptq(bits=4, group_size=64)",
     ]
 
 
 def test_large_models_start_with_four_bits() -> None:
     large = make_spec(width=128).model_copy(update={"parameters": 7_000_000_000})
     assert strategies(large)[:2] == [
-        "gptq(bits=4, group_size=128)",
-        "rtn(bits=8, group_size=128)",
+        "gptq(bits=4, group_size=64)",
+        "rtn(bits=8, group_size=64)",
     ]
 
 
@@ -196,14 +198,36 @@ def test_without_a_cast_float32_models_are_quantized_as_they_are(
 def test_what_its_method_refuses_is_not_recommended() -> None:
     found = strategies(make_spec(width=128))
     assert "int8" not in found
-    assert "l2_structured(ratio=0.2)" in found
-    # pruned to 96, groups of 128 do not divide any more
-    assert not any(">" in strategy for strategy in found)
+    assert "rtn(bits=8, group_size=64)" in found
 
 
-def test_pipelines_that_divide_are_recommended() -> None:
+def test_what_ruins_models_is_not_recommended() -> None:
+    lossy = {row.strategy for row in known() if row.quality > WORTH}
+    assert {"l2_structured(ratio=0.2)", "rtn(bits=4)", "gptq(bits=3)"} <= lossy
+    assert not any("l2_structured" in s or "bits=3" in s for s in strategies(make_spec(width=128)))
+    assert not any(s.startswith("rtn(bits=4") for s in strategies(make_spec(width=128)))
+
+
+def test_pipelines_that_divide_are_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Known(model="m", strategy="l2_structured(ratio=0.2) > gptq(bits=4)", quality=1.05)
+    monkeypatch.setattr(advice, "known", lambda: (row,))
     pipeline = "l2_structured(ratio=0.2) > gptq(bits=4, group_size=-1)"
-    assert pipeline in strategies(make_spec(width=80))
+    assert strategies(make_spec(width=80)) == [pipeline]
+    # pruned to 96, groups of 64 do not divide any more
+    assert strategies(make_spec(width=128)) == []
+
+
+def test_the_median_over_models_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(*qualities: float) -> tuple[Known, ...]:
+        return tuple(
+            Known(model=f"m{i}", strategy="rtn(bits=4)", quality=q) for i, q in enumerate(qualities)
+        )
+
+    monkeypatch.setattr(advice, "known", lambda: rows(1.04, 1.1, 9.0))
+    (only,) = recommend(make_spec(), MACHINE)
+    assert "perplexity +10.0 % on m0, m1, m2" in only.reason
+    monkeypatch.setattr(advice, "known", lambda: rows(1.04, 1.3, 9.0))
+    assert recommend(make_spec(), MACHINE) == []
 
 
 def test_what_the_registry_does_not_know_is_not_recommended(
@@ -211,13 +235,13 @@ def test_what_the_registry_does_not_know_is_not_recommended(
 ) -> None:
     monkeypatch.setattr(registry, "BUILTIN", {"rtn": f"{__name__}:Rtn"})
     found = strategies(make_spec())
-    assert found == ["rtn(bits=8, group_size=32)", "rtn(bits=4, group_size=32)"]
+    assert found == ["rtn(bits=8, group_size=32)"]
 
 
 def test_what_does_not_fit_into_memory_is_not_recommended() -> None:
     tight = MACHINE.model_copy(update={"available_bytes": 1000})
     assert not any("gptq" in strategy for strategy in strategies(make_spec(), tight))
-    assert "rtn(bits=4, group_size=32)" in strategies(make_spec(), tight)
+    assert "rtn(bits=8, group_size=32)" in strategies(make_spec(), tight)
 
 
 def test_reasons_state_the_predicted_size() -> None:
@@ -225,7 +249,7 @@ def test_reasons_state_the_predicted_size() -> None:
     first = recommend(spec, MACHINE)[0]
     assert first.predicted_bytes == 2 * 10 * 64 + 4 * 64 * 128
     assert first.reason.startswith("predicted 34.0 kB, 2.0x smaller; ")
-    assert "groups of 128 divide every layer" in first.reason
+    assert "groups of 64 divide every layer" in first.reason
 
 
 def test_quantized_models_get_no_recommendation() -> None:

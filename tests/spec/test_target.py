@@ -27,3 +27,11 @@ def test_devices_and_runtimes() -> None:
     with pytest.raises(ValidationError):
         Target.model_validate({"device": "tpu"})
     assert Target().runtime == "torch"
+
+
+def test_a_share_of_the_size_is_told_as_times_smaller() -> None:
+    with pytest.raises(ValidationError, match=r"above 1: for 80 % of the size give 1\.25"):
+        Limits(target_ratio=0.8)
+    with pytest.raises(ValidationError, match="how many times smaller the files are to be: above"):
+        Limits(target_ratio=-2)
+    assert Limits(target_ratio=1.25).target_ratio == 1.25

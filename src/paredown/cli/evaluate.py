@@ -86,7 +86,7 @@ def _print_tables(console: Console, result: TrialResult) -> None:
     console.print(TextTable(columns=NUMBER_COLUMNS, rows=number_rows(result), title=result.label))
     if result.speed:
         console.print()
-        title = "Speed: median ± half of its 95 % interval, 90 % quantile, throughput"
+        title = "Speed: median (± half of a 95 % interval), 90 % quantile, throughput"
         console.print(TextTable(columns=SPEED_COLUMNS, rows=speed_rows(result), title=title))
         console.print("* time was up before the intervals were within 5 %")
     if result.scores:

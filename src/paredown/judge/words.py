@@ -9,6 +9,8 @@ from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.units import Unit, human_bytes
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+LEVEL_95 = 1.96
+"""Standard errors in half of a 95 % interval."""
 NONE = "-"
 """Shown where nothing was measured."""
 
@@ -27,17 +29,25 @@ def _decimals(value: float, stderr: float) -> int:
 
 
 def with_error(measurement: Measurement | None) -> str:
-    """Value ± standard error, without the unit; sizes carry theirs."""
+    """Value ± half of its 95 % interval, without the unit; sizes carry theirs."""
     if measurement is None:
         return NONE
-    value, stderr = measurement.value, measurement.stderr
+    value, half = measurement.value, half_width(measurement)
     if measurement.unit is Unit.BYTES:
-        spread = f" ± {human_bytes(stderr)}" if stderr else ""
+        spread = f" ± {human_bytes(half)}" if half else ""
         return human_bytes(value) + spread
-    if not stderr:
+    if not half:
         return number(value)
-    spread = f"{stderr:.2g}" if abs(value) >= 1e6 else f"{stderr:.{_decimals(value, stderr)}f}"
-    return f"{number(value, stderr)} ± {spread}"
+    spread = f"{half:.2g}" if abs(value) >= 1e6 else f"{half:.{_decimals(value, half)}f}"
+    return f"{number(value, half)} ± {spread}"
+
+
+def half_width(measurement: Measurement) -> float:
+    """What stands behind ± wherever a number is shown: half of the 95 % interval; 0: unknown.
+
+    One meaning everywhere, and that of the limits: a difference within it is not decided.
+    """
+    return LEVEL_95 * (measurement.stderr or 0.0)
 
 
 def with_unit(measurement: Measurement | None) -> str:

@@ -1,25 +1,41 @@
-"""Which strategies to try first on a model, and why; from its spec alone, without torch."""
+"""Which strategies to try first on a model, and why; from its spec and from what strategies did to
+other models, without torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
 from paredown.errors import ConfigError
 from paredown.hardware.detect import Machine
 from paredown.methods import registry
+from paredown.methods.base import Kind
 from paredown.methods.shared.groups import best_group_size
+from paredown.methods.shared.knowledge import Known, known
 from paredown.spec.model import ModelSpec
 from paredown.spec.run import CalibrationConfig
 from paredown.spec.sizes import memory_to_quantize
-from paredown.spec.strategy import Strategy, parse_strategy
+from paredown.spec.strategy import Step, Strategy, parse_strategy
 from paredown.spec.target import Target
 from paredown.spec.units import human_bytes
 
 CAST = "bf16"
 SMALL_MODEL = 1_000_000_000
 """Below so many parameters, 4 bits cost quality that a user notices."""
+SAFE = 1.01
+"""Perplexity over the base's, up to which a strategy counts as practically lossless."""
+WORTH = 1.2
+"""Perplexity over the base's on the small models that were measured, beyond which nothing is worth
+trying: larger models lose less, but nobody wants to begin with a ruin."""
+EIGHT = 8
+LONGEST_LIST = 7
+"""Suggestions: more of them would be no advice."""
+MEASURED_GROUP = 64
+"""Default group size, with which the known rows were measured; larger groups lose more."""
 
 
 class Suggestion(BaseModel):
@@ -42,24 +58,27 @@ def recommend(spec: ModelSpec, machine: Machine) -> list[Suggestion]:
     if spec.quantization is not None:
         return []
     target = Target(device="cuda" if machine.gpus else "cpu")
-    known = registry.names()
     found: list[Suggestion] = []
-    for text, why in _candidates(spec, can_cast=CAST in known):
-        strategy = parse_strategy(text)
-        is_known = all(step.method in known for step in strategy.steps)
-        if not is_known or not _fits(strategy, spec, machine):
-            continue
-        try:
-            predicted = registry.check(strategy, spec, target).weight_bytes
-        except ConfigError:
-            continue
-        if predicted < spec.weight_bytes:
+    for text, why in _candidates(spec, can_cast=CAST in registry.names()):
+        predicted = _predicted(text, spec, machine, target)
+        if predicted is not None and predicted < spec.weight_bytes:
             ratio = spec.weight_bytes / predicted
             size = f"predicted {human_bytes(predicted)}, {ratio:.1f}x smaller"
             found.append(
                 Suggestion(strategy=text, reason=f"{size}; {why}", predicted_bytes=predicted)
             )
-    return found
+    return found[:LONGEST_LIST]
+
+
+def _predicted(text: str, spec: ModelSpec, machine: Machine, target: Target) -> int | None:
+    """Bytes of the result; None where it cannot be made of this model, or on this machine."""
+    try:
+        strategy = parse_strategy(text)
+        if not _fits(strategy, spec, machine):
+            return None
+        return registry.check(strategy, spec, target).weight_bytes
+    except ConfigError:  # it suits another model, or needs what is not installed
+        return None
 
 
 def calibration_tokens() -> int:
@@ -68,40 +87,93 @@ def calibration_tokens() -> int:
     return defaults.amount.wanted * defaults.length
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A strategy with what it did to the models that were measured.
+
+    Attributes:
+        text: with a group size that divides this model's layers.
+        loss: perplexity over the base's, the median over models.
+        why: in words.
+    """
+
+    text: str
+    strategy: Strategy
+    loss: float
+    why: str
+
+
 def _candidates(spec: ModelSpec, *, can_cast: bool) -> Iterator[tuple[str, str]]:
     """Strategies in the order in which they are worth trying, each with its reason.
 
-    A model stored in 32 bits is cast first, so that what is not quantized shrinks as well.
+    A model stored in 32 bits is cast first, so that what is not quantized shrinks as well. A small
+    model begins with what is safe, a large one with 4 bits, of which it hardly notices.
     """
-    group = best_group_size(spec)
-    grid = f"group_size={group}"
-    even = (
-        f"groups of {group} divide every layer"
-        if group > 0
-        else "no usual group size divides every layer, so one scale per row"
-    )
     first = ""
     if can_cast and spec.dtype in {"F32", "F64"}:
         yield CAST, "16 bits a weight at practically the same quality"
         first = f"{CAST} > "
-    four = f"{first}gptq(bits=4, {grid})", f"the best 4 bits, fitted to calibration text; {even}"
-    eight = f"{first}rtn(bits=8, {grid})", f"close to lossless and needs no data; {even}"
-    if spec.parameters < SMALL_MODEL:
-        yield eight
-        yield four[0], f"{four[1]}; below 1B parameters compare its quality with 8 bits"
+    rows = list(_worth_trying(spec))
+    alone = [row for row in rows if len(row.strategy.steps) == 1]
+    safe = [row for row in alone if row.loss <= SAFE]
+    # What reads no text takes seconds where the other takes minutes, for the same result.
+    safe.sort(key=lambda row: (registry.reads_data(row.strategy), row.loss))
+    lossy = sorted((row for row in alone if row.loss > SAFE), key=lambda row: row.loss)
+    few = [row for row in lossy if _bits(row) < EIGHT]
+    eight = [row for row in lossy if _bits(row) >= EIGHT]
+    several = sorted((row for row in rows if row not in alone), key=lambda row: row.loss)
+    begin = (safe[:1], few) if spec.parameters < SMALL_MODEL else (few, safe[:1])
+    seen: set[tuple[str, ...]] = set()
+    for row in (*begin[0], *begin[1], *eight, *several):
+        methods = tuple(step.method for step in row.strategy.steps)
+        bits = str(row.strategy.steps[-1].params.get("bits", ""))
+        if (*methods, bits) not in seen:  # the best of each kind; its variants are the search's
+            seen.add((*methods, bits))
+            yield first + row.text, row.why
+
+
+def _bits(row: _Candidate) -> int:
+    """Of a weight; methods without the parameter have one format, of 8 bits."""
+    return int(row.strategy.steps[-1].params.get("bits", EIGHT))
+
+
+def _worth_trying(spec: ModelSpec) -> Iterator[_Candidate]:
+    """What is known and lost little, written for this model."""
+    measured: dict[str, list[Known]] = {}
+    for row in known():
+        measured.setdefault(row.strategy, []).append(row)
+    for text, rows in measured.items():
+        loss = median(row.quality for row in rows)
+        if loss > WORTH:
+            continue
+        try:
+            strategy = parse_strategy(text)
+            kinds = [method.kind for method, _ in registry.resolve(strategy)]
+        except ConfigError:  # a method that this version, or this machine, does not have
+            continue
+        # Training alone was measured on the kind of text that it trained on: no prediction.
+        named = {name for step in strategy.steps for name in step.params}
+        if set(kinds) == {Kind.TUNING} or named & {"plan", "embedding_bits"}:
+            continue
+        models = ", ".join(dict.fromkeys(row.model for row in rows))
+        why = f"perplexity {100 * (loss - 1):+.1f} % on {models}"
+        here, grid = _with_groups(strategy, spec)
+        yield _Candidate(text=str(here), strategy=here, loss=loss, why=f"{why}{grid}")
+
+
+def _with_groups(strategy: Strategy, spec: ModelSpec) -> tuple[Strategy, str]:
+    """The strategy with groups that divide this model's layers, and what is to be said of them."""
+    last = strategy.steps[-1]
+    if "group_size" not in registry.load(last.method).params_type.model_fields:
+        return strategy, ""
+    best = best_group_size(spec)
+    if best < 0:
+        group, said = -1, "; no usual group size divides every layer, so one scale per row"
     else:
-        yield four
-        yield eight
-    yield f"{first}int8", "8 bits in the format of bitsandbytes, which plain transformers loads"
-    yield f"{first}rtn(bits=4, {grid})", "a quick look at 4 bits, no data; gptq is usually better"
-    yield (
-        f"{first}l2_structured(ratio=0.2)",
-        "every fifth MLP neuron removed, less work in any runtime; costs more quality than 8 bits",
-    )
-    yield (
-        f"{first}l2_structured(ratio=0.2) > gptq(bits=4, {grid})",
-        "the smallest of these, for when memory decides",
-    )
+        group = min(best, int(last.params.get("group_size", MEASURED_GROUP)))
+        said = f"; groups of {group} divide every layer"
+    step = Step(method=last.method, params={**last.params, "group_size": group})
+    return Strategy(steps=(*strategy.steps[:-1], step)), said
 
 
 def _fits(strategy: Strategy, spec: ModelSpec, machine: Machine) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from paredown.judge.quantities import KEPT, SCORED, loss, quantity, ratio
-from paredown.judge.words import one_line
+from paredown.judge.words import half_width, one_line
 from paredown.report.findings import Judged
 from paredown.report.style import (
     BASELINE,
@@ -41,7 +41,7 @@ class Point:
     result: TrialResult
     ratio: float
     loss: float
-    loss_stderr: float
+    loss_half: float
     on_front: bool
 
 
@@ -59,22 +59,22 @@ def points(findings: Judged) -> list[Point]:
                     result=result,
                     ratio=shrink,
                     loss=lost,
-                    loss_stderr=0.0 if is_baseline else _loss_stderr(result, baseline),
+                    loss_half=0.0 if is_baseline else _loss_half(result, baseline),
                     on_front=result in findings.front,
                 )
             )
     return found
 
 
-def _loss_stderr(result: TrialResult, baseline: TrialResult | None) -> float:
+def _loss_half(result: TrialResult, baseline: TrialResult | None) -> float:
     """Standard error of the loss in percent; of the paired comparison where there is one."""
     scored = quantity("quality", baseline) is SCORED
     paired = result.get(KEPT if scored else "perplexity_ratio")
     if paired is not None and paired.stderr is not None:
-        return 100 * paired.stderr
+        return 100 * half_width(paired)
     mine = result.get("perplexity")
     base = None if baseline is None else baseline.value("perplexity")
-    return 100 * mine.stderr / base if mine and mine.stderr and base else 0.0
+    return 100 * half_width(mine) / base if mine and base else 0.0
 
 
 def search_space_png(findings: Judged) -> bytes:
@@ -129,7 +129,7 @@ def _dress(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
     axes.set_xlabel("compression ratio (files of the base / files of the artifact)", color=INK)
     scored = quantity("quality", findings.baseline) is SCORED
     what = "share of the base's score that is lost" if scored else "rise of perplexity"
-    axes.set_ylabel(f"quality loss: {what}, %  (bars: ± 1 standard error)", color=INK)
+    axes.set_ylabel(f"quality loss: {what}, %  (bars: 95 % intervals)", color=INK)
     axes.grid(visible=True, which="major", color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -139,8 +139,8 @@ def _scale(axes: Axes, shown: Sequence[Point]) -> None:
     """Logarithmic where values span much; linear near zero, where losses may be negative."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    worst = max(p.loss + p.loss_stderr for p in shown)
-    best = min(p.loss - p.loss_stderr for p in shown)
+    worst = max(p.loss + p.loss_half for p in shown)
+    best = min(p.loss - p.loss_half for p in shown)
     if worst > 5 * LINEAR_UP_TO:
         axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=1.0)
         steps: list[float] = [-50, -10, -5, 0, 5, 10, 20, 50, 100, 200, 500]
@@ -188,7 +188,7 @@ def _scatter(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
         axes.errorbar(
             point.ratio,
             point.loss,
-            yerr=point.loss_stderr,
+            yerr=point.loss_half,
             ecolor=hue,
             elinewidth=1.2,
             capsize=3,

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from paredown.judge.quantities import QUANTITIES, SCORED, quantity
-from paredown.judge.words import name_of, one_line, with_unit
+from paredown.judge.words import half_width, name_of, one_line, with_unit
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Judged
 from paredown.report.story import Section, result_lines, story
@@ -245,7 +245,7 @@ def _value(result: TrialResult, axis: PlotAxis) -> float:
 
 def _errors(results: Sequence[TrialResult], axis: PlotAxis) -> dict[str, Any]:
     measurements: list[Measurement | None] = [r.get(axis.measurement) for r in results]
-    spread = [((m.stderr if m else None) or 0.0) / axis.divisor for m in measurements]
+    spread = [(half_width(m) if m else 0.0) / axis.divisor for m in measurements]
     return {"type": "data", "array": spread, "thickness": 1, "width": 3, "visible": any(spread)}
 
 

@@ -25,6 +25,7 @@ from paredown.report.tables import (
     front_rows,
     score_notes,
     score_rows,
+    speed_notes,
 )
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Amount, RunConfig
@@ -154,7 +155,8 @@ def _front(findings: Judged) -> list[str]:
         "of these. "
         "The baseline is shown first, on the front or not."
     )
-    return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND)]
+    notes = [f"- {_text(note)}" for note in speed_notes(record.results, front)]
+    return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND), "\n".join(notes)]
 
 
 def _open(findings: Judged) -> list[str]:
@@ -232,7 +234,7 @@ def _protocols(findings: Judged) -> list[str]:
     if not seen:
         return ["Nothing was measured."]
     note = (
-        "Every number is of the artifact reloaded from disk. ± is one standard error; "
+        "Every number is of the artifact reloaded from disk. ± is half of a 95 % interval; "
         "n counts independent samples. `derived` numbers follow exactly from measured ones."
     )
     return [note, _table(("quantity", "source, unit, n", "how"), list(seen), code=None)]

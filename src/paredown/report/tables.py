@@ -18,6 +18,7 @@ from paredown.judge.quantities import (
 from paredown.judge.recommend import Recommendation
 from paredown.judge.words import (
     NONE,
+    half_width,
     number,
     one_line,
     signed_percent,
@@ -44,7 +45,11 @@ SPEED_COLUMNS = (
     "prompt", "batch", "prefill ms", "p90", "tokens/s", "ms per step", "p90", "tokens/s", "n",
 )  # fmt: skip
 NUMBER_COLUMNS = ("what", "value", "n", "source")
-LEGEND = "* recommended, + runner-up, k knee, ! misses a limit"
+_CONTRADICTION = 0.1
+"""Share by which two ways to a speed may differ without a word."""
+SPREAD = "± is half of a 95 % interval"
+"""What ± means in every table."""
+LEGEND = f"* recommended, + runner-up, k knee, ! misses a limit; {SPREAD}"
 
 Rows = list[tuple[str, ...]]
 _WHERE_KNOWN = ("accuracy", "J/token")
@@ -60,6 +65,29 @@ def filled(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> tuple[tup
         if name not in _WHERE_KNOWN or any(row[i] != NONE for row in rows)
     ]
     return tuple(columns[i] for i in kept), [tuple(row[i] for i in kept) for row in rows]
+
+
+def speed_notes(results: Sequence[TrialResult], front: ParetoFront) -> list[str]:
+    """Where the column of speeds contradicts that of latencies, why, and which of them counts.
+
+    A latency is measured when its trial runs, minutes or hours after the base's; machines warm up
+    and have other work. The speed is taken in turns with the base, so that both have the same.
+    """
+    baseline = finished_baseline(tuple(results))
+    notes = []
+    for result in (r for r in results if r in front and r.episode > 0):
+        paired = speedup(result, baseline)
+        theirs = None if baseline is None else baseline.latency_ms
+        if paired is None or theirs is None or not result.latency_ms:
+            continue
+        apart = theirs / result.latency_ms
+        if abs(apart / paired - 1) > _CONTRADICTION:
+            notes.append(
+                f"episode {result.episode}: its speed ({times(paired)}) was taken in turns with "
+                f"the base and counts; its ms/token, taken at another time than the "
+                f"base's, would say {times(apart)}"
+            )
+    return notes
 
 
 def front_rows(
@@ -242,9 +270,11 @@ def _loss_with_error(result: TrialResult, baseline: TrialResult | None) -> str:
     text = signed_percent(loss(result, baseline))
     if quantity("quality", baseline) is SCORED:
         kept = result.get(KEPT)
-        return text if kept is None or kept.stderr is None else f"{text} ± {kept.stderr:.1%}"
+        return text if kept is None or kept.stderr is None else f"{text} ± {half_width(kept):.1%}"
     paired = result.get("perplexity_ratio")
-    return text if paired is None or paired.stderr is None else f"{text} ± {paired.stderr:.1%}"
+    if paired is None or paired.stderr is None:
+        return text
+    return f"{text} ± {half_width(paired):.1%}"
 
 
 def _marked(result: TrialResult, front: ParetoFront, recommendation: Recommendation | None) -> str:

@@ -7,17 +7,15 @@ a search begins and what it reckons with, never what is recommended.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import final
 
 from paredown.errors import ConfigError
 from paredown.judge.limits import breaks
 from paredown.methods import registry
+from paredown.methods.shared.knowledge import known
 from paredown.search.base import Remembered
 from paredown.search.index import genome
 from paredown.search.space import Space
@@ -25,7 +23,6 @@ from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 
-FILE = "knowledge.json"
 SAFE = 1.01
 """Quality over the base's, up to which a strategy counts as safe."""
 USUAL = 1.12
@@ -41,20 +38,6 @@ LONG = 8
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """One strategy on one model.
-
-    Attributes:
-        strategy: as it was written, for instance `gptq(bits=4)`.
-        quality: perplexity over the base's.
-    """
-
-    strategy: str
-    quality: float
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
 class Knowledge:
     """What a run starts from where nothing is known of its model.
 
@@ -65,14 +48,6 @@ class Knowledge:
 
     anchors: tuple[Strategy, ...]
     effects: tuple[Remembered, ...]
-
-
-@cache
-def known() -> tuple[Known, ...]:
-    """All rows, in the order of the file."""
-    text = files("paredown.search").joinpath(FILE).read_text(encoding="utf-8")
-    rows = [row for model in json.loads(text)["models"] for row in model["rows"]]
-    return tuple(Known(strategy=row["strategy"], quality=row["quality"]) for row in rows)
 
 
 def effects() -> tuple[Remembered, ...]:

@@ -1,4 +1,4 @@
-"""Strategies: ordered steps, written `l2_structured(ratio=0.2) > gptq(bits=4, group_size=64)`.
+"""Strategies: ordered steps, written `structured_afr(ratio=0.2) > gptq(bits=4, group_size=64)`.
 
 The text form is read with Python's own parser, so values are Python (or JSON) literals and
 nothing is ever evaluated. Which methods and parameters exist is not known here:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from paredown.spec.option import Option
 
@@ -18,6 +19,20 @@ def _percent_or_points(value: Any) -> Any:
         return value
     text = value.replace(" ", "")
     return text if text.endswith(_POINTS) else text.removesuffix("%")
+
+
+def _times_smaller(ratio: float | None) -> float | None:
+    """Refuse a share of the size where a number of times is meant, and say which it would be."""
+    if ratio is None or ratio > 1:
+        return ratio
+    if 0 < ratio < 1:
+        raise PydanticCustomError(
+            "ratio",
+            "says how many times smaller the files are to be, so it is above 1: for {percent} % "
+            "of the size give {times}",
+            {"percent": f"{100 * ratio:.3g}", "times": f"{1 / ratio:.3g}"},
+        )
+    raise PydanticCustomError("ratio", "says how many times smaller the files are to be: above 1")
 
 
 class Limits(BaseModel):
@@ -38,7 +53,7 @@ class Limits(BaseModel):
     in points of the benchmarks' score."""
     min_speedup: float | None = Field(default=None, gt=0)
     """Decode speed relative to the baseline; 1.5 means 1.5 times as fast."""
-    target_ratio: float | None = Field(default=None, gt=1)
+    target_ratio: Annotated[float | None, AfterValidator(_times_smaller)] = None
     """Size of the baseline's files over the artifact's; 3 means three times smaller."""
     max_energy: float | None = Field(default=None, gt=0)
     """Energy per generated token relative to the baseline; 0.5 means half as much."""
