@@ -38,6 +38,14 @@ def test_what_the_other_does_not_know_has_at_most_its_least() -> None:
     assert found == pytest.approx(0.9 * math.log(0.9 / 0.05) + 0.1 * math.log(0.1 / 1.0))
 
 
+def test_flat_distributions_are_told_apart_by_what_both_know() -> None:
+    """Most mass is unknown of both, as after a prompt that anything may follow."""
+    p = {i: math.log(0.010 - 0.0001 * i) for i in range(40)}
+    near = {i: value + 0.01 * (-1) ** i for i, value in p.items() if i != 39} | {99: -5.2}
+    far = {i: value + 0.3 * (-1) ** i for i, value in p.items() if i != 39} | {99: -5.2}
+    assert 0.0 < kl_of_likeliest(p, near) < kl_of_likeliest(p, far)
+
+
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
 def test_it_is_a_lower_bound_and_near_where_most_mass_is_known(spread: float) -> None:
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import pytest
 from paredown.coordinate.crew import Crew
 from paredown.coordinate.further import ask_further, cheapest
 from paredown.coordinate.interrupt import Interrupt
+from paredown.coordinate.nodes import keep_front_only
 from paredown.judge.findings import judge
 from paredown.judge.undecided import undecided
 from paredown.pipeline import trial
@@ -196,3 +197,26 @@ def test_what_breaks_another_limit_is_asked_nothing(
     run, _ = run_of(tmp_path / "e", monkeypatch, never, wide, limits=limits)
     ask_further(run)
     assert "open_decisions" not in [e["event"] for e in read_experiment(tmp_path / "e").events]
+
+
+def test_artifacts_of_what_is_open_stay_until_it_is_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As good by its score, nearer to the base and smaller: only further items can save the first.
+    behind = made(1, 100, 0.04, size=0.5).model_copy(update={"measurements": tuple(
+        m.model_copy(update={"value": 0.2}) if m.name == "kl" else m
+        for m in made(1, 100, 0.04, size=0.5).measurements
+    )})  # fmt: skip
+    run, _ = run_of(
+        tmp_path / "e", monkeypatch, narrowing, behind, made(2, 100, 0.04, size=0.4),
+        limits=Limits(), further_rounds=1,
+    )  # fmt: skip
+    config = run.prepared.config
+
+    def kept() -> set[int]:
+        return {r.episode for r in run.experiment.results() if r.artifact is not None}
+
+    keep_front_only(run.experiment, config)
+    assert kept() == {1, 2}
+    keep_front_only(run.experiment, config, ended=True)
+    assert kept() == {2}

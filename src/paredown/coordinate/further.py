@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from paredown.coordinate.final import ask, shown_scores
+from paredown.coordinate.nodes import keep_front_only
 from paredown.coordinate.state import Run
 from paredown.coordinate.turn import time_limit
 from paredown.judge.findings import judge
@@ -49,15 +50,18 @@ def ask_further(run: Run) -> None:
     while still := _open(run):
         results = run.experiment.results()
         chosen = cheapest(results, still, bought, rounds=config.further_rounds)
+        if chosen is None:
+            reason = _used_up(still, bought, config.further_rounds)
+            break
         if reason := _why_not(run, chosen, allowance):
             break
-        if chosen is None:
-            raise AssertionError("there is a reason where nothing is chosen")
         before = sum(r.evaluate_s for r in results)
         was_asked = _buy(run, chosen)
         # What failed once would fail again: it has had all of its rounds.
         bought[chosen.result.episode] += 1 if was_asked else config.further_rounds
         allowance -= sum(r.evaluate_s for r in run.experiment.results()) - before
+    if not run.interrupt.asked:  # else they may be needed when the run goes on
+        keep_front_only(run.experiment, config, ended=True)
     if not first:
         return
     words = [each.reason for each in still]
@@ -101,10 +105,15 @@ def _purchase(result: TrialResult, decides: str) -> Purchase:
     return Purchase(result=result, limit=limit, seconds=more * per_item, decides=decides)
 
 
-def _why_not(run: Run, chosen: Purchase | None, allowance: float) -> str:
+def _used_up(still: Sequence[Undecided], bought: Mapping[int, int], rounds: int) -> str:
+    """Why nothing that is open can be asked more."""
+    if all(bought.get(each.episode, 0) >= rounds for each in still):
+        return "the rounds are used up (--further-rounds)"
+    return "the rounds are used up (--further-rounds), or the artifact was not kept"
+
+
+def _why_not(run: Run, chosen: Purchase, allowance: float) -> str:
     """Why no further items are asked; empty where they are."""
-    if chosen is None:
-        return "no further items are to be had, or the rounds are used up (--further-rounds)"
     if run.interrupt.asked:
         return "the run was interrupted"
     if chosen.seconds > allowance:

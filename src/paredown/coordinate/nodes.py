@@ -13,6 +13,7 @@ from paredown.coordinate.steering import USER
 from paredown.coordinate.turn import is_ending, next_trials, time_limit
 from paredown.errors import ConfigError
 from paredown.judge.findings import judge
+from paredown.judge.undecided import undecided
 from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import discard
@@ -180,10 +181,18 @@ def _record(assigned: Assigned, found: TrialResult, run: Run) -> None:
     run.listen("result", {"result": result})
 
 
-def keep_front_only(experiment: Experiment, config: RunConfig) -> None:
-    """Delete the artifacts that the judge does not keep; measurements stay."""
+def keep_front_only(experiment: Experiment, config: RunConfig, *, ended: bool = False) -> None:
+    """Delete the artifacts that the judge does not keep; measurements stay.
+
+    Args:
+        ended: nothing will be asked any more. Until then, those whose further benchmark items may
+            turn a decision stay: without its artifact nobody can be asked.
+    """
     results = experiment.results()
-    kept = judge(results, config.objectives, config.limits).kept
+    found = judge(results, config.objectives, config.limits)
+    kept = found.kept
+    if config.further_rounds and not ended:
+        kept |= {each.episode for each in undecided(found)}
     for result in results:
         if result.artifact is not None and result.episode not in kept:
             shutil.rmtree(experiment.folder / result.artifact, ignore_errors=True)

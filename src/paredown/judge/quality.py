@@ -171,7 +171,7 @@ def _prompt_kl(scores: Sequence[TaskScore]) -> list[Measurement]:
             unit=Unit.NATS_PER_TOKEN, n=n, stderr=math.hypot(*errors) / n if n > 1 else None,
             lower_is_better=True, source="measured",
             how="KL(base, artifact) of the token after each item's prompt, over the likeliest "
-            "tokens of the base and all others together: at most the divergence over all tokens",
+            "tokens of each and all others together: at most the divergence over all tokens",
         )
     ]  # fmt: skip
 

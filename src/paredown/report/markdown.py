@@ -165,10 +165,10 @@ def _open(findings: Judged) -> list[str]:
     if not still:
         return []
     told = [e for e in findings.record.events if e["event"] == "open_decisions" and e["reason"]]
-    reason = f" No more were asked: {_text(told[-1]['reason'])}." if told else ""
+    reason = f" No more were asked, for {_text(told[-1]['reason'])}." if told else ""
     return [
         "## What stays open",
-        f"The benchmark items asked so far do not decide:{reason}",
+        f"What the benchmark items asked so far do not decide.{reason}",
         "\n".join(f"- {_text(each.reason)}" for each in still),
     ]
 
