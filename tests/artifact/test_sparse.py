@@ -65,7 +65,9 @@ def test_missing_weights_are_named(artifact: Path) -> None:
     tensors = load_file(file)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"block 1 has no mlp\.up_proj\.weight.*missing or misnamed"):
+    with pytest.raises(
+        ModelError, match=r"block 1 has no mlp\.up_proj\.weight.*missing or misnamed"
+    ):
         load(artifact)
 
 

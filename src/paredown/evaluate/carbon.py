@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -216,7 +216,9 @@ class Meter:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                # What was not flushed before the process died cannot be flushed any more.
+                with suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def main(country: str) -> None:
