@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,15 @@ from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Bench, Clock, TrialFailed
 from paredown.pipeline.build import Built, build
-from paredown.pipeline.messages import AnyJob, EvaluateJob, Failed, ScoreJob
+from paredown.pipeline.messages import (
+    AnyDone,
+    AnyJob,
+    CompressDone,
+    EvaluateJob,
+    Failed,
+    ScoreJob,
+    VerifyJob,
+)
 from paredown.spec.result import Failure, FailureKind, TrialResult
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
@@ -135,3 +144,31 @@ def test_no_job_begins_after_the_deadline(tmp_path: Path) -> None:
         clock.run(evaluate_job(bench))
     assert caught.value.failure.kind is FailureKind.TIMEOUT
     assert executor.timeouts == {}
+
+
+class Reusing(FakeExecutor):
+    """Builds in no time, for the first step was there already."""
+
+    def _done(self, job: Any, folder: Path) -> AnyDone:
+        done = super()._done(job, folder)
+        reused = {"reused_steps": 1, "reused_s": 600.0}
+        return done.model_copy(update=reused) if isinstance(done, CompressDone) else done
+
+
+@pytest.mark.parametrize("stage", [None, VerifyJob, EvaluateJob])
+def test_reused_steps_are_booked_whatever_becomes_of_the_trial(
+    tmp_path: Path, stage: type | None
+) -> None:
+    def gate(job: AnyJob, folder: Path) -> Failed | None:
+        fails = stage is not None and isinstance(job, stage) and folder.name == "episode_001"
+        return failing(FailureKind.DIVERGED, "not finite") if fails else None
+
+    result = whole(
+        make_bench(tmp_path, Reusing(gate=gate)), registry.canonical("cut > round"), tmp_path
+    )
+    assert result.status == ("ok" if stage is None else "failed")
+    assert result.reused_s == 600.0
+    assert result.wall_s < 60  # what the clock says stands beside it
+    assert result.booked_s == result.wall_s + 600.0
+    if stage is None:
+        assert any("the result of cut was there" in note for note in result.notes)

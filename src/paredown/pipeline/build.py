@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
-from paredown.pipeline.messages import EXPECTED, CompressJob, VerifyJob
+from paredown.pipeline.messages import EXPECTED, CompressDone, CompressJob, VerifyJob
 from paredown.runtimes import registry as runtimes
 from paredown.runtimes.base import Claim
 from paredown.spec.infer import infer_spec
@@ -50,21 +50,26 @@ def build(
             this multiple of the base's; None: it is kept, whatever it is worth.
     """
     clock = Clock(bench, folder, timeout_s, watch)
+    reused_s = 0.0
     try:
-        notes, loads_in, reused_s = _compress_and_verify(bench, strategy, out, clock, worst=worst)
+        made = _compress(bench, strategy, out, clock)
+        reused_s = made.reused_s  # also of one that fails from here on: it is no cheaper for that
+        notes, loads_in = _verify(bench, strategy, made, out, clock, worst=worst)
     except TrialFailed as error:
         discard(out)
-        return Built(failure=error.failure, config_error=error.config_error, seconds=clock.elapsed)
+        return Built(
+            failure=error.failure,
+            config_error=error.config_error,
+            seconds=clock.elapsed,
+            reused_s=reused_s,
+        )
     finally:
         tidy(folder)
     return Built(notes=notes, loads_in=loads_in, seconds=clock.elapsed, reused_s=reused_s)
 
 
-def _compress_and_verify(
-    bench: Bench, strategy: Strategy, out: Path, clock: Clock, *, worst: float | None
-) -> tuple[tuple[str, ...], tuple[LoadsIn, ...], float]:
-    """Notes, what loads it, and the seconds that reused steps had taken."""
-    built = clock.run(
+def _compress(bench: Bench, strategy: Strategy, out: Path, clock: Clock) -> CompressDone:
+    return clock.run(
         CompressJob(
             device=bench.device,
             trust_remote_code=bench.trust_remote_code,
@@ -80,6 +85,18 @@ def _compress_and_verify(
             seed=bench.seed,
         )
     )
+
+
+def _verify(
+    bench: Bench,
+    strategy: Strategy,
+    built: CompressDone,
+    out: Path,
+    clock: Clock,
+    *,
+    worst: float | None,
+) -> tuple[tuple[str, ...], tuple[LoadsIn, ...]]:
+    """Notes on what was built, and what loads it."""
     expected = clock.folder / EXPECTED
     # Asked of what was made, not of what was meant: only the files decide what loads them.
     claims = runtimes.claims(infer_spec(out))
@@ -107,7 +124,7 @@ def _compress_and_verify(
             f"predicted {built.predicted_bytes} bytes of tensors, stored {built.stored_bytes}"
         )
     seen = {"torch"} | ({"transformers"} if checked.kl_transformers is not None else set())
-    return tuple(notes), _loads_in(claims, seen), built.reused_s
+    return tuple(notes), _loads_in(claims, seen)
 
 
 def _loads_in(claims: dict[str, Claim], seen: set[str]) -> tuple[LoadsIn, ...]:
