@@ -127,6 +127,7 @@ class _Shard:
                 header[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
                 offset += nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
+        # The data begin at a multiple of 8, the largest element.
         text += b" " * (-len(text) % 8)
         with path.open("wb") as out:
             out.write(len(text).to_bytes(8, "little") + text)
@@ -169,6 +170,7 @@ class CheckpointWriter:
         self._names.add(name)
         nbytes = tensor.numel() * tensor.element_size()
         with clear_disk_errors(self.folder):
+            # A tensor that is larger than a shard gets one to itself.
             if self._shard.nbytes and self._shard.nbytes + nbytes > self.shard_bytes:
                 self._done.append(self._shard)
                 self._shard = _Shard(self.folder, len(self._done))

@@ -33,6 +33,7 @@ def packed_tensors(name: str, codes: Tensor, grid: Grid) -> dict[str, Tensor]:
         f"{name}.weight_shape": torch.tensor(codes.shape, dtype=torch.int64),
     }
     if grid.zero is not None:
+        # The format packs zero-points down the rows: neighbours in a word are rows of one group.
         words = pack(grid.zero.T.contiguous(), grid.bits).T.contiguous()
         tensors[f"{name}.weight_zero_point"] = words
     return tensors

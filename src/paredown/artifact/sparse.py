@@ -84,6 +84,7 @@ def state(config: dict[str, Any], *, sparse: bool, layers: dict[str, int], weigh
         layers: zeros by layer name.
         weights: weights of these layers together.
     """
+    # Once it has fewer zeros than this, a later step has filled the masks: see `mask_notes`.
     witness = max(layers, key=layers.__getitem__)
     config[STATEMENT] = {
         "layers": len(layers),

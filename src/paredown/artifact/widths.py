@@ -21,6 +21,7 @@ from paredown.spec.widths import FIELD
 
 def set_widths(config: dict[str, Any], widths: Sequence[int]) -> None:
     """Write the widths of all MLPs into a config: one field, or the widest and the list."""
+    # The list of an earlier step, if there was one.
     config.pop(FIELD, None)
     _set_width(config, max(widths))
     if len(set(widths)) > 1:
@@ -78,6 +79,7 @@ def _mlps(model: nn.Module) -> tuple[Mlp, ...]:
         for name, p in model.named_parameters()
     )
     known: dict[str, Any] = {"tensors": tensors, "model_type": ""}
+    # Not validated: names and shapes are all that the structure is read from.
     return ModelSpec.model_construct(**known).structure.mlps
 
 

@@ -68,6 +68,7 @@ def spent_s(
         # What an episode was given after its end (more benchmark items) was no part of the span.
         later = [seconds[i.episode] - i.took_s for i in known]
         spent += span + sum(s for s in later if s > _ROUNDED_S)
+        # They are in the sum already, one after another.
         spent -= sum(seconds[i.episode] for i in known)
     return spent
 

@@ -67,6 +67,7 @@ def route(state: State) -> list[str]:
     if state["stop_reason"] is not None:
         return ["end"]
     kinds = dict.fromkeys(str(assigned.decision.action) for assigned in state["assigned"])
+    # Nothing to hand out: every worker is busy, or the end waits for those that are.
     return list(kinds) or ["evaluation"]
 
 
@@ -113,6 +114,7 @@ def carry_out(run: Run, assigned: Assigned, timeout_s: float) -> TrialResult:
     )
     if built.failure is not None and built.config_error and not by_user:
         raise ConfigError(f"{registry.label(strategy)}: {built.failure.message}")
+    # Read now, not before building: others may have finished meanwhile.
     results = run.experiment.results()
     return trial.measure(
         run.bench,
@@ -167,6 +169,7 @@ def _record(assigned: Assigned, found: TrialResult, run: Run) -> None:
         "machine": run.prepared.machine.id,
     }
     result = found.model_copy(update=told)
+    # First: a resumed run goes by the result; the log and the files below only tell of it.
     run.experiment.finish(result)
     run.experiment.events.add(
         "episode",

@@ -178,6 +178,7 @@ def _open(folder: Path, prepared: Prepared) -> Experiment:
         "hardware": plain(prepared.machine),
     }
     experiment = Experiment.create(folder, prepared.config, prepared.base.spec, about)
+    # Of an earlier session: where it stands, a run has come to its end.
     (folder / "final_results.json").unlink(missing_ok=True)
     methods = dict.fromkeys(step.method for s in prepared.space.strategies for step in s.steps)
     experiment.events.add(

@@ -169,6 +169,7 @@ def warm_start(
         if skill.demoted or place is None or _breaks(skill, limits):
             continue
         here = _in_space(skill.strategy, space)
+        # Several skills may have one nearest strategy here: the most trusted stands for it.
         if here is not None and (here.hash not in rows or rows[here.hash][2] < skill.trust):
             rows[here.hash] = (here, place, skill.trust)
     return _greedy(list(rows.values()), max(1, math.floor(episodes * WARM_SHARE)))

@@ -85,6 +85,7 @@ def read_wishes(events: Iterable[dict[str, Any]], started: Collection[str]) -> W
         match event["command"]:
             case "exclude":
                 excluded[event["method"]] = None
+                # Asked for before it was excluded; who asks again later means it.
                 asked = {k: s for k, s in asked.items() if not uses(s, [event["method"]])}
             case "include":
                 excluded.pop(event["method"], None)
@@ -241,6 +242,7 @@ class Steering:
         asked = self.wishes().asked
         if any(other.hash == strategy.hash for other in asked):
             return f"try: {shown} was asked for already"
+        # For what it raises: a strategy that cannot run is refused now, not when its turn comes.
         predict(strategy, prepared)
         episodes, begun = prepared.config.episodes, _begun(results, running)
         if begun + len(asked) >= episodes:

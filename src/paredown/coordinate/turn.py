@@ -47,6 +47,7 @@ def next_trials(run: Run, results: Results, count: int) -> tuple[Assigned, ...]:
         if episode not in under_way
     ][:count]
     new = _new(run, results, count - len(again), [a.decision for a in again])
+    # Numbers of interrupted episodes are taken, even where they do not run again in this turn.
     last = max((last, *(episode for episode, _ in begun)))
     return (
         *again,
@@ -72,6 +73,7 @@ def _new(run: Run, results: Results, count: int, chosen: Sequence[Decision]) -> 
         return asked
     both = [*chosen, *asked]
     proposed = searched(run, results, count - len(asked), both)
+    # That the policy is done ends nothing while there is something else to do.
     if both and proposed[0].action == "end":
         return asked
     return [*asked, *proposed]

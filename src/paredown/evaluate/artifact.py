@@ -79,6 +79,7 @@ def evaluate_folder(
             progress=lambda share, message: progress(0.3 + 0.1 * share, message),
         )
     progress(0.4, "quality")
+    # After all that is timed or weighed, because it may change the dtype.
     session.for_many_tokens()
     quality = measure_quality(session, tokens, base(), protocol=protocol)
     notes = session.notes

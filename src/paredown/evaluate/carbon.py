@@ -120,7 +120,7 @@ class Estimate:
         yield joules
         with _faults():
             used = self._tracker.stop_task()
-            joules.append((used.cpu_energy + used.gpu_energy) * 3.6e6)
+            joules.append((used.cpu_energy + used.gpu_energy) * 3.6e6)  # from kWh
 
 
 @contextmanager

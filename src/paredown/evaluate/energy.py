@@ -54,6 +54,7 @@ class Counted:
     ) -> None:
         """Does nothing for `idle_s` seconds and looks at what that takes."""
         self._counter, self._clock = counter, clock
+        # 0 while it is looked at, because `window` takes it off.
         self.idle_s, self.idle_watts = idle_s, 0.0
         with self.window() as joules:
             start = clock()

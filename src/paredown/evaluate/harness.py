@@ -135,6 +135,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """Write greedily up to a stop sequence."""
         keys = [Responses.key("generate", request.args) for request in requests]
         todo = [i for i, key in enumerate(keys) if self.responses.get(key) is None]
+        # groupby joins neighbours alone, and a batch has one list of stops.
         todo.sort(key=lambda i: _settings(requests[i].args[1]))
         batches = groupby(todo, key=lambda i: _settings(requests[i].args[1]))
         for (stops, max_tokens), members in batches:

@@ -38,7 +38,7 @@ def measure_latency(
         prompt = prompts(session, 1, config.prompt_tokens, generator)
         return timed(session, prompt.to(session.device), config.decode_tokens)
 
-    once()
+    once()  # warms up
     times = Times()
     repeat(
         lambda: times.add(once()),
@@ -74,7 +74,7 @@ def measure_speedup(
         reference = timed(base, prompt, n_decode)
         return reference[0] / mine[0], reference[1] / mine[1]
 
-    once()
+    once()  # warms up both
     ratios = Times()
     repeat(
         lambda: ratios.add(once()),
@@ -95,6 +95,7 @@ def measure_speedup(
 
 def _ratio(name: str, ratios: list[float], how: str) -> Measurement:
     spread = median_spread(ratios)
+    # Of one sample: the statistic does not look at the second.
     interval = paired_bootstrap_ci(
         ratios, ratios, statistic=lambda a, _: float(np.median(a)), seed=0
     )

@@ -45,6 +45,7 @@ class MemoryWatch:
         return max(self._highest, self._peak(), *self.peaks.values())
 
     def _begin(self) -> bool:
+        # Before the counter begins again, and forgets it.
         self._highest = self.highest
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()

@@ -197,7 +197,7 @@ def _exponential(
         value=value,
         unit=unit,
         n=mean.n,
-        stderr=None if mean.stderr is None else mean.stderr * value,
+        stderr=None if mean.stderr is None else mean.stderr * value,  # d exp(x) = exp(x) dx
         lower_is_better=True,
         source="measured",
         how=how,

@@ -69,6 +69,7 @@ def measure_scores(
         mine = answer_items(folder, request, progress)
         return [_scored(answered, items) for answered in mine.values()]
     theirs = answer_items(base, request, lambda done, text: progress(done / 2, f"base, {text}"))
+    # The base went with `answer_items`: its room is given back before the next model is loaded.
     release()
     model = _Lazy(folder, request)
     found = []

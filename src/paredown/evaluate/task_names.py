@@ -66,6 +66,7 @@ def _all_tasks() -> list[str]:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True
             )
+            # What libraries say at import comes before it.
             names = json.loads(done.stdout.splitlines()[-1])
         except (subprocess.SubprocessError, ValueError, IndexError) as error:
             raise DataError(f"lm-eval does not list its tasks: {error}") from None

@@ -112,7 +112,7 @@ def _answered(
         lm=model,
         task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
         samples=rows,
-        bootstrap_iters=0,
+        bootstrap_iters=0,  # errors are taken from the items, not from lm-eval
         apply_chat_template=chat_template,
         fewshot_as_multiturn=chat_template,
     )["samples"]
@@ -216,6 +216,7 @@ def _item(
             f"{loaded.name} measures {loaded.metric}, which is no mean over items; for perplexity "
             "give a text, e.g. -d wikitext2"
         )
+    # lm-eval numbers requests by their place in the draw, and its records by row.
     identity, row = f"{name}/{sample['doc_id']}", (name, rows.index(sample["doc_id"]))
     return Item(
         id=identity,
@@ -254,6 +255,7 @@ def _given_answer(task: Any, sample: Mapping[str, Any], metric: str) -> int | st
         return None
     values = np.array([value for value, _ in found])
     if metric == "acc_norm":
+        # Per character, as lm-eval's own acc_norm.
         values = values / [max(len(choice), 1) for choice in task.doc_to_choice(sample["doc"])]
     return int(values.argmax())
 

@@ -51,6 +51,7 @@ def find_front(results: Sequence[TrialResult], objectives: tuple[Objective, ...]
     if not costs or not rows:
         return ParetoFront(objectives=objectives, episodes=(), knee=None, compared=())
     table = np.array(list(costs.values()))  # (results, objectives)
+    # For dominance alone; the knee goes by the costs themselves.
     told = table.copy()
     if SCORED in rows:
         column = rows.index(SCORED)

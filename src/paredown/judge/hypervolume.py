@@ -161,6 +161,7 @@ def _place(result: TrialResult, unit: TrialResult, names: tuple[Objective, ...])
     return tuple(place)
 
 
+# Each proposal goes through the whole history again, of which only the last step is new.
 @lru_cache(maxsize=8192)
 def _add(front: tuple[Row, ...], row: Row) -> tuple[float, tuple[Row, ...]]:
     """(volume that only `row` covers, the front with it).
@@ -168,15 +169,16 @@ def _add(front: tuple[Row, ...], row: Row) -> tuple[float, tuple[Row, ...]]:
     Source: exclusive hypervolume, While, Bradstreet, Barone 2012, "A fast way of calculating
     exact hypervolumes" (algorithm WFG, `exclhv`).
     """
-    if max(row) >= 1:
+    if max(row) >= 1:  # beyond the worst end of an axis
         return 0.0, front
     box = math.prod(1.0 - x for x in row)
     if not front:
         return box, (row,)
+    # The front, cut to the box of `row`: what it covers of that box is no gain.
     limited = np.maximum(np.array(front), np.array(row))  # (front, axes)
     limited = np.unique(limited[pareto_mask(limited)], axis=0)
     gain = box - hypervolume(limited, np.ones(len(row)))
-    if gain <= 1e-12 * box:
+    if gain <= 1e-12 * box:  # rounding
         return 0.0, front
     rows = np.array([*front, row])
     return gain, tuple(front_row for front_row, kept in zip((*front, row), pareto_mask(rows),

@@ -195,6 +195,7 @@ def find_nearest(
         misses = missed(result, baseline, limits)
         return max(c.excess for c in misses), len(misses), result.episode
 
+    # The uncompressed model is the nearest only where nothing else was measured.
     best = min([r for r in results if r.episode > 0] or results, key=distance)
     misses = missed(best, baseline, limits)
     text = " and ".join(f"{c.asked} (it has: {c.has})" for c in misses)

@@ -256,6 +256,7 @@ def _with_sum(sizes: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
             yield ()
         return
     most_after = sum(sizes[1:]) - len(sizes[1:])
+    # Falling, so that earlier places move first, down to what the places after can still take.
     for first in range(min(sizes[0] - 1, total), max(0, total - most_after) - 1, -1):
         for rest in _with_sum(sizes[1:], total - first):
             yield (first, *rest)

@@ -82,7 +82,7 @@ def anchors(space: Space, limits: Limits, *, episodes: int) -> tuple[Strategy, .
     bold = _smallest([row for row in quick if row.quality <= _most(limits)])
     found = [row for row in (safe, bold) if row is not None]
     if safe is not None and bold is not None:
-        middle = math.sqrt(safe.ratio * bold.ratio)
+        middle = math.sqrt(safe.ratio * bold.ratio)  # geometric: sizes count as factors
         between = [row for row in quick if safe.ratio < row.ratio < bold.ratio]
         found += sorted(between, key=lambda row: abs(math.log(row.ratio / middle)))[:1]
     if episodes >= LONG:

@@ -56,6 +56,7 @@ class Outlook:
         found: dict[Objective, Forecast] = {}
         for column, name in enumerate(names):
             if name == "size":
+                # The logarithm of the size over the base's.
                 exact = -np.log([view.space.ratio(strategy) for strategy in view.left])
                 found[name] = Forecast(mean=exact, error=np.zeros(len(view.left)))
                 continue

@@ -84,6 +84,7 @@ class Product(Space):
                 axis = self._possible(axis, step)
                 if len(axis.domain.values) > 1:  # else every plan is the uniform step
                     plans[method, name] = axis
+        # Without the places remembered so far, which know nothing of plans.
         return replace(self.core.index, plans=plans, places={})
 
     def _units(self, domain: PlanDomain) -> tuple[LayerUnit, ...]:

@@ -76,6 +76,7 @@ def features_of(space: Space) -> Features:
     columns: dict[tuple[str, ...], int] = {}
     for strategy in space.strategies:
         for feature in parts(strategy):
+            # A value that all strategies share tells none of them apart.
             if len(feature) == 1 or feature[:2] in varied:
                 columns.setdefault(feature, len(columns))
     return Features(space=space, columns=columns)
@@ -126,6 +127,7 @@ def forecast(
     rows, found = (new[:0], np.zeros(0)) if elsewhere is None else elsewhere
     points = np.vstack([np.zeros(seen.shape[1]), seen, rows])
     wanted = np.concatenate([[0.0], values, found])
+    # The uncompressed model and the trials; what comes after was seen on other models.
     here = np.arange(len(points)) <= len(seen)
     inner, apart = points @ points.T, _distances(points, points)
     choices = product(LINEAR, REACH, NOISE, _likenesses(len(seen), len(rows)))
@@ -137,6 +139,7 @@ def forecast(
     cross *= np.where(here, 1.0, best.kernel.alike)[:, None]  # (points, strategies)
     half = np.linalg.solve(best.root, cross)
     mean = np.asarray(half.T @ np.linalg.solve(best.root, wanted), dtype=np.float64)
+    # The prior variance: the kernel of each point with itself, at distance 0.
     own = best.kernel.between((new**2).sum(axis=1), np.zeros(len(new)))
     variance = best.scale * np.maximum(own - (half**2).sum(axis=0), 1e-9)
     return Forecast(mean=mean, error=np.sqrt(variance))
@@ -181,9 +184,10 @@ def _fit(
     """`inner`, `apart`: (points, points); `here` (seen on this model), `wanted`: (points,)."""
     joint = np.where(here[:, None] == here, 1.0, kernel.alike) * kernel.between(inner, apart)
     root = np.asarray(np.linalg.cholesky(joint + kernel.noise * np.eye(len(joint))), np.float64)
-    white = np.linalg.solve(root, wanted)
+    white = np.linalg.solve(root, wanted)  # |white|^2 = y' K^-1 y
     freedom = len(wanted) + PRIOR_TRIALS
     scale = float(white @ white + PRIOR_TRIALS * PRIOR_SCALE**2) / freedom
+    # With the scale integrated out; the determinant of K is that of its root, squared.
     likelihood = float(-freedom / 2 * np.log(scale) - np.log(np.diag(root)).sum())
     return _Fit(kernel, likelihood, root, scale)
 
@@ -191,6 +195,7 @@ def _fit(
 def _distances(one: FloatArray, other: FloatArray) -> FloatArray:
     """(n, m) squared distances."""
     squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None, :]
+    # Below 0 only by rounding, between equal points.
     found: FloatArray = np.maximum(squares - 2 * one @ other.T, 0.0)
     return found
 

@@ -65,6 +65,7 @@ class Table:
             "predicted_bytes": self.predicted_bytes,
         }
         partial = path.with_suffix(".partial")
+        # No time stamp in the header: it would tell equal tables apart.
         partial.write_bytes(gzip.compress(canonical(document).encode(), mtime=0))
         partial.replace(path)
 

@@ -49,8 +49,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
+                # To the disk before the rename, which alone may reach it first: a name with nothing
+                # in it.
                 file.flush()
                 os.fsync(file.fileno())
+            # mkstemp lets only the owner read.
             Path(temporary).chmod(0o644)
             Path(temporary).replace(path)
         except BaseException:
@@ -78,6 +81,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
         try:
+            # mkdtemp lets only the owner in.
             partial.chmod(0o755)
             yield partial
             if path.exists():

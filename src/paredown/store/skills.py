@@ -158,10 +158,13 @@ class SkillStore:
     def _open(self) -> Iterator[sqlite3.Connection]:
         """A connection inside one transaction, which is undone if an error leaves it."""
         try:
+            # isolation_level: transactions are begun and ended here, not by the library.
             connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         except sqlite3.OperationalError as error:
             raise ConfigError(f"skills: cannot open {self.path}: {error}") from None
         try:
+            # The write lock at once: of two that read first and write then, SQLite fails one
+            # without waiting.
             connection.execute("BEGIN IMMEDIATE")
             self._require_ours(connection)
             yield connection

@@ -62,6 +62,8 @@ def watch(verdict: int, stdout: int, stderr: int, *, wall_s: float, output_bytes
                     selector.unregister(key.fd)
                     closed |= key.fd == verdict
                 elif key.fd == verdict:
+                    # `ready`: from here on it is the program's time, not that of the sandbox's
+                    # start.
                     if not received:
                         deadline = time.monotonic() + wall_s
                     received += chunk

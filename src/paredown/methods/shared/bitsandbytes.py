@@ -225,6 +225,7 @@ def quantize(
         trust_remote_code=context.trust_remote_code,
     )
     context.progress(0.6, "saving")
+    # Before the probe, whose first product may repack the layers.
     _write(model, source, out, chosen)
     with torch.no_grad():
         return probe(model, probe_tokens(source.spec.vocabulary or 2))
@@ -251,6 +252,7 @@ def _write(model: Any, source: Checkpoint, out: Path, chosen: tuple[str, ...]) -
                     "replaces nn.Linear itself only"
                 )
             for key, value in layer.state_dict().items():
+                # Not quantized: `copy_rest` takes it from the source.
                 if key == "bias":
                     continue
                 if value.is_floating_point():

@@ -125,7 +125,11 @@ def _schemes(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
         if not named:
             example = "".join(f"; names look like {n!r}" for n in spec.structure.linears[:1])
             raise ConfigError(f"plan: {pattern!r} matches no layer{example}")
+        # Not those that `skip` leaves out; and of two patterns the later one overwrites the
+        # earlier.
         bits |= {name: chosen for name in named if name in bits}
+    # One scheme per width, not per layer: a search makes thousands of plans over hundreds of
+    # layers.
     grids = {width: Scheme(width, params.group_size, params.symmetric) for width in bits.values()}
     schemes = {name: grids[width] for name, width in bits.items() if width != KEPT}
     if params.embedding_bits is not None:

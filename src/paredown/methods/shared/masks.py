@@ -141,6 +141,8 @@ def _predict_sparse(spec: ModelSpec, params: MaskParams, by_row: bool) -> ModelS
         elif by_row:
             gone = rows * params.removed_of(width)
         elif is_global:
+            # Differences of a running total, so that all layers together lose just the right
+            # number.
             gone = params.removed_of(seen + tensor.numel) - removed
         else:
             gone = params.removed_of(tensor.numel)
@@ -186,6 +188,7 @@ def remover(
 
     def cut_layer(found: Tensor) -> Tensor:
         nonlocal ties
+        # What is left of the ties goes to the layers that come after, so the total is exact.
         mask, ties = cut(found, value, ties)
         return mask
 

@@ -162,7 +162,7 @@ def resize_mlps(
         for name in mlp.inputs:
             rows = width * mlp.parts
             weight = spec.by_name[f"{name}.weight"]
-            at = 1 if stored_transposed(spec, name) else 0
+            at = 1 if stored_transposed(spec, name) else 0  # Conv1D stores (inp, out)
             changed[weight.name] = _resized(weight, at, rows)
             if bias or f"{name}.bias" in spec.by_name:
                 changed[f"{name}.bias"] = _vector(f"{name}.bias", weight.dtype, rows)
@@ -187,6 +187,7 @@ def _predicted_widths(spec: ModelSpec, params: NeuronParams) -> list[int]:
     kept = [kept_width(width, params.ratio) for width in full]
     if params.scope == "global" and len(kept) > 1:
         multiple = _common_multiple(spec)
+        # The least unequal widths of the same sum: later steps have to see that they are unequal.
         if kept[0] + multiple <= full[0] and kept[-1] - multiple >= MIN_WIDTH:
             kept[0], kept[-1] = kept[0] + multiple, kept[-1] - multiple
     return kept

@@ -150,6 +150,7 @@ class LocalExecutor:
     ) -> Future[Ended[D]]:
         """Have a job done in a process of its own; see `Executor`."""
         future: Future[Ended[D]] = Future()
+        # From here on `cancel` does nothing: a job is stopped by `close`, which ends its process.
         future.set_running_or_notify_cancel()
         running = _Running()
 

@@ -87,6 +87,7 @@ def _prefixes(job: CompressJob, cache: Cache) -> PrefixCache:
 
     By content as it is now: a path may lead to another text than an hour ago.
     """
+    # What these name comes into the key by its content, or decides nothing.
     named = {"strategy", "out", "model", "model_name", "text"}
     origin = job.model_dump(mode="json", exclude=named) | {"model": model_hash(job.model)}
     return PrefixCache(cache, job.strategy, origin, _inputs(job))

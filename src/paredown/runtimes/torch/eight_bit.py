@@ -53,6 +53,7 @@ class EightBitWeight(nn.Module):
         codes, scale = quantize_rows(x, self.how.number)
         if self.kernel == "int8xint8":
             least = INT8_ROWS_ON_GPU if codes.is_cuda else 1
+            # Scales factor out of the sum: one per token, (n, 1), and one per output, (1, rows).
             y = int_product(codes, self.codes, least_rows=least).mul_(scale).mul_(self.scale.T)
         elif self.kernel == "fp8xfp8":
             y = torch._scaled_mm(
@@ -112,6 +113,7 @@ def _kernel(how: EightBit, shape: torch.Size, device: str) -> str:
     if not how.activations:
         return "unpack"
     if how.number is INT8:
+        # torch._int_mm wants multiples of 8 on CUDA, torch._scaled_mm multiples of 16.
         return "int8xint8" if device == "cpu" or all(n % 8 == 0 for n in shape) else "unpack"
     has_fp8 = device == "cuda" and torch.cuda.get_device_capability() >= FP8_PRODUCTS
     return "fp8xfp8" if has_fp8 and all(n % 16 == 0 for n in shape) else "unpack"

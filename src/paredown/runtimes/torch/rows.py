@@ -35,6 +35,7 @@ class Row:
         inputs, truncated = [], []
         for pair in pairs:
             whole = (*pair.context, *pair.continuation)
+            # The last token is predicted and never read, so it takes no place in the context.
             inputs.append(whole[-(context + 1) :][:-1])
             truncated.append(len(whole) > context + 1)
         shared = _common_length(inputs)
@@ -93,6 +94,8 @@ class Row:
         found, start = [], len(self.prefix)
         for branch, size in zip(self.branches, self.sizes, strict=True):
             columns = [*range(len(self.prefix)), *range(start, start + len(branch))]
+            # A branch lacks its last target, and column p predicts p + 1: the last `size` columns
+            # it is, of which the first may lie in the prefix.
             found += columns[len(columns) - size :]
             start += len(branch)
         return found

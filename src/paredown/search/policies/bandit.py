@@ -66,6 +66,7 @@ class Bandit(Policy):
             view.trials, gains(view.history, self.objectives, view.limits), strict=True
         ):
             for name in methods:
+                # Every trial ages what is known of all methods, not of its own alone.
                 gain[name], seconds[name], count[name] = (
                     DISCOUNT * x for x in (gain[name], seconds[name], count[name])
                 )
@@ -77,6 +78,7 @@ class Bandit(Policy):
         for strategy in (p.strategy for p in view.pending):
             for step in strategy.steps if strategy else ():
                 if step.method in methods:
+                    # Tried, though nothing is known of it yet: side by side, others get their turn.
                     count[step.method] += 1
         return self._upper(view, gain, seconds, count)
 

@@ -138,6 +138,7 @@ def _flatten(space: Space) -> _Flat:
         code = _encode(strategy, kinds)
         flat.codes[strategy.hash] = code
         for place, (name, value) in enumerate(code):
+            # Methods come first in a code, so its beginning decides which parameter is next.
             flat.following[code[:place]] = name
             values = flat.values.setdefault(name, [])
             if value not in values:

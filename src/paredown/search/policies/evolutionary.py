@@ -92,6 +92,7 @@ def survivors(trials: Sequence[Score], *, count: int = POPULATION) -> list[Score
         kept = pareto_mask(rows)
         front = [trial for trial, best in zip(fit, kept, strict=True) if best]
         apart = crowding(rows[kept])
+        # Within a front the loneliest first, so that its ends and gaps have children, too.
         ordered += [front[i] for i in np.argsort(-apart, kind="stable")]
         fit = [trial for trial, best in zip(fit, kept, strict=True) if not best]
     return [*ordered, *unfit][:count]

@@ -132,6 +132,7 @@ class Portfolio(Policy):
             for arm in self.arms
         }
         capped = {a.name: min(due[a.name], CAP) for a in self.arms if a.capped}
+        # What capped arms may not have goes to the others, in proportion.
         left = 1.0 - sum(capped.values())
         others = sum(due[a.name] for a in self.arms if not a.capped)
         return {n: capped[n] if n in capped else d * left / others for n, d in due.items()}
@@ -161,6 +162,7 @@ class Portfolio(Policy):
         missing = {n: share - (used[n] / whole if whole else 0.0) for n, share in due.items()}
         asked = [
             arm
+            # Virtual finishing times of weighted fair queueing, a usual trial being the packet.
             for arm in sorted(self.arms, key=lambda a: (used[a.name] + usual) / due[a.name])
             if self.strikes[arm.name] < STRIKES
             and not (
@@ -201,6 +203,7 @@ class Portfolio(Policy):
             brought[self._arm_of(result.proposed_by)] += (gain, spent(result), 1.0)
         promises = np.array([*(arm.promise for arm in self.arms), 1.0])
         rates = _rates(np.stack(list(brought.values())), promises)
+        # Not strict: the last rate is that of nobody's trials.
         return {arm.name: float(rate) for arm, rate in zip(self.arms, rates, strict=False)}
 
     def _arm_of(self, policy: str | None) -> str | None:

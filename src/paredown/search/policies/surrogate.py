@@ -86,15 +86,19 @@ def _gains(outlook: Outlook, limits: Limits, rng: np.random.Generator) -> FloatA
         if score.violation == 0:
             place = (np.array(score.costs) - low) / span
             points = points[~(points >= place).all(axis=1)]
+    # Of the box, what nothing covers yet; the points that are kept stand for all of it.
     weight = len(points) / POINTS
     points = points[:KEPT]
     covered = np.zeros(len(outlook.strategies))
     for _ in range(DRAWS):
+        # One deviate for all strategies (common random numbers): it is their differences that
+        # decide.
         logs = np.stack(
             [guess[n].mean + guess[n].error * rng.standard_normal() for n in names], axis=1
         )  # (strategies, axes)
         place = (logs - low) / span
         inside = np.ones((len(covered), len(points)), dtype=bool)
+        # Axis by axis, so that no (strategies, points, axes) array is made.
         for axis in range(len(names)):
             inside &= points[None, :, axis] >= place[:, axis, None]
         covered += inside.mean(axis=1) * allowed(logs, names, limits) if len(points) else 0.0
