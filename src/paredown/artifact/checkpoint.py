@@ -82,6 +82,7 @@ def _small_files(folder: Path) -> Iterator[Path]:
     Tokenizers keep further chat templates in a folder. An adapter beside a model is not its own.
     """
     for file in sorted(folder.iterdir()):
+        # What earlier steps have put down of themselves (paredown_*) is not true of the new model.
         if file.name.startswith((".", "paredown_")) or file.name == ADAPTER:
             continue
         if file.is_dir():

@@ -72,6 +72,7 @@ def quantize_blocks(
     """
     chosen = set(schemes)
     with CheckpointWriter(out, source) as writer:
+        # First, because the probe starts from the embedding as it is written.
         has_embeddings = quantize_embeddings(source, writer, walk, schemes)
         for done, (block, module) in enumerate(walk):
             names = [name for name in block.linears if name in chosen]
@@ -80,15 +81,16 @@ def quantize_blocks(
             for name, (codes, grid) in quantize(block, module, weights).items():
                 for key, value in packed_tensors(name, codes, grid).items():
                     writer.add(key, value)
-                layers[name].weight.data = dequantize(codes, grid, walk.dtype)
+                layers[name].weight.data = dequantize(codes, grid, walk.dtype)  # as written
             for key in list(changed or ()):
                 writer.add(key, (changed or {}).pop(key))
             walk.advance_probe(block, module)
             progress((done + 1) / len(walk.blocks), f"block {done + 1} of {len(walk.blocks)}")
         replaced = {f"{name}.weight" for name in chosen}
         if has_embeddings and (copy := copy_of_tied(source.spec)):
-            replaced.add(f"{copy}.weight")
+            replaced.add(f"{copy}.weight")  # else loaders find the unrounded head
         writer.copy_rest(without=replaced)
+        # transformers looks layers up by its own names, `read_schemes` by those in the file.
         inside = {module_name(walk.model, name): scheme for name, scheme in schemes.items()}
         ignored = [n for n in _linear_modules(walk.model) if n not in inside]
         ignored += routers(source.spec)

@@ -104,6 +104,7 @@ def load_problems(path: Path) -> list[Problem]:
         raise DataError(f"HumanEval: {file} is not there; check --data-dir / PAREDOWN_DATA")
     try:
         read = _unpacked if file.suffix == ".gz" else read_bytes
+        # A byte order mark is no part of the first line.
         text = read(file, error=DataError).decode("utf-8-sig")
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read as text ({error})") from None

@@ -146,6 +146,7 @@ class _Change:
 
 def _pairs(mine: TaskItems, base: TaskItems) -> list[tuple[Item, Item]]:
     before = {item.id: item for item in base.items}
+    # By the question's content: a number alone may be another row in another version.
     same = len(mine.items) == len(before) and all(
         item.id in before and before[item.id].hash == item.hash for item in mine.items
     )

@@ -82,7 +82,7 @@ def _point(
         at_least=_AT_LEAST,
         budget_s=grid.seconds,
     )
-    steps = [seconds / grid.decode_tokens for seconds in times.decode]
+    steps = [seconds / grid.decode_tokens for seconds in times.decode]  # a step: one token per row
     return SpeedPoint(
         prompt_tokens=length,
         batch=batch,

@@ -53,6 +53,7 @@ def run_humaneval(
     chosen = draw({HUMANEVAL: len(problems)}, limit, seed=_SEED)[HUMANEVAL]
     asked = [problems[i] for i in chosen]
     model.forget()
+    # A chat answer has its code among prose and fences, where these stops would cut it short.
     settings = {"until": [] if chat_template else [*STOPS], "max_gen_toks": _MAX_TOKENS}
     texts = model.generate_until(
         [

@@ -101,6 +101,8 @@ def _in_stages(
         if loss is None or limit < _LEAST:
             continue
         answered = _answered(name, model, request, progress, limit=limit)
+        # The draw for a smaller limit lies within that for a larger one: the base was asked all of
+        # these.
         reference = _only(base, answered)
         if len(reference.items) == limit and surely_lost(answered, reference, loss):
             why = f"after {limit} of {total} items, for a loss beyond {100 * loss:g} points is sure"

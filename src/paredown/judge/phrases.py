@@ -67,6 +67,7 @@ def compared(result: TrialResult, other: TrialResult, baseline: TrialResult | No
     mine, theirs = loss(result, baseline), loss(other, baseline)
     if mine is not None and theirs is not None and abs(mine - theirs) >= 0.05:
         if quantity("quality", baseline) is SCORED:  # what is lost of a score is below zero
+            # Not `-mine`: what lost nothing would be shown as -0.
             text = f"score {signed_percent(0.0 - mine)} instead of {signed_percent(0.0 - theirs)}"
         else:
             text = f"perplexity {signed_percent(mine)} instead of {signed_percent(theirs)}"

@@ -43,7 +43,7 @@ class Reading:
 
     def mapped(self, change: Callable[[float], float]) -> Reading:
         """After a monotonic change of unit, rising or falling."""
-        ends = sorted((change(self.low), change(self.high)))
+        ends = sorted((change(self.low), change(self.high)))  # a falling change swaps them
         return Reading(value=change(self.value), low=ends[0], high=ends[1])
 
 

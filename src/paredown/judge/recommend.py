@@ -224,6 +224,7 @@ def _without_limits(case: _Case) -> Recommendation:
     if not candidates:
         return _keep_baseline(case, meets_limits=None)
     sound = case.foremost([r for r in better if case.is_sound(r)])
+    # A speed that was not measured is not held against an artifact.
     good = [r for r in sound if (speedup(r, case.baseline) or 1.0) >= ACCEPTED_SPEED]
     if good:
         ranked = sorted(good, key=case.by_size)
@@ -235,6 +236,7 @@ def _without_limits(case: _Case) -> Recommendation:
     else:
         ranked = sorted(candidates, key=case.by_quality)
         bend = [r for r in ranked if r.episode == case.front.knee]
+        # The knee is the choice; of the others, the one that loses least is its runner-up.
         ranked = bend + [r for r in ranked if r not in bend]
         high = (
             f"no artifact of the front is known to lose at most {ACCEPTED_LOSS:g} % of quality "

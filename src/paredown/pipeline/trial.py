@@ -58,6 +58,8 @@ def measure(
             raise TrialFailed(built.failure, config_error=False)
         model = bench.base.folder if strategy is None else artifact
         result = _measured(clock, about, model, built, baseline)
+        # Judged before the benchmarks, which cost more than all else: these limits no score can
+        # mend.
         hopeless = broken(result, baseline, limits or Limits())
         result = _scored_if_worth_it(clock, result, model, earlier, hopeless)
         result = judged(result, baseline, quality=quality, limits=limits)
@@ -101,6 +103,7 @@ def _measured(
         status="ok",
         measurements=measured,
         speed=found.speed,
+        # Both halves have loaded the model, and may have said the same of it.
         notes=tuple(dict.fromkeys((*built.notes, *found.notes))),
         loads_in=built.loads_in,
         artifact=None if is_base else f"{clock.folder.name}/artifact",
@@ -129,8 +132,10 @@ def rescore(
     """
     clock = Clock(bench, folder, timeout_s, watch)
     model = bench.base.folder if result.strategy is None else folder / "artifact"
+    # To the end: a decision waits for this score, so a sure loss is not enough.
     config = bench.evaluate.model_copy(update={"limit": limit, "stop_loss": None})
     named = {score.name for score in result.scores}
+    # Scores stand among the measurements, too: the old ones go.
     others = tuple(m for m in result.measurements if m.name not in named)
     bare = result.model_copy(update={"measurements": others})
     try:
@@ -186,6 +191,7 @@ def measure_folder(
             notes=found.notes,
             **flat_fields(found.measurements),
         )
+        # Stopping early saves a search its time; who evaluates one folder wants the number.
         to_the_end = bench.evaluate.model_copy(update={"stop_loss": None})
         result = _with_scores(clock, result, model, to_the_end)
     except TrialFailed as error:

@@ -172,6 +172,7 @@ class View:
 
     def seed(self, seed: int, salt: str) -> int:
         """A 32-bit seed for this proposal; other for each turn, run seed and `salt`."""
+        # One more with each proposal, those of a batch included, and the same after a resume.
         turn = len(self.history) + len(self.pending)
         return int(content_hash(["policy", salt, seed, turn], length=8), 16)
 

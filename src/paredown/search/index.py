@@ -93,6 +93,7 @@ class Index:
         raw: dict[tuple[str, str], dict[str, Any]] = {}
         usual: dict[str, Step] = {}
         for strategy in strategies:
+            # A set: the order of the steps follows from their kinds.
             templates.setdefault(frozenset(s.method for s in strategy.steps), []).append(strategy)
             for kind, step in genome(strategy).items():
                 if step.method not in usual:
@@ -100,6 +101,7 @@ class Index:
                     methods[kind].append(step.method)
                 for name, value in step.params.items():
                     raw.setdefault((step.method, name), {})[canonical(value)] = value
+        # A parameter that has one value everywhere cannot be moved.
         raw = {key: seen for key, seen in raw.items() if len(seen) > 1}
         values = {key: _ordered(seen) for key, seen in raw.items()}
         return cls(methods=methods, templates=templates, values=values, raw=raw, usual=usual)
@@ -205,7 +207,7 @@ class Index:
             for method in methods:
                 if kind not in start or start[kind].method != method:
                     yield {**start, kind: self.usual[method]}
-        if len(start) > 1:
+        if len(start) > 1:  # a strategy has one step at least
             for kind in start:
                 yield {k: step for k, step in start.items() if k is not kind}
 
@@ -227,6 +229,7 @@ def _kind(where: str, method: str) -> Kind:
 
 def kind_of(method: str) -> Kind:
     """The kind of a method; loading it each time would import too often."""
+    # The class is part of the cache's key: a plug-in may put another under the same name.
     return _kind(registry.names()[method], method)
 
 
@@ -243,6 +246,7 @@ def _plan_ranks(axis: PlanAxis, step: Step) -> Ranks:
 def _ordered(seen: dict[str, Any]) -> list[str]:
     """Numbers by size, anything else in the order of the space."""
     numbers = {text: value for text, value in seen.items() if isinstance(value, int | float)}
+    # True and False are numbers to Python, and have no order to us.
     if len(numbers) == len(seen) and not any(isinstance(v, bool) for v in numbers.values()):
         return sorted(numbers, key=lambda text: float(numbers[text]))
     return list(seen)

@@ -88,6 +88,7 @@ def anchors(space: Space, limits: Limits, *, episodes: int) -> tuple[Strategy, .
     if episodes >= LONG:
         trained = [row for row in rows if row.recovers and row.quality <= _most(limits)]
         found += sorted(trained, key=lambda row: row.quality)[:1]
+    # The safe one and the bold one may be the same.
     chosen = list(dict.fromkeys(row.strategy.hash for row in found))
     by_hash = {row.strategy.hash: row.strategy for row in found}
     count = max(1, min(ANCHORS, math.floor(episodes * SHARE)))

@@ -154,6 +154,7 @@ def replay(
     results = [table.baseline]
     left = seconds
     while not enough(results):
+        # + 1 for the baseline, which is among the results and costs no episode.
         budget = Budget(episodes_left=max(episodes - len(results) + 1, 1), seconds_left=left)
         decision = policy.propose(results, space, limits, budget=budget)
         if decision.strategy is None:

@@ -73,6 +73,7 @@ class Informed(Policy):
         own = {memory.strategy.hash for memory in view.remembered}
         others = (memory for memory in self.known if memory.strategy.hash not in own)
         view = hopeful(replace(view, remembered=(*view.remembered, *others)), self.objectives)
+        # `view.may` passes over anchors that are by now forecast to be hopeless.
         first = next(filter(view.may, self.anchors), None)
         if first is None:
             return self.then.choose(view)

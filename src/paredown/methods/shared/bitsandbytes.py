@@ -216,6 +216,7 @@ def quantize(
     from paredown.runtimes.torch.proof import probe
 
     chosen = select_linears(source.spec, skip)
+    # transformers quantizes every linear but those named to it: head and vision tower as well.
     kept = other_linears(source, chosen, trust_remote_code=context.trust_remote_code)
     context.progress(0.1, "loading with bitsandbytes")
     model = quantize_on_load(
@@ -255,6 +256,7 @@ def _write(model: Any, source: Checkpoint, out: Path, chosen: tuple[str, ...]) -
                 # Not quantized: `copy_rest` takes it from the source.
                 if key == "bias":
                     continue
+                # Codes say nothing of a NaN in the weights; the scales that come of it do.
                 if value.is_floating_point():
                     require_finite(value, name)
                 writer.add(f"{name}.{key}", _filled_up(value) if key == _STATE else value)

@@ -114,6 +114,7 @@ def _check_format(spec: ModelSpec, name: str) -> None:
     layers = linear_shapes(spec)
     for layer in layers:
         dense = spec.by_name.get(f"{layer}.weight")
+        # What an earlier step has left dense in a packed model can carry an adapter as it is.
         is_float = dense is not None and dense.dtype in {"F32", "F16", "BF16"}
         if not is_float and not any(f"{layer}.{leaf}" in spec.by_name for leaf in readable):
             raise ConfigError(
@@ -153,6 +154,7 @@ def check_adapter(spec: ModelSpec, params: AdapterParams, name: str) -> None:
         ConfigError: as `check_tuning`; no layer for a pattern; the rank is too large.
     """
     check_tuning(spec, params, name)
+    # The layer with the shortest side is the first that a rank is too large for.
     layer, shape = min(chosen_layers(spec, params).items(), key=lambda item: min(item[1]))
     if params.rank > min(shape):
         raise ConfigError(
@@ -240,7 +242,7 @@ def train(
     key = {
         **code(2),
         "model": context.source_hash,
-        "tokens": tensor_hash(windows),
+        "tokens": tensor_hash(windows),  # the held-out ones too: they decide what is kept
         "device": context.device,
         "params": params,
         "teacher": None if teacher is None else model_hash(teacher.folder),

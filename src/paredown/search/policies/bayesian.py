@@ -106,6 +106,7 @@ def _draw(seen: Sequence[Score], view: View, *, objectives: int, seed: int) -> l
                 study.enqueue_trial(dict(flat.codes[decision.strategy.hash]))
                 _suggest(study.ask(), flat)
         for _ in range(MAX_DRAWS):
+            # Popped, so that the same strategy drawn twice is one proposal.
             drawn = wanted.pop(_suggest(study.ask(), flat), None)
             if drawn is not None:
                 found.append(drawn)
