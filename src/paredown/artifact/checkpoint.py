@@ -57,9 +57,9 @@ class Checkpoint:
             raise ModelError(f"{self.folder}: there is no tensor {name!r}")
         found = self._located[name]
         dtype = TORCH_DTYPES[found.info.dtype]
-        if found.nbytes == 0:
+        if found.nbytes == 0:  # of which torch.frombuffer makes no tensor
             return torch.empty(found.info.shape, dtype=dtype)
-        data = bytearray(found.nbytes)
+        data = bytearray(found.nbytes)  # writable, as a tensor has to be
         with found.file.open("rb") as file:
             file.seek(found.offset)
             if file.readinto(data) != found.nbytes:

@@ -76,7 +76,7 @@ def read_eight_bit(checkpoint: Checkpoint) -> dict[str, EightBit]:
     return {
         name.removesuffix(".weight"): EightBit(number, inputs is not None)
         for name in names
-        if dtypes.get(name) == number.dtype
+        if dtypes.get(name) == number.dtype  # a scale alone does not make codes
     }
 
 

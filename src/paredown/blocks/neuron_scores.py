@@ -125,6 +125,7 @@ class NeuronScores:
             finally:
                 handle.remove()
             for key, total in (("mean", mean), ("second", second)):
+                # Every token passes every MLP: models with experts are refused.
                 sums[f"{mlp.output}.{key}"] = (total / self.tokens.numel()).cpu()
             share = (done + 1) / len(walk.blocks)
             self.progress(share, f"activations, block {done + 1} of {len(walk.blocks)}")

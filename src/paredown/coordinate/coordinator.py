@@ -74,7 +74,7 @@ def choose_coordinator(config: RunConfig) -> Coordinator:
         return Coordinator(uses_llm=True, reason="--llm local: a server on this machine")
     found = find_endpoint(config.llm)
     asked = config.coordinator == "llm"
-    if isinstance(found, str):
+    if isinstance(found, str):  # why there is none
         if asked:
             raise ConfigError(f"coordinator 'llm': {found}; set one, or use --llm local")
         return Coordinator(uses_llm=False, reason=f"auto: {found}")

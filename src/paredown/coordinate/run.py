@@ -78,6 +78,7 @@ def run_experiment(
     """
     steering = steering or Steering()
     with ExitStack() as at_end:
+        # However this ends, whoever waits with a command gets an answer.
         at_end.callback(steering.detach)
         folder = output_dir / (default_name(config) if name is None else folder_name(name))
         require_writable(output_dir)

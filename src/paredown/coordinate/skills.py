@@ -231,6 +231,7 @@ def _place(skill: Skill) -> tuple[float, ...] | None:
     quality, ratio = skill.effect("perplexity_ratio"), skill.effect("compression_ratio")
     if quality is None or ratio is None:
         return None
+    # A speed that nobody has measured counts as that of the base.
     speed = skill.effect("speedup") or 1.0
     costs: dict[Objective, float] = {"quality": quality, "size": 1 / ratio, "latency": 1 / speed}
     place = []
@@ -270,13 +271,13 @@ def _greedy(
 ) -> tuple[Strategy, ...]:
     chosen: list[Strategy] = []
     front: list[tuple[float, ...]] = []
-    corner = np.ones(3)
+    corner = np.ones(3)  # the worst end of each axis
     while rows and len(chosen) < count:
         covered = hypervolume(front, corner) if front else 0.0
         gains = [(hypervolume([*front, place], corner) - covered) * trust
                  for _, place, trust in rows]  # fmt: skip
         best = int(np.argmax(gains))
-        if gains[best] <= 1e-9:
+        if gains[best] <= 1e-9:  # nothing is left that those chosen do not cover
             break
         strategy, place, _ = rows.pop(best)
         chosen.append(strategy)

@@ -77,7 +77,7 @@ def read_wishes(events: Iterable[dict[str, Any]], started: Collection[str]) -> W
         events: of the experiment, in order.
         started: hashes of strategies that were run, or are running.
     """
-    excluded: dict[str, None] = {}
+    excluded: dict[str, None] = {}  # a set that keeps its order
     asked: dict[str, Strategy] = {}
     for event in events:
         if event["event"] != USER:
@@ -177,6 +177,7 @@ class Steering:
             The answer: what will happen, or in one line why nothing will.
         """
         with self._changed:
+            # A command may come while the request is still being checked.
             self._changed.wait_for(lambda: self._ended or self._experiment is not None)
         if self._ended:
             return "the run has ended; --resume goes on with it"

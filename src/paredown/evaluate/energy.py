@@ -161,6 +161,7 @@ def joules_per_token(
     for _ in range(_WINDOWS):
         tokens, start = 0, clock()
         with source.window() as joules:
+            # One piece of work at least, or there would be no tokens to divide by.
             while tokens == 0 or clock() - start < seconds:
                 tokens += work()
         found.append(joules[0] / tokens)

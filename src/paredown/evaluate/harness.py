@@ -103,6 +103,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         keys = [Responses.key("loglikelihood", request.args) for request in requests]
         groups = [
             [i for i in members if self.responses.get(keys[i]) is None]
+            # lm-eval lists the answers to one question one after the other.
             for _, members in groupby(range(len(requests)), key=lambda i: _row_of(requests[i]))
         ]
         groups = [group for group in groups if group]

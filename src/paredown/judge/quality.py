@@ -131,6 +131,7 @@ def _share(score: TaskScore) -> Reading | None:
     change = Reading(value=found.difference, low=found.low, high=found.high)  # better is positive
     if score.higher_is_better:
         return change.mapped(lambda better: (base + better) / base)
+    # The lower the better: mine is base - better, and what is kept is base over mine.
     return change.mapped(lambda better: base / max(base - better, base * _LEAST))
 
 

@@ -126,7 +126,7 @@ def solve(
     )
     codes, rounded = _round_columns(work[:, order], factor, grid, order // group_size)
     inverse = torch.argsort(order)
-    weight = weight.float()  # `work` was consumed
+    weight = weight.float()  # in the stored order
     errors = row_powers(rounded[:, inverse] - weight, hessian)
     return Solution(codes[:, inverse].to(torch.int8), grid, errors, row_powers(weight, hessian))
 

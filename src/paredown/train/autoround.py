@@ -121,6 +121,7 @@ def take_layer(name: str, layer: Any, scheme: Scheme) -> tuple[Tensor, Grid]:
         zero = (layer.zp.detach().cpu().reshape(scale.shape) - half).round()
         codes = codes + zero[..., None]
     low, high = float(codes.min()), float(codes.max())
+    # Written so that a NaN is refused as well.
     if not (off <= _OFF_GRID and low >= -half and high < half):
         raise MethodError(
             f"auto-round's {name} is not on its grid: off by {off:.2g} steps, codes {low:g} to "

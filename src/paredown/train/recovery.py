@@ -195,6 +195,7 @@ class Recovery:
     @torch.no_grad()
     def write(self, out: Path) -> None:
         """Write the artifact, after `settle`."""
+        # Tied weights under each of their names, of which the file may hold any.
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         with CheckpointWriter(out, self.source) as writer:
             if self.source.spec.quantization is None:

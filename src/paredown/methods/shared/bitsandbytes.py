@@ -145,6 +145,7 @@ def _replace(
         if leaf != "weight" or name not in chosen:
             tensors.append(tensor)
             continue
+        # Conv1D is stored as (inp, out); bitsandbytes keeps every matrix as (out, inp).
         shape = tensor.shape[::-1] if uses_conv1d(spec) else tensor.shape
         tensors += [
             tensor_info(f"{name}.{key}", dtype, size) for key, dtype, size in replacement(shape)
@@ -164,9 +165,9 @@ def _int8_tensors(shape: tuple[int, ...]) -> _Parts:
 def _nf4_tensors(shape: tuple[int, ...]) -> _Parts:
     numel = shape[0] * shape[1]
     return [
-        ("weight", "U8", (-(-numel // 2), 1)),
+        ("weight", "U8", (-(-numel // 2), 1)),  # two codes a byte, in one column
         ("weight.absmax", "F32", (-(-numel // BLOCK),)),
-        ("weight.quant_map", "F32", (16,)),
+        ("weight.quant_map", "F32", (16,)),  # the values that codes of 4 bits stand for
         (_STATE, "U8", (STATE_BYTES,)),
     ]
 
@@ -177,7 +178,7 @@ def _nested_tensors(shape: tuple[int, ...]) -> _Parts:
         *(part for part in _nf4_tensors(shape) if part[0] != "weight.absmax"),
         ("weight.absmax", "U8", (scales,)),
         ("weight.nested_absmax", "F32", (-(-scales // NESTED_BLOCK),)),
-        ("weight.nested_quant_map", "F32", (256,)),
+        ("weight.nested_quant_map", "F32", (256,)),  # and those of scales in 8 bits
     ]
 
 

@@ -189,7 +189,7 @@ def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
     for tensor in spec.tensors:
         name, _, leaf = tensor.name.rpartition(".")
         if leaf != "weight" or name not in schemes:
-            if name != dropped:
+            if name != dropped:  # a stored copy of the tied embedding, which is packed
                 tensors.append(tensor)
             continue
         tensors += _packed(name, matrix_shape(spec, name), schemes[name], spec.dtype)

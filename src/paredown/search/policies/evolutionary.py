@@ -66,6 +66,8 @@ class Evolutionary(Policy):
             return first
         names = measured(view.history, self.objectives)
         known = scores(view.history, names, view.limits) if names else []
+        # What the user has excluded meanwhile, or asked for from outside of the space, has no
+        # children.
         parents = survivors([s for s in known if s.strategy in view.space])
         rng = Random(view.seed(self.seed, self.name))
         born: dict[str, tuple[Strategy, str]] = {}
