@@ -10,11 +10,15 @@ the table's hypervolume is covered after how many seconds of trials.
 A build that was stopped goes on where it was. A second table of the same model with other held-out
 text (`--data`), given as `--check`, shows how much of the gain was luck: the searches see the
 first, and are judged on the second.
+
+`--record FILE` has the local LLM lead on the table and keeps its answers, which `--policies
+portfolio+FILE@1` replays.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,16 +30,18 @@ import numpy as np
 
 from paredown.analysis.statistics import paired_bootstrap_ci
 from paredown.artifact.source import locate
+from paredown.coordinate.memory import INFORMED
 from paredown.judge.hypervolume import covered
 from paredown.search.base import Policy
 from paredown.search.cost import spent
+from paredown.search.knowledge import Knowledge, anchors, effects
 from paredown.search.policies import registry as policies
 from paredown.search.policies.portfolio import ADVISOR_PROMISE, Arm
 from paredown.search.replay import Curve, Table, curve, replay, whole
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
-from paredown.spec.run import Objective
+from paredown.spec.run import LlmConfig, Objective
 from paredown.spec.target import Limits
 
 OBJECTIVES: tuple[Objective, ...] = ("quality", "size")
@@ -44,6 +50,8 @@ PATIENCE = 2.0
 """A policy that has not reached the goal after so many budgets never does, but for `random` and
 `grid`, which are cheap to replay to the end."""
 REFERENCE = "portfolio"
+SHARE = LlmConfig().share
+"""Of an advisor whose share is not given."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +67,31 @@ class Run:
     advised: float
 
 
-def contender(name: str, table: Table, *, seed: int, folder: Path) -> Policy:
-    """A policy by its name; `portfolio+greedy` is one with an advisor as a capped arm."""
-    plain, _, advisor = name.partition("+")
-    arms: tuple[Arm, ...] = ()
-    if advisor:
-        from search_advisors import advisor as advisor_called
-        from search_advisors import advisor_policy
+def contender(
+    name: str, table: Table, *, seed: int, folder: Path, knowledge: Knowledge | None = None
+) -> Policy:
+    """A policy by its name; `portfolio+greedy` is one with an advisor as a capped arm,
+    `portfolio+greedy@0.6` with that share, and in `portfolio+greedy@1` the advisor leads."""
+    plain, _, advised = name.partition("+")
+    told = knowledge if plain in INFORMED else None
+    if not advised:
+        return policies.create(plain, seed=seed, objectives=OBJECTIVES, knowledge=told)
+    from search_advisors import advisor as advisor_called
+    from search_advisors import advisor_policy
 
-        answer = advisor_called(advisor, table, seed=seed)
-        policy = advisor_policy(answer, seed=seed, spec=spec_of(table), folder=folder)
-        arms = (Arm(policy=policy, capped=True, promise=ADVISOR_PROMISE),)
-    return policies.create(plain, seed=seed, objectives=OBJECTIVES, arms=arms)
+    advisor, _, given = advised.partition("@")
+    share = float(given or SHARE)
+    answer = advisor_called(advisor, table, seed=seed)
+    first = () if told is None or share < 1 else told.anchors
+    policy = advisor_policy(
+        answer, seed=seed, spec=spec_of(table), folder=folder, share=share, first=first
+    )
+    if share >= 1:
+        return policies.create(
+            plain, seed=seed, objectives=OBJECTIVES, knowledge=told, leader=policy
+        )
+    arm = Arm(policy=policy, cap=share, promise=ADVISOR_PROMISE)
+    return policies.create(plain, seed=seed, objectives=OBJECTIVES, knowledge=told, arms=(arm,))
 
 
 def spec_of(table: Table) -> ModelSpec:
@@ -81,11 +102,17 @@ def spec_of(table: Table) -> ModelSpec:
     return infer_spec(locate(name), name=name)
 
 
-def replays(name: str, path: Path, check: Path, seeds: range, episodes: int) -> list[Run]:
-    """One policy, seed by seed."""
+def replays(
+    name: str, path: Path, check: Path, seeds: range, episodes: int, *, informed: bool = False
+) -> list[Run]:
+    """One policy, seed by seed; `informed`: with what the package knows of other models."""
     table, judge = Table.read(path), Table.read(check)
     space, limits, horizon = table.space, Limits(), budget_of(table, episodes)
     best, best_seen = (whole(t, OBJECTIVES, limits) for t in (judge, table))
+    knowledge = None
+    if informed:
+        first = anchors(space, limits, episodes=episodes)
+        knowledge = Knowledge(anchors=first, effects=effects())
     most = np.inf if name in {"random", "grid"} else PATIENCE * horizon
 
     def enough(results: Sequence[TrialResult]) -> bool:
@@ -96,7 +123,7 @@ def replays(name: str, path: Path, check: Path, seeds: range, episodes: int) -> 
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
-            policy = contender(name, table, seed=seed, folder=Path(folder))
+            policy = contender(name, table, seed=seed, folder=Path(folder), knowledge=knowledge)
             results = replay(
                 policy, table, space=space, episodes=episodes, seconds=None, limits=limits,
                 enough=enough,
@@ -205,7 +232,15 @@ def compare(options: argparse.Namespace) -> None:
     names = list(dict.fromkeys((*options.policies, "random")))
     with ProcessPoolExecutor(options.processes) as pool:
         jobs = {
-            name: pool.submit(replays, name, options.replay, check, seeds, options.episodes)
+            name: pool.submit(
+                replays,
+                name,
+                options.replay,
+                check,
+                seeds,
+                options.episodes,
+                informed=options.informed,
+            )
             for name in names
         }
         runs = {name: job.result() for name, job in jobs.items()}
@@ -222,6 +257,16 @@ def compare(options: argparse.Namespace) -> None:
         plot(runs, horizon, options.out / "search.png")
 
 
+def record(options: argparse.Namespace) -> None:
+    """Have the local LLM lead on the table, and keep what it says; `--episodes` answers a seed."""
+    from search_recording import recordings
+
+    table = Table.read(options.replay)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    runs = recordings(table, spec_of(table), seeds, episodes=options.episodes)
+    options.record.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Build or replay."""
     parser = argparse.ArgumentParser(
@@ -236,15 +281,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--check", type=Path, help="table of the same strategies to judge by")
     parser.add_argument(
         "--policies", nargs="+", default=list(policies.BUILTIN),
-        help="also with an advisor as in portfolio+greedy: greedy, random, worst, constant, "
-        "malformed, or a file of recorded answers",
+        help="also with an advisor as in portfolio+greedy, or portfolio+greedy@1 where it leads: "
+        "expert, greedy, thrifty, random, fool, constant, malformed, or a file of recorded answers",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=40, help="trials whose mean price is spent")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, help="folder for search.md and search.png")
+    parser.add_argument(
+        "--informed", action="store_true",
+        help="begin with what the package knows of other models, as a run does",
+    )  # fmt: skip
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep a local LLM's answers")
     options = parser.parse_args(arguments)
+    if options.record is not None and options.replay is not None:
+        record(options)
+        return
     if options.replay is not None:
         compare(options)
         return

@@ -1,7 +1,7 @@
-"""Advisors with given answers, in the place of an LLM: a sensible one, and ones that do harm.
+"""Advisors with given answers, in the place of an LLM: sensible ones, and ones that do harm.
 
 They answer through the whole road of a real one: the prompt that it would get, its words parsed
-and checked, one repair round, the portfolio's cap. Only the network is left out.
+and checked, one repair round, the portfolio's cap or the lead. Only the network is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from paredown.advise.prompts import Background
 from paredown.judge.quantities import QUANTITIES
 from paredown.search.replay import Table
 from paredown.spec.model import ModelSpec
-from paredown.spec.run import LlmConfig, RunConfig
+from paredown.spec.run import LlmConfig, Objective, RunConfig
+from paredown.spec.strategy import Strategy
 from paredown.store.events import EventLog
 
 Answer = Callable[[str, random.Random, int], str]
@@ -29,37 +30,47 @@ Answer = Callable[[str, random.Random, int], str]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A line of a prompt: a strategy with its perplexity and ratio, measured or expected."""
+    """A line of a prompt: a strategy with its perplexity and ratio, measured or expected, and what
+    its trial is expected to take."""
 
     name: str
     perplexity: float | None
     ratio: float
+    seconds: float | None = None
 
     @property
     def place(self) -> tuple[float, float] | None:
         """On the axes of quality and size: 0 at the best end, 1 at the worst."""
-        if self.perplexity is None:
-            return None
-        costs = {"quality": self.perplexity, "size": 1.0 / self.ratio}
-        found = []
-        for name, cost in costs.items():
-            low, high = math.log(QUANTITIES[name].best), math.log(QUANTITIES[name].worst)  # type: ignore[index]
-            found.append((math.log(cost) - low) / (high - low))
-        return found[0], found[1]
+        return None if self.perplexity is None else _place(self.perplexity, self.ratio)
 
 
 def greedy(question: str, rng: random.Random, number: int) -> str:
     """The candidate that should widen the front most, by what the prompt expects of it; before
     anything is expected, the first one shown."""
+    best = max(_rows(question, "UNTRIED CANDIDATES", ""), key=_gain_beyond_the_front(question))
+    return _advice(best.name, "most volume beyond the front, as expected")
+
+
+def thrifty(question: str, rng: random.Random, number: int) -> str:
+    """The candidate that should widen the front most for the seconds that it takes: what a sensible
+    reader of the prompt would choose."""
+    gain = _gain_beyond_the_front(question)
+
+    def rate(row: Candidate) -> float:
+        return gain(row) / max(1.0, row.seconds or 1.0)
+
+    best = max(_rows(question, "UNTRIED CANDIDATES", ""), key=rate)
+    return _advice(best.name, "most volume per second, as expected")
+
+
+def _gain_beyond_the_front(question: str) -> Callable[[Candidate], float]:
     front = [row.place for row in _rows(question, "RESULTS", "front: ")]
-    shown = _rows(question, "UNTRIED CANDIDATES", "")
     known = [place for place in front if place is not None]
 
     def gain(row: Candidate) -> float:
         return 0.0 if row.place is None else _area([*known, row.place]) - _area(known)
 
-    best = max(shown, key=gain)
-    return _advice(best.name, "most volume beyond the front, as expected")
+    return gain
 
 
 def uniform(table: Table) -> Answer:
@@ -68,7 +79,31 @@ def uniform(table: Table) -> Answer:
     return lambda question, rng, number: _advice(rng.choice(names), "drawn")
 
 
-def worst(table: Table) -> Answer:
+def expert(table: Table) -> Answer:
+    """What truly widens the front most, step by step, and then nothing: it knows every result
+    beforehand, as nobody does, so it shows the most that any advice can bring."""
+    base, space = table.baseline.value("perplexity"), table.space
+    left: dict[str, tuple[float, float]] = {}
+    for trial in table.trials:
+        perplexity = trial.value("perplexity")
+        if perplexity and base and trial.strategy is not None:
+            left[trial.label] = _place(perplexity / base, space.ratio(trial.strategy))
+    order: list[str] = []
+    known: list[tuple[float, float]] = []
+    while left:
+        best = max(left, key=lambda name: _area([*known, left[name]]))
+        if _area([*known, left[best]]) <= _area(known):
+            break
+        order.append(best)
+        known.append(left.pop(best))
+    return lambda question, rng, number: (
+        _advice(order[number], "the best that is left")
+        if number < len(order)
+        else json.dumps({"action": "search", "strategy": None, "reason": "the front is whole"})
+    )
+
+
+def fool(table: Table) -> Answer:
     """The strategies that lose most quality, the worst first: an adversary that knows them all."""
     lost = sorted(table.trials, key=lambda trial: -(trial.value("perplexity") or math.inf))
     names = [trial.label for trial in lost]
@@ -96,15 +131,20 @@ def malformed(question: str, rng: random.Random, number: int) -> str:
 def advisor(name: str, table: Table, *, seed: int) -> Answer:
     """The advisor called `name`; a path names a file of recorded answers.
 
-    `greedy` is a rule of a few lines; the others are adversaries.
+    `expert` knows the table; `greedy` and `thrifty` are rules of a few lines; the others are
+    adversaries.
     """
     match name:
         case "greedy":
             return greedy
+        case "thrifty":
+            return thrifty
         case "random":
             return uniform(table)
-        case "worst":
-            return worst(table)
+        case "expert":
+            return expert(table)
+        case "fool":
+            return fool(table)
         case "constant":
             return constant
         case "malformed":
@@ -131,7 +171,8 @@ def _rows(question: str, section: str, mark: str) -> list[Candidate]:
         if len(numbers) == 1:  # nothing is expected yet: name and ratio alone
             numbers.insert(0, None)
         if numbers[1]:
-            found.append(Candidate(cells[0], numbers[0], numbers[1]))
+            seconds = _number(cells[5]) if len(cells) > 5 else None
+            found.append(Candidate(cells[0], numbers[0], numbers[1], seconds))
     return found
 
 
@@ -140,6 +181,16 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _place(perplexity: float, ratio: float) -> tuple[float, float]:
+    """Over the baseline's, on the axes of quality and size: 0 at the best end, 1 at the worst."""
+    costs: dict[Objective, float] = {"quality": perplexity, "size": 1.0 / ratio}
+    found = []
+    for name, cost in costs.items():
+        low, high = math.log(QUANTITIES[name].best), math.log(QUANTITIES[name].worst)
+        found.append((math.log(cost) - low) / (high - low))
+    return found[0], found[1]
 
 
 def _area(places: Sequence[tuple[float, float]]) -> float:
@@ -181,9 +232,19 @@ def recorded(path: Path, seed: int) -> Answer:
     return lambda question, rng, number: answers[number % len(answers)]
 
 
-def advisor_policy(answer: Answer, *, seed: int, spec: ModelSpec, folder: Path) -> LlmPolicy:
-    """The arm of an LLM that gives these answers; its questions are logged in `folder`."""
-    config = RunConfig(model=spec.name, objectives=("quality", "size"))
-    background = Background(spec=spec, config=config, device="cpu")
+def advisor_policy(
+    answer: Answer,
+    *,
+    seed: int,
+    spec: ModelSpec,
+    folder: Path,
+    share: float = 0.3,
+    first: tuple[Strategy, ...] = (),
+) -> LlmPolicy:
+    """The policy of an LLM that gives these answers, and is shown these strategies `first`; its
+    questions are logged in `folder`."""
+    llm = LlmConfig(share=share)
+    config = RunConfig(model=spec.name, objectives=("quality", "size"), llm=llm)
+    background = Background(spec=spec, config=config, device="cpu", first=first)
     events = EventLog(folder / f"events-{seed}.jsonl")
     return LlmPolicy(Scripted(answer, seed), background, events)  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ from paredown.methods import registry
 from paredown.search.base import Budget, Policy, View
 from paredown.search.enumerated import Enumerated
 from paredown.search.policies import registry as policies
-from paredown.search.policies.portfolio import CAP, Arm
+from paredown.search.policies.portfolio import Arm
 from paredown.spec.result import TrialResult
 from paredown.spec.run import OBJECTIVES, LlmConfig, RunConfig
 from paredown.spec.target import Limits, Target
@@ -60,6 +60,7 @@ from tests.search.search_fakes import (
 )
 
 SECRET = "sk-this-is-the-key-0123456789abcdef"
+CAP = LlmConfig().share
 GOOD = "solve(bits=8, group_size=16)"
 
 
@@ -92,7 +93,7 @@ def llm_policy(server: LlmServer, folder: Path, **config: Any) -> LlmPolicy:
 
 
 def beside_search(llm: LlmPolicy, name: str = "random") -> Policy:
-    arm = Arm(policy=llm, capped=True)
+    arm = Arm(policy=llm, cap=CAP)
     return policies.create(name, seed=0, objectives=OBJECTIVES, arms=(arm,))
 
 

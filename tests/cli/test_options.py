@@ -123,6 +123,8 @@ def test_names_that_users_type() -> None:
     assert (found.evaluate.tokens, found.evaluate.limit, found.final_limit) == (1024, 0, 0)
     assert found.evaluate.allow_unsandboxed_code
     assert run("--llm-budget", "1000").llm.budget_tokens == 1000
+    assert (run().llm.share, run().llm.leads) == (0.3, False)
+    assert (run("--llm-share", "1").llm.share, run("--llm-share", "1").llm.leads) == (1.0, True)
 
 
 def test_lists_are_repeated_or_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:

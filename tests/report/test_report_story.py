@@ -15,6 +15,7 @@ from paredown.report.html import front_html
 from paredown.report.markdown import report_markdown
 from paredown.report.story import Section, expected_and_got, llm_line, story, who
 from paredown.spec.result import TrialResult
+from paredown.spec.serial import plain
 from tests.report.report_samples import failed, findings, point, record, several
 
 
@@ -177,3 +178,34 @@ def test_both_reports_tell_all_of_it(tmp_path: Path) -> None:
     for words in ("all used", "Runner-up: episode 1", "1000 sent, 50 received"):
         assert words in shown
         assert words in text
+
+
+def test_the_words_of_an_llm_that_led_are_quoted_as_its_own(tmp_path: Path) -> None:
+    base, *trials = several()
+    led = (base, *(r.model_copy(update={"proposed_by": "lead:llm"}) for r in trials))
+
+    def decided(result: TrialResult, **fields: Any) -> dict[str, Any]:
+        usual = {"event": "decision", "episode": result.episode, "policy": "lead:llm",
+                 "strategy": plain(result.strategy), "reason": "a reason"}  # fmt: skip
+        return usual | fields
+
+    events = (
+        decided(trials[0], learned=None),  # nothing was known before the first
+        decided(trials[1], strategy=plain(trials[2].strategy), learned="never carried out"),
+        decided(trials[1], learned="4 bits | cost <b>little</b>"),
+        decided(trials[1], reason="was interrupted; runs again"),
+    )
+    found = find(record(tmp_path, led, events=events))
+    part = section(found, "What the LLM says it learned")
+    number = str(trials[1].episode)
+    assert part.rows == [(number, "“4 bits | cost <b>little</b>”")]
+    assert "These are its words" in part.lines[0]
+    for text in (report_markdown(found, None), front_html(found, None)):
+        assert "<b>little" not in text
+        assert "never carried out" not in text
+    assert "4 bits \\| cost" in report_markdown(found, None)
+
+
+def test_a_run_that_no_llm_led_has_no_such_section(tmp_path: Path) -> None:
+    titles = [part.title for part in story(told(tmp_path))]
+    assert "What the LLM says it learned" not in titles

@@ -10,13 +10,12 @@ import pytest
 
 from paredown.errors import MethodError
 from paredown.search.base import Budget, Decision, Policy, View, end
+from paredown.search.lead import STRIKES
 from paredown.search.policies.evolutionary import Evolutionary
 from paredown.search.policies.portfolio import (
-    CAP,
     MINIMUM,
     PRIOR_TRIALS,
     PROMISE,
-    STRIKES,
     Arm,
     Portfolio,
     _rates,
@@ -28,6 +27,7 @@ from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 from tests.search.search_fakes import build, play, result, smooth_truth, timed, use_fakes
 
+CAP = 0.3
 PAIR: tuple[Objective, ...] = ("quality", "size")
 _NO_LIMITS, _ONE = Limits(), Budget(episodes_left=1)
 
@@ -74,11 +74,11 @@ def arms_of(results: tuple[TrialResult, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["raises", "ends", "repeats"])
-@pytest.mark.parametrize("capped", [True, False])
+@pytest.mark.parametrize("cap", [CAP, None])
 def test_an_arm_without_an_answer_is_asked_three_times_and_the_run_goes_on(
-    how: str, capped: bool
+    how: str, cap: float | None
 ) -> None:
-    policy = portfolio(Arm(policy=Uniform(seed=0)), Arm(policy=Helpless(how), capped=capped))
+    policy = portfolio(Arm(policy=Uniform(seed=0)), Arm(policy=Helpless(how), cap=cap))
     results = play(policy, build(), episodes=25)
     assert len(results) == 26
     assert set(arms_of(results)) == {"random"}
@@ -94,14 +94,19 @@ def test_the_reason_tells_who_could_not_answer() -> None:
     assert "helpless: could not answer (no connection)" in decision.reason
 
 
-def test_a_capped_arm_gets_at_most_its_share_of_the_trials_even_if_it_is_the_best() -> None:
+@pytest.mark.parametrize("cap", [0.1, CAP, 0.6])
+def test_a_capped_arm_gets_at_most_its_share_of_the_trials_even_if_it_is_the_best(
+    cap: float,
+) -> None:
     policy = portfolio(
-        Arm(policy=Last()), Arm(policy=Evolutionary(seed=0, objectives=PAIR), capped=True)
+        Arm(policy=Last()), Arm(policy=Evolutionary(seed=0, objectives=PAIR), cap=cap)
     )
     tried = arms_of(play(policy, build(max_steps=3), episodes=40))
     for n in range(1, len(tried) + 1):
-        assert tried[:n].count("evolutionary") <= CAP * n
+        assert tried[:n].count("evolutionary") <= cap * n
     assert "evolutionary" in tried
+    if cap > CAP:
+        assert tried.count("evolutionary") > CAP * len(tried)
 
 
 def _history(*turns: tuple[str, float, float]) -> list[TrialResult]:
@@ -115,7 +120,7 @@ def _history(*turns: tuple[str, float, float]) -> list[TrialResult]:
 
 
 def test_a_capped_arm_is_due_no_more_than_its_share_of_the_cost_whatever_it_brought() -> None:
-    policy = portfolio(Arm(policy=Last()), Arm(policy=Uniform(seed=0), capped=True))
+    policy = portfolio(Arm(policy=Last()), Arm(policy=Uniform(seed=0), cap=CAP))
     history = _history(("random", 3e5, 10.0), ("last", 7e5, 10.0), ("random", 2e5, 10.0))
     shares = policy.shares(View(history=history, space=build(), limits=_NO_LIMITS, budget=_ONE))
     assert shares == pytest.approx({"random": CAP, "last": 1 - CAP})
@@ -124,7 +129,7 @@ def test_a_capped_arm_is_due_no_more_than_its_share_of_the_cost_whatever_it_brou
 def test_a_capped_arm_that_has_used_up_its_share_of_the_cost_is_not_asked_at_all() -> None:
     """One dear trial of ten: far below its share of the trials, and above that of the cost."""
     policy = portfolio(
-        Arm(policy=Helpless("raises")), Arm(policy=Uniform(seed=0), capped=True, promise=PROMISE)
+        Arm(policy=Helpless("raises")), Arm(policy=Uniform(seed=0), cap=CAP, promise=PROMISE)
     )
     cheap = [("helpless", 7e5 + n, 1.0) for n in range(9)]
 

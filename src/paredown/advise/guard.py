@@ -48,9 +48,11 @@ class Advice(BaseModel):
     strategy: str | None = Field(default=None, max_length=MAX_STRATEGY)
     expected: Expected = Expected()
     reason: str = Field(min_length=1, max_length=2000)
+    learned: str | None = Field(default=None, max_length=2000)
+    """What the trials so far have taught it, in one sentence; asked only of one that leads."""
 
 
-def schema() -> dict[str, Any]:
+def schema(*, leads: bool = False) -> dict[str, Any]:
     """JSON schema of the answer, in the strict form that endpoints enforce."""
     number = {"type": ["number", "null"]}
     return _strict(
@@ -59,6 +61,7 @@ def schema() -> dict[str, Any]:
             "strategy": {"type": ["string", "null"]},
             "expected": _strict({"perplexity_ratio": number, "speedup": number}),
             "reason": {"type": "string"},
+            **({"learned": {"type": "string"}} if leads else {}),
         }
     )
 
@@ -130,7 +133,8 @@ def require_proposable(strategy: Strategy, view: View) -> Strategy:
     """The strategy (canonical), which the search may propose now.
 
     Raises:
-        AdviceError: it is not in the space, known already, or takes longer than the time left.
+        AdviceError: it is not in the space, known already, takes longer than the time left, or is
+            forecast to be hopeless while something better is left.
     """
     shown = registry.label(strategy)
     if strategy not in view.space:
@@ -140,6 +144,11 @@ def require_proposable(strategy: Strategy, view: View) -> Strategy:
     if not view.is_in_time(strategy):
         seconds = view.costs.seconds(strategy)
         raise AdviceError(f"{shown} would take {seconds:.0f} s, longer than the time left")
+    if strategy.hash in view.shunned:
+        raise AdviceError(
+            f"{shown} is forecast to break a limit, or to ruin the model, and something better is "
+            f"left; {_nearest(strategy, view)}"
+        )
     return strategy
 
 

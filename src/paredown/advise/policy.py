@@ -1,4 +1,4 @@
-"""The LLM as one arm of the portfolio: it may propose, and is held to what it brings."""
+"""The LLM as a policy: one arm of the portfolio, held to what it brings, or in the lead."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ USAGE = "llm"
 ROUNDS = 2
 """A question, and one repair round."""
 REASON_CHARS = 300
+LESSON_CHARS = 240
+"""One long sentence."""
 
 
 class Usage:
@@ -55,7 +57,7 @@ class Usage:
 
 @final
 class LlmPolicy(Policy):
-    """Asks an LLM; what cannot be used raises `AdviceError`, and the portfolio asks another arm.
+    """Asks an LLM; what cannot be used raises `AdviceError`, and a classical policy decides.
 
     Unlike other policies it remembers something: what it has used, which is in the event log too.
     """
@@ -84,7 +86,12 @@ class LlmPolicy(Policy):
 
     def choose(self, view: View) -> Decision:
         prompt = (build_brief_prompt if self.brief else build_prompt)(self.background, view)
-        wanted = brief_schema(list(prompt.candidates)) if self.brief else schema()
+        # A small model is asked for no lesson even where it leads: it repeats a strategy's name.
+        wanted = (
+            brief_schema(list(prompt.candidates))
+            if self.brief
+            else schema(leads=self.background.config.llm.leads)
+        )
         messages: tuple[Message, ...] = prompt.messages
         for round_number in range(1, ROUNDS + 1):
             reply = self._ask(messages, wanted, round_number)
@@ -117,7 +124,7 @@ class LlmPolicy(Policy):
         return reply
 
     def _decision(self, advice: Advice, decision: Decision, view: View) -> Decision:
-        """With the LLM's reason, and its expectation in terms of measurements."""
+        """With the LLM's words, and its expectation in terms of measurements."""
         expected = dict(decision.expected or {})
         baseline = next((r for r in view.history if r.strategy is None), None)
         base = None if baseline is None else baseline.value("perplexity")
@@ -125,7 +132,14 @@ class LlmPolicy(Policy):
             expected["perplexity"] = advice.expected.perplexity_ratio * base
         if advice.expected.speedup is not None:
             expected["speedup"] = advice.expected.speedup
-        return replace(decision, reason=_words(advice.reason), expected=expected)
+        # Who does not lead was not asked for a lesson, and what was not asked for is not shown.
+        told = advice.learned if self.background.config.llm.leads else None
+        return replace(
+            decision,
+            reason=_words(advice.reason),
+            expected=expected,
+            learned=_words(told, LESSON_CHARS) or None if told else None,
+        )
 
     def _record(
         self, round_number: int, outcome: str, *, reply: Reply | None = None, error: str = ""
@@ -144,7 +158,7 @@ class LlmPolicy(Policy):
         )
 
 
-def _words(text: str) -> str:
+def _words(text: str, limit: int = REASON_CHARS) -> str:
     """The LLM's words as they may be shown: one short line."""
     line = " ".join("".join(c if c.isprintable() else " " for c in redact(text)).split())
-    return line[:REASON_CHARS]
+    return line[:limit]

@@ -36,12 +36,13 @@ def _coordinator(fields: dict[str, Any]) -> str:
     line = f"coordinator: {fields['coordinator']}{model} ({fields['reason']})"
     if fields["model"] is None:
         return line
-    first = fields["asked_from"]
-    return f"{line}; " + (
-        "so few episodes leave it no turn, as it may propose 30 % of them at most"
-        if first is None
-        else f"it is asked from episode {first} on, now and then"
-    )
+    first, share = fields["asked_from"], fields["share"]
+    if share >= 1:
+        return f"{line}; it leads: every decision is asked of it"
+    if first is None:
+        most = f"{100 * share:g} %"
+        return f"{line}; so few episodes leave it no turn, as it may propose {most} of them at most"
+    return f"{line}; it is asked from episode {first} on, now and then"
 
 
 def _final(fields: dict[str, Any]) -> str:

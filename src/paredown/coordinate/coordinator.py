@@ -20,7 +20,7 @@ from paredown.advise.policy import LlmPolicy
 from paredown.advise.prompts import Background
 from paredown.errors import ConfigError, MissingExtraError
 from paredown.search.base import OPENING_SHARE
-from paredown.search.policies.portfolio import ADVISOR_PROMISE, CAP, Arm
+from paredown.search.policies.portfolio import ADVISOR_PROMISE, Arm
 from paredown.spec.run import RunConfig
 from paredown.store.events import EventLog
 
@@ -45,15 +45,17 @@ class Coordinator:
     reason: str
     endpoint: Endpoint | None = None
 
-    def document(self, config: RunConfig, methods: int) -> dict[str, Any]:
-        """For the event log and displays, in a run that searches so many methods."""
+    def document(self, config: RunConfig, methods: int, begun: int = 0) -> dict[str, Any]:
+        """For the event log and displays, in a run that searches so many methods and begins with
+        so many strategies that are known already."""
         where = None if self.endpoint is None else self.endpoint.host
         return {
             "coordinator": "llm" if self.uses_llm else "search",
             "model": config.llm.model if self.uses_llm else None,
             "host": where,
             "reason": self.reason,
-            "asked_from": first_turn(config.episodes, methods) if self.uses_llm else None,
+            "share": config.llm.share if self.uses_llm else None,
+            "asked_from": first_turn(config, methods, begun) if self.uses_llm else None,
         }
 
 
@@ -93,13 +95,17 @@ def choose_coordinator(config: RunConfig) -> Coordinator:
     return Coordinator(uses_llm=True, reason=why, endpoint=found)
 
 
-def first_turn(episodes: int, methods: int) -> int | None:
+def first_turn(config: RunConfig, methods: int, begun: int) -> int | None:
     """The first episode in which an LLM can be asked; None where there are too few of them.
 
-    The opening comes first, and then an LLM has a turn once it stays under its share with it.
+    One that leads is asked at once. Else what is known, or the opening, comes first, and then an
+    LLM has a turn once it stays under its share with it.
     """
-    first = min(math.ceil(episodes * OPENING_SHARE), methods) + math.ceil(1 / CAP)
-    return first if first <= episodes else None
+    if config.llm.leads:
+        return 1
+    opening = min(math.ceil(config.episodes * OPENING_SHARE), methods)
+    first = max(opening, begun) + math.ceil(1 / config.llm.share)
+    return first if first <= config.episodes else None
 
 
 def _configured(endpoint: Endpoint) -> str:
@@ -129,12 +135,17 @@ def opened_advisor(coordinator: Coordinator, config: RunConfig) -> Iterator[Advi
         yield stack.enter_context(closing(Advisor(endpoint, llm)))
 
 
-def arms(
+def llm_policy(
     advisor: Advisor | None, config: RunConfig, background: Background, events: EventLog
-) -> tuple[Arm, ...]:
-    """What joins the portfolio: the LLM, capped at `CAP` of cost and trials, or nothing."""
+) -> LlmPolicy | None:
+    """The LLM as a policy; None without one."""
     if advisor is None:
+        return None
+    return LlmPolicy(advisor, background, events, brief=config.llm.model == LOCAL)
+
+
+def arms(llm: LlmPolicy | None, config: RunConfig) -> tuple[Arm, ...]:
+    """What joins the portfolio: an LLM that does not lead, capped at its share; or nothing."""
+    if llm is None or config.llm.leads:
         return ()
-    is_local = config.llm.model == LOCAL
-    policy = LlmPolicy(advisor, background, events, brief=is_local)
-    return (Arm(policy=policy, capped=True, promise=ADVISOR_PROMISE),)
+    return (Arm(policy=llm, cap=config.llm.share, promise=ADVISOR_PROMISE),)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from paredown.coordinate.setup import Prepared
 from paredown.coordinate.skills import Skill, learn, remembered, skills_of, warm_start
 from paredown.errors import ConfigError
+from paredown.methods import registry
 from paredown.search.base import Remembered
 from paredown.search.knowledge import Knowledge, anchors, effects
 from paredown.spec.run import RunConfig
@@ -22,6 +25,47 @@ KNOWN = "knowledge"
 """The event that says what a run starts from that is known of other models."""
 INFORMED = ("portfolio", "surrogate")
 """Policies that begin with what is known; who names another one gets just that."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a run begins with, and reckons with, that is known of other models.
+
+    Attributes:
+        start: strategies from the user's own earlier experiments, to try first.
+        remembered: what strategies did there.
+        knowledge: what the package knows; None for a policy that is to go its own way.
+    """
+
+    start: tuple[Strategy, ...]
+    remembered: tuple[Remembered, ...]
+    knowledge: Knowledge | None
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """Everything to be tried first, once each."""
+        anchored = () if self.knowledge is None else self.knowledge.anchors
+        return tuple({s.hash: s for s in (*self.start, *anchored)}.values())
+
+    def lines(self) -> tuple[str, ...]:
+        """The package's part, for one who decides what is tried first: a line per strategy."""
+        if self.knowledge is None:
+            return ()
+        found = []
+        effects = {effect.strategy.hash: effect for effect in self.knowledge.effects}
+        for strategy in self.knowledge.anchors:
+            effect = effects.get(strategy.hash)  # none where a group size was adapted to the model
+            over = None if effect is None else effect.over.get("quality")
+            told = "" if over is None else f", median perplexity/base there {over:.3f}"
+            found.append(f"{registry.label(strategy)}: a usual first trial on other models{told}")
+        return tuple(found)
+
+
+def beginning(prepared: Prepared, experiment: Experiment, known: tuple[Skill, ...]) -> Beginning:
+    """What this experiment begins with, given the skills known for such models."""
+    start, told = known_before(prepared, experiment, known)
+    return Beginning(start=start, remembered=told, knowledge=known_elsewhere(prepared, experiment))
 
 
 def skill_store(config: RunConfig) -> SkillStore | None:

@@ -14,7 +14,13 @@ from typing import Any
 from paredown.advise.client import Advisor
 from paredown.advise.prompts import SKILL_ROWS, Background
 from paredown.artifact.description import library_versions
-from paredown.coordinate.coordinator import Coordinator, arms, choose_coordinator, opened_advisor
+from paredown.coordinate.coordinator import (
+    Coordinator,
+    arms,
+    choose_coordinator,
+    llm_policy,
+    opened_advisor,
+)
 from paredown.coordinate.crew import Crew
 from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
@@ -22,7 +28,7 @@ from paredown.coordinate.further import ask_further
 from paredown.coordinate.graph import run_graph
 from paredown.coordinate.identity import CONTENT, content_of, require_same_content
 from paredown.coordinate.interrupt import Interrupt
-from paredown.coordinate.memory import known_before, known_elsewhere, remember, skill_store
+from paredown.coordinate.memory import Beginning, beginning, remember, skill_store
 from paredown.coordinate.nodes import measure_baseline
 from paredown.coordinate.setup import Prepared, check_same, default_name, folder_name, prepare
 from paredown.coordinate.skills import Skill, lines, skills_of, transferable
@@ -113,8 +119,10 @@ def _run_prepared(
 ) -> ExperimentRecord:
     with _claimed(folder), opened_advisor(coordinator, prepared.config) as advisor:
         experiment = _open(folder, prepared)
-        _announce(coordinator, prepared, experiment, listen)
-        policy = _policy(prepared, experiment, advisor, skills)
+        known = transferable(skills, prepared.base.spec)
+        begins = beginning(prepared, experiment, known)
+        _announce(coordinator, prepared, experiment, begins, listen)
+        policy = _policy(prepared, experiment, advisor, known, begins)
         with RunMeter(prepared.config, experiment.events) as meter:
             told = meter.after_results(listen)
             run = _make_run(prepared, experiment, executor, policy, told, steering)
@@ -194,10 +202,15 @@ def _open(folder: Path, prepared: Prepared) -> Experiment:
 
 
 def _announce(
-    coordinator: Coordinator, prepared: Prepared, experiment: Experiment, listen: Listener
+    coordinator: Coordinator,
+    prepared: Prepared,
+    experiment: Experiment,
+    begins: Beginning,
+    listen: Listener,
 ) -> None:
     """Say which coordinator there is, and why."""
-    document = coordinator.document(prepared.config, len(prepared.space.first_of_methods()))
+    methods = len(prepared.space.first_of_methods())
+    document = coordinator.document(prepared.config, methods, len(begins.strategies))
     experiment.events.add("coordinator", **document)
     listen("coordinator", document)
     for note in prepared.notes:
@@ -209,26 +222,33 @@ def _announce(
 
 
 def _policy(
-    prepared: Prepared, experiment: Experiment, advisor: Advisor | None, skills: tuple[Skill, ...]
+    prepared: Prepared,
+    experiment: Experiment,
+    advisor: Advisor | None,
+    known: tuple[Skill, ...],
+    begins: Beginning,
 ) -> Policy:
-    """What proposes: the classical policy, the LLM beside it, after a start from skills."""
+    """What proposes: the classical policy after a start from skills, the LLM beside or before."""
     config = prepared.config
-    known = transferable(skills, prepared.base.spec)
+    # Who does not lead finds these tried already, with what came of them.
+    told = begins.lines() if config.llm.leads else ()
     background = Background(
         spec=prepared.base.spec,
         config=config,
         device=prepared.target.device,
-        skills=lines(known, SKILL_ROWS),
+        skills=(*told, *lines(known, SKILL_ROWS))[:SKILL_ROWS],
+        first=begins.strategies if config.llm.leads else (),
     )
-    start, remembered = known_before(prepared, experiment, known)
+    llm = llm_policy(advisor, config, background, experiment.events)
     return policies.create(
         config.policy,
         seed=config.seed,
         objectives=config.objectives,
-        start=start,
-        remembered=remembered,
-        knowledge=known_elsewhere(prepared, experiment),
-        arms=arms(advisor, config, background, experiment.events),
+        start=begins.start,
+        remembered=begins.remembered,
+        knowledge=begins.knowledge,
+        arms=arms(llm, config),
+        leader=llm if config.llm.leads else None,
     )
 
 

@@ -18,6 +18,7 @@ from paredown.spec.result import TrialResult
 from paredown.spec.serial import plain
 from paredown.spec.units import human_seconds
 
+LESSON_COLUMNS = ("before episode", "in its words")
 STORY_COLUMNS = ("episode", "strategy", "proposed by", "why", "expected → got", "on the front")
 WHO_COLUMNS = ("who", "trials", "failed", "on the front", "time", "which")
 METHOD_COLUMNS = ("method", "trials", "failed", "on the front", "quality loss", "ratio")
@@ -55,7 +56,13 @@ class Section:
 
 def story(findings: Judged) -> tuple[Section, ...]:
     """All parts that have something to say."""
-    sections = (_decisions(findings), _who(findings), _learned(findings), _untried(findings))
+    sections = (
+        _decisions(findings),
+        _who(findings),
+        _learned(findings),
+        _lessons(findings),
+        _untried(findings),
+    )
     return tuple(section for section in sections if section.lines or section.rows)
 
 
@@ -100,7 +107,13 @@ def story_rows(findings: Judged) -> Rows:
 
 
 def _reason(result: TrialResult, events: Sequence[Mapping[str, Any]]) -> str:
-    """Why a trial was made, as first said; of the decision that was carried out.
+    """Why a trial was made, as first said."""
+    decision = _decision(result, events)
+    return NONE if decision is None else str(decision.get("reason", NONE))
+
+
+def _decision(result: TrialResult, events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The event of the decision that was carried out.
 
     A kill may have kept another decision about the same episode from being carried out, and the
     resumed run decided again: its reason must not be lent to what was tried in its place.
@@ -112,7 +125,7 @@ def _reason(result: TrialResult, events: Sequence[Mapping[str, Any]]) -> str:
     ]
     wanted = (result.proposed_by, plain(result.strategy))
     same = [event for event in about if (event.get("policy"), event.get("strategy")) == wanted]
-    return str((same or about)[0].get("reason", NONE)) if about else NONE
+    return next(iter(same or about), None)
 
 
 def expected_and_got(result: TrialResult) -> str:
@@ -207,6 +220,22 @@ def _learned(findings: Judged) -> Section:
         lines.append("A pipeline counts for each of its methods; ranges are over its trials.")
     return Section(
         title="What was learned", lines=lines, columns=METHOD_COLUMNS, rows=rows, code=0
+    )  # fmt: skip
+
+
+def _lessons(findings: Judged) -> Section:
+    """What an LLM in the lead said that it had learned; its words, which nobody has checked."""
+    told = [(r.episode, _decision(r, findings.record.events)) for r in findings.record.trials]
+    rows = [
+        (str(episode), f"“{decision['learned']}”")
+        for episode, decision in told
+        if decision is not None and decision.get("learned")
+    ]
+    lines = ["The LLM led. These are its words, said before an episode about those before it; "
+             "the numbers of this report are not from them."] if rows else []  # fmt: skip
+    return Section(
+        title="What the LLM says it learned", lines=lines, columns=LESSON_COLUMNS, rows=rows,
+        code=-1,
     )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ class Decision:
         expected: predicted before running, by measurement name: `size` in bytes and
             `compression_ratio`; `seconds` of the trial once a trial has finished.
         policy: name of the policy that decided; `portfolio:bayesian` for an arm of the portfolio.
+        learned: what an LLM in the lead says that the trials so far have taught it.
     """
 
     action: Action
@@ -62,6 +63,7 @@ class Decision:
     reason: str
     expected: dict[str, float] | None = None
     policy: str
+    learned: str | None = None
 
 
 class Remembered(BaseModel):

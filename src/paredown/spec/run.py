@@ -176,10 +176,18 @@ class LlmConfig(BaseModel):
         tuple[_PRICE, _PRICE] | None, BeforeValidator(notation.by_commas), Option(metavar="IN,OUT")
     ] = None
     """US dollars per million tokens sent and received; None: paredown's own table."""
+    share: float = Field(default=0.3, gt=0, le=1)
+    """Largest share of the search's trials, in number and in cost, that are the LLM's: what it
+    gets follows what it brings. 1: it leads, and every decision is asked of it."""
     answer_tokens: int = Field(default=700, ge=64)
     """Longest answer that is asked for."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Seconds after which a request is given up."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether every decision is the LLM's."""
+        return self.share >= 1
 
     @model_validator(mode="before")
     @classmethod

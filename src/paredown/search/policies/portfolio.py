@@ -9,10 +9,10 @@ from typing import ClassVar, Self, final
 import numpy as np
 
 from paredown.analysis.pareto import FloatArray
-from paredown.errors import ParedownError
 from paredown.judge.hypervolume import gains
 from paredown.search.base import Decision, Policy, View
 from paredown.search.cost import spent
+from paredown.search.lead import STRIKES, ask
 from paredown.search.policies.bandit import Bandit
 from paredown.search.policies.bayesian import Bayesian
 from paredown.search.policies.evolutionary import Evolutionary
@@ -23,8 +23,6 @@ from paredown.spec.run import OBJECTIVES, Objective
 
 MINIMUM = 0.02
 """Share of the cost that every arm gets, whatever it has brought, but for capped arms."""
-CAP = 0.3
-"""Largest share of the cost and of the trials of a capped arm."""
 DISCOUNT = 0.95
 """Weight of a trial relative to the next one, whoever proposed them."""
 PRIOR_TRIALS = 2.0
@@ -37,8 +35,6 @@ ADVISOR_PROMISE = 5.0
 is worth."""
 SHARPNESS = 2.0
 """Shares are proportional to credit to this power: 0 would be equal shares."""
-STRIKES = 3
-"""Unusable proposals in a row after which an arm is no longer asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +43,13 @@ class Arm:
 
     Attributes:
         policy: it chooses from the same view as all others, so it learns from all trials.
-        capped: it gets at most `CAP` and no protected minimum: for arms that are not trusted.
+        cap: largest share of the cost, and of the trials, that it gets, and then without a
+            protected minimum: for arms that are not trusted. None: it has no cap.
         promise: how many times what a plain arm brings it is credited with beforehand.
     """
 
     policy: Policy
-    capped: bool = False
+    cap: float | None = None
     promise: float = 1.0
 
     @property
@@ -109,7 +106,7 @@ class Portfolio(Policy):
         refused = ""
         opened = replace(view, opened=True)
         for arm, why in self._in_turn(view):
-            decision = self._ask(arm, opened)
+            decision = ask(arm.policy, opened)
             if isinstance(decision, Decision):
                 name = f"{self.name}:{arm.name}"
                 reason = f"{decision.reason} [{why}{refused}]"
@@ -123,31 +120,19 @@ class Portfolio(Policy):
     def shares(self, view: View) -> dict[str, float]:
         """The share of the cost that each arm is due, by its name; they add up to 1."""
         credit = self._credit(view)
-        free = 1.0 - MINIMUM * sum(not arm.capped for arm in self.arms)
+        free = 1.0 - MINIMUM * sum(arm.cap is None for arm in self.arms)
         strength = {name: value**SHARPNESS for name, value in credit.items()}
         whole = sum(strength.values())
         due = {
             arm.name: free * (strength[arm.name] / whole if whole else 1 / len(self.arms))
-            + (0.0 if arm.capped else MINIMUM)
+            + (MINIMUM if arm.cap is None else 0.0)
             for arm in self.arms
         }
-        capped = {a.name: min(due[a.name], CAP) for a in self.arms if a.capped}
+        capped = {a.name: min(due[a.name], a.cap) for a in self.arms if a.cap is not None}
         # What capped arms may not have goes to the others, in proportion.
         left = 1.0 - sum(capped.values())
-        others = sum(due[a.name] for a in self.arms if not a.capped)
+        others = sum(due[a.name] for a in self.arms if a.cap is None)
         return {n: capped[n] if n in capped else d * left / others for n, d in due.items()}
-
-    def _ask(self, arm: Arm, view: View) -> Decision | str:
-        """The arm's decision, or why it cannot be used."""
-        try:
-            decision = arm.policy.choose(view)
-        except ParedownError as error:
-            return f"could not answer ({error})"
-        if decision.strategy is None:
-            return f"has nothing to propose ({decision.reason})"
-        if not view.may(decision.strategy):
-            return f"proposed what is known or impossible ({decision.strategy})"
-        return decision
 
     def _in_turn(self, view: View) -> list[tuple[Arm, str]]:
         """Arms that may be asked, the one whose turn it is first, each with its account.
@@ -166,7 +151,8 @@ class Portfolio(Policy):
             for arm in sorted(self.arms, key=lambda a: (used[a.name] + usual) / due[a.name])
             if self.strikes[arm.name] < STRIKES
             and not (
-                arm.capped and (count[arm.name] + 1 > CAP * (trials + 1) or missing[arm.name] <= 0)
+                arm.cap is not None
+                and (count[arm.name] + 1 > arm.cap * (trials + 1) or missing[arm.name] <= 0)
             )
         ]
         return [(arm, self._account(arm, due, used, whole)) for arm in asked]

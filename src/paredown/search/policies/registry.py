@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def create(
     remembered: tuple[Remembered, ...] = (),
     knowledge: Knowledge | None = None,
     arms: tuple[Arm, ...] = (),
+    leader: Policy | None = None,
 ) -> Policy:
     """The policy called `name`, as a run with this seed and these objectives asks for it.
 
@@ -46,6 +48,8 @@ def create(
         remembered: what strategies did to other models.
         knowledge: what to begin with on a model that nobody has measured, and to reckon with.
         arms: share the budget with the policy, which is put into a portfolio if it is none.
+        leader: asked at every turn, before anything else; all of the above decides where it has
+            no answer. It sees what is remembered and known, too.
 
     Raises:
         ConfigError: no such policy; the message names the nearest.
@@ -61,15 +65,32 @@ def create(
 
         own = policy.arms if isinstance(policy, Portfolio) else (Arm(policy=policy),)
         policy = Portfolio(objectives=objectives, arms=(*own, *arms))
-    if knowledge is not None:
-        from paredown.search.start import Informed
+    first = tuple(map(registry.canonical, start))
+    policy = _told(policy, first, remembered, knowledge, objectives)
+    if leader is None:
+        return policy
+    from paredown.search.lead import Led
 
+    led = Led(leader=leader, then=policy)
+    # Without anything to try first: what comes first is the leader's choice, too.
+    elsewhere = None if knowledge is None else replace(knowledge, anchors=())
+    return _told(led, (), remembered, elsewhere, objectives)
+
+
+def _told(
+    policy: Policy,
+    start: tuple[Strategy, ...],
+    remembered: tuple[Remembered, ...],
+    knowledge: Knowledge | None,
+    objectives: tuple[Objective, ...],
+) -> Policy:
+    """The policy, told of what is known of other models, after what is to be tried first."""
+    from paredown.search.start import Informed, WarmStart
+
+    if knowledge is not None:
         policy = Informed(
             anchors=knowledge.anchors, then=policy, known=knowledge.effects, objectives=objectives
         )
     if not start and not remembered:
         return policy
-    from paredown.search.start import WarmStart
-
-    first = tuple(map(registry.canonical, start))
-    return WarmStart(strategies=first, then=policy, remembered=remembered)
+    return WarmStart(strategies=start, then=policy, remembered=remembered)
