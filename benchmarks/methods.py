@@ -9,6 +9,8 @@ the same source. Results go to a file line by line; a second call does only what
     python benchmarks/methods.py --results methods.jsonl --only pruning
     python benchmarks/methods.py --results methods.jsonl --peer-venv DIR     # llm-compressor too
     python benchmarks/methods.py --results methods.jsonl --show --markdown
+    python benchmarks/methods.py --results methods.jsonl --show --knowledge FILE   # what a search
+        on a model that nobody has measured begins with: src/paredown/methods/shared/knowledge.json
 """
 
 from __future__ import annotations
@@ -255,7 +257,7 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['bytes'] / 1e6:.1f}",
         f"{row['seconds']:.0f}" if "seconds" in row else "",
         f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "",
-        "" if row["strategy"] == "base" else "yes" if "kl_transformers" in row else "no",
+        "" if row["strategy"] == "base" else "yes" if row.get("kl_transformers") is not None else "no",
     )
 
 
@@ -284,6 +286,7 @@ def main() -> None:
     parser.add_argument("--peer-venv", type=Path, help="environment of llm-compressor, to compare")
     parser.add_argument("--show", action="store_true", help="only print what is there")
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--knowledge", type=Path, help="package data to bring up to date")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -293,6 +296,33 @@ def main() -> None:
     if not options.show:
         _measure_missing(options, rows)
     show(rows, markdown=options.markdown)
+    if options.knowledge is not None:
+        keep(rows, options.knowledge)
+
+
+def keep(rows: list[dict[str, Any]], file: Path) -> None:
+    """Put the rows that finished into the package data, in the place of older ones."""
+    from paredown.artifact.source import locate
+    from paredown.spec.infer import infer_spec
+    from paredown.store.atomic import write_json
+
+    document = json.loads(file.read_text(encoding="utf-8"))
+    folder = locate(rows[0]["options"]["model"])
+    spec = infer_spec(folder, name=folder.name)
+    entry = {"model": folder.name, "family": spec.family, "parameters": spec.parameters}
+    models = {model["model"]: model for model in document["models"]}
+    known = {row["strategy"]: row for row in models.get(folder.name, {}).get("rows", ())}
+    for row in rows:
+        if row["strategy"] not in {"base", PEER} and "error" not in row:
+            quality, stderr = row["perplexity_ratio"]
+            known[row["strategy"]] = {
+                "strategy": row["strategy"],
+                "quality": round(quality, 4),
+                "stderr": round(stderr, 4),
+                "kl": round(row["kl"][0], 4),
+            }
+    models[folder.name] = {**entry, "rows": list(known.values())}
+    write_json(file, {**document, "models": list(models.values())})
 
 
 def _be_child(task: str, *words: str) -> None:

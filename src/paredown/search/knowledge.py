@@ -32,6 +32,8 @@ SHARE = 2 / 3
 """At most this share of a run's episodes goes into anchors; the rest follows what they showed."""
 ANCHORS = 4
 """Most anchors of a run."""
+WORTH_TRAINING = 1.1
+"""Compression ratio from which on a strategy that trains may be an anchor."""
 LONG = 8
 """Episodes from which on one of them may train, which takes as long as several others."""
 
@@ -86,7 +88,12 @@ def anchors(space: Space, limits: Limits, *, episodes: int) -> tuple[Strategy, .
         between = [row for row in quick if safe.ratio < row.ratio < bold.ratio]
         found += sorted(between, key=lambda row: abs(math.log(row.ratio / middle)))[:1]
     if episodes >= LONG:
-        trained = [row for row in rows if row.recovers and row.quality <= _most(limits)]
+        # Training takes so long that a few percent of the size are no reason for it.
+        trained = [
+            row
+            for row in rows
+            if row.recovers and row.quality <= _most(limits) and row.ratio >= WORTH_TRAINING
+        ]
         found += sorted(trained, key=lambda row: row.quality)[:1]
     # The safe one and the bold one may be the same.
     chosen = list(dict.fromkeys(row.strategy.hash for row in found))
