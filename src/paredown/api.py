@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paredown.artifact.source import locate
+from paredown.artifact.source import locate, spec_of
 from paredown.coordinate.run import DEFAULT_FOLDER, run_experiment
 from paredown.coordinate.setup import (
     calibration_need,
@@ -145,12 +145,12 @@ def open_front(folder: str | Path) -> Front:
 
 @checked_call
 def infer_spec(model: str) -> ModelSpec:
-    """What is known of a model from its config and headers; no weight is loaded.
+    """What is known of a model from its config and headers; no weight is loaded, or downloaded.
 
     Raises:
         ModelError: there is no such model, or its files are damaged.
     """
-    return infer.infer_spec(locate(model), name=model)
+    return spec_of(model)
 
 
 @checked_call

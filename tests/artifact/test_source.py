@@ -10,7 +10,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
-from paredown.artifact.source import cached, locate
+import paredown
+from paredown.artifact import source
+from paredown.artifact.source import cached, has_chat_template, locate
 from paredown.errors import ModelError
 from paredown.testing.tiny import tiny_model
 
@@ -102,3 +104,33 @@ def test_without_a_network_whole_weights_are_enough(
     (hub.storage / "blobs" / "sha.incomplete").write_bytes(b"half")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert locate("owner/name") == hub.snapshot
+
+
+def test_a_single_word_is_asked_of_the_hub(hub: Hub) -> None:
+    assert locate("gpt2") == hub.snapshot
+    assert hub.asked == [("gpt2", None)]
+
+
+def test_a_single_word_that_is_nothing_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"no such folder, and .* HF_HUB_OFFLINE .*mean 'demo'"):
+        locate("dmeo")
+
+
+def test_a_spec_fetches_headers_only(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "infer_remote", lambda name: f"headers of {name}")
+    assert paredown.infer_spec("owner/name") == "headers of owner/name"  # type: ignore[comparison-overlap]
+    assert hub.asked == []  # no weights
+    locate("owner/name")
+    assert paredown.infer_spec("owner/name").parameters > 0  # what is here is read here
+
+
+def test_a_chat_template_is_found_in_each_of_its_places(tmp_path: Path) -> None:
+    assert not has_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "x"}')
+    assert not has_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert has_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert has_chat_template(tmp_path)

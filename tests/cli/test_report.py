@@ -99,12 +99,9 @@ def test_a_refused_request_leaves_no_folder(
         raise ConfigError("the base cannot be measured")
 
     monkeypatch.setattr(coordinate_run, "_search", refuse)
-    request = settings(tmp_path)
+    request: dict[str, Any] = settings(tmp_path)
     with pytest.raises(ConfigError, match="cannot be measured"):
-        paredown.optimize(
-            **request,  # type: ignore[arg-type]
-            experiment_name="one", output_dir=tmp_path / "new" / "out",
-        )  # fmt: skip
+        paredown.optimize(**request, experiment_name="one", output_dir=tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()
 
 
@@ -120,12 +117,8 @@ def test_the_command_that_makes_an_artifact_again_names_what_decides() -> None:
 
 @pytest.mark.slow
 def test_an_artifact_is_made_again_byte_for_byte(tmp_path: Path) -> None:
-    request = settings(tmp_path, episodes=1, methods=("gptq",), seed=5)
-    front = paredown.optimize(
-        **request,
-        experiment_name="one",
-        output_dir=tmp_path / "out",  # type: ignore[arg-type]
-    )
+    request: dict[str, Any] = settings(tmp_path, episodes=1, methods=("gptq",), seed=5)
+    front = paredown.optimize(**request, experiment_name="one", output_dir=tmp_path / "out")
     (trial,) = front.record.trials
     assert trial.artifact is not None
     command = compress_command(trial, front.record.config)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from prompt_toolkit.input import create_pipe_input
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -275,3 +276,11 @@ def test_the_completion_script(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0
     assert "_PAREDOWN_COMPLETE=complete_bash" in done.stdout
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_line_of_progress_gives_up_words_before_the_time(width: int) -> None:
+    console = Console(width=width, force_terminal=True, file=io.StringIO())
+    line = StepProgress(console).line("a stage with a very long name, and more of it" * 3, 0.5, 60)
+    assert line.plain.endswith("(1m00s, about 1m00s left)")
+    assert len(line.plain) <= width

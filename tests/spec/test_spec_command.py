@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from paredown.artifact import source
 from paredown.cli import spec as command
 from paredown.errors import ConfigError, ModelError
 from paredown.hardware.detect import Gpu, Machine
 from paredown.methods import recommend
 from paredown.methods.recommend import Suggestion
-from paredown.spec import infer
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec, VisionSpec
 
@@ -194,16 +194,17 @@ def test_a_hub_model_that_is_not_here_is_read_from_its_headers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote = infer_spec(folder, name="owner/name").model_copy(update={"path": None})
-    monkeypatch.setattr(infer, "infer_remote", lambda name: remote)
-    assert command.resolve_spec("owner/name") == remote
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(source, "infer_remote", lambda name: remote)
+    assert source.spec_of("owner/name") == remote
 
 
 def test_a_missing_folder_is_not_asked_of_the_hub(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no such folder"):
-        command.resolve_spec(str(tmp_path / "nothing"))
+        source.spec_of(str(tmp_path / "nothing"))
 
 
 def test_a_relative_folder_is_not_a_hub_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent.parent)
     name = f"{folder.parent.name}/{folder.name}"
-    assert command.resolve_spec(name).path == folder.resolve()
+    assert source.spec_of(name).path == folder.resolve()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from paredown.errors import ModelError
 from paredown.spec.headers import read_headers
+from paredown.spec.infer import infer_remote, infer_spec
+from paredown.spec.model import ModelSpec
+from paredown.spec.reading import read_object
 from paredown.spec.remote import hub_error, hub_errors, split_revision
 
 DEMO = "demo"
@@ -18,7 +21,7 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*"
 def locate(name: str) -> Path:
     """The local folder of `name`: `demo`, a folder, or a hub name (`HF_TOKEN` honoured).
 
-    `owner/name@revision` pins a branch, a tag or a commit.
+    `gpt2` is asked of the hub like `owner/name`; `NAME@REVISION` pins a branch, a tag or a commit.
 
     Raises:
         ModelError: nothing is there, or the hub cannot be reached; the message says what to do.
@@ -36,15 +39,49 @@ def locate(name: str) -> Path:
     except (OSError, RuntimeError) as error:  # too long; a loop of links; no such user's home
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"no model at {name[:80]!r}: {reason}") from None
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        near = get_close_matches(name, [DEMO, *_neighbours(path)], n=1)
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else ("give a local folder, a hub name such as 'Qwen/Qwen2.5-0.5B', or 'demo'")
-        )
+    near = get_close_matches(name, [DEMO, *_neighbours(path)], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "give a local folder, a hub name, or 'demo'"
+    if not is_hub_name(name):
         raise ModelError(f"no model at {name!r}: there is no such folder; {hint}")
-    return cached(name) or _download(name)
+    try:
+        return cached(name) or _download(name)
+    except ModelError as error:
+        if "/" in name:
+            raise
+        # One word may be a model of the hub, such as gpt2, or a folder that was misspelt.
+        raise ModelError(
+            f"no model at {name!r}: there is no such folder, and {error}; {hint}"
+            if near
+            else f"no model at {name!r}: there is no such folder, and {error}"
+        ) from None
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name that is no folder here may be one of the hub: `owner/name`, or a word."""
+    is_path = name.startswith((".", "~")) or Path(name).is_absolute()
+    return name != DEMO and not is_path and name.count("/") <= 1
+
+
+def spec_of(name: str) -> ModelSpec:
+    """The spec of what the user calls a model; of a model of the hub that is not here, only its
+    config and headers are fetched.
+
+    Raises:
+        ModelError: nothing is there, or it cannot be read.
+    """
+    here = Path(name).expanduser().exists()
+    # Offline there is nothing to fetch, and `locate` has the words for it.
+    if is_hub_name(name) and not here and not offline() and cached(name) is None:
+        return infer_remote(name)
+    return infer_spec(locate(name), name=name)
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer of a model has a template for chats, in any of the files that may."""
+    if any(folder.glob("chat_template.*")) or (folder / "additional_chat_templates").is_dir():
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and bool(read_object(path, error=ModelError).get("chat_template"))
 
 
 def _neighbours(path: Path) -> list[str]:

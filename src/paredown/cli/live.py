@@ -27,8 +27,11 @@ _STAGES = {
     "score": (0.8, 1.0),
 }
 """Where each stage lies within an episode; only used to show how far it is."""
-_QUIET_S = 15.0
-"""Without a terminal, one progress line at most this often."""
+_FEWEST = 8
+"""Characters of a stage that are shown in the narrowest terminal."""
+_QUIET_S = 5.0
+"""Without a terminal, one progress line at most this often, and hardly less often: a reader must
+see that it goes on."""
 
 
 def _coordinator(fields: dict[str, Any]) -> str:
@@ -133,16 +136,20 @@ class StepProgress:
 
     def line(self, what: str, done: float, elapsed: float, left: float | None = None) -> Text:
         """One line: what, a bar, time passed and time left."""
-        width = 24
+        # Words and bar give way, not the time: that is what somebody who waits looks for.
+        width = min(24, max(0, self.console.width - 56)) if self.console.is_terminal else 24
         filled = round(width * min(done, 1.0))
         if left is None and done > 0.03:
             left = elapsed * (1 - done) / done
         remaining = "" if left is None else f", about {human_seconds(left)} left"
-        line = (
-            f"[{'#' * filled}{'.' * (width - filled)}] {what} ({human_seconds(elapsed)}{remaining})"
-        )
+        head = f"[{'#' * filled}{'.' * (width - filled)}] "
+        time_told = f" ({human_seconds(elapsed)}{remaining})"
+        room = max(self.console.width - len(head) - len(time_told), _FEWEST)
         # A live display prints behind the console's own escaping.
-        return Text(escaped(line), overflow="ellipsis", no_wrap=True)
+        shown = escaped(what)
+        if self.console.is_terminal and len(shown) > room:
+            shown = shown[: room - 1] + "\u2026"
+        return Text(f"{head}{shown}{time_told}", overflow="ellipsis", no_wrap=True)
 
 
 class RunProgress(StepProgress, Display):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,10 +66,11 @@ def spec(
     ] = 64,
 ) -> None:
     """Show what is known of a model: parameters, sizes, memory, and what to try. Loads nothing."""
+    from paredown.artifact.source import spec_of
     from paredown.hardware.detect import detect
     from paredown.spec.serial import readable
 
-    found, machine = resolve_spec(model), detect()
+    found, machine = spec_of(model), detect()
     report = build_report(found, machine, context=context, batch=batch, group_size=group_size)
     if json_output:
         typer.echo(readable(as_json(report)), nl=False)
@@ -83,22 +83,6 @@ def spec(
 def show(model: str) -> None:
     """Print the tables of `paredown spec`, with its defaults."""
     spec(model=model, json_output=False, context=None, batch=1, group_size=64)
-
-
-def resolve_spec(model: str) -> ModelSpec:
-    """The spec of what the user calls a model; a hub model that is not here stays on the hub.
-
-    Raises:
-        ModelError: nothing is there, or it cannot be read.
-    """
-    from paredown.artifact.source import DEMO, cached, locate
-    from paredown.spec.infer import infer_remote, infer_spec
-
-    is_path = model.startswith((".", "~", "/")) or Path(model).exists()
-    is_hub_name = model != DEMO and not is_path and model.count("/") == 1
-    if is_hub_name and cached(model) is None:
-        return infer_remote(model)
-    return infer_spec(locate(model), name=model)
 
 
 def render_spec(

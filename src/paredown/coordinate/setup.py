@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paredown.artifact.source import locate
+from paredown.artifact.source import has_chat_template, locate
 from paredown.errors import ConfigError, ExperimentError, ModelError
 from paredown.evaluate.carbon import check_country
 from paredown.evaluate.task_data import check_benchmarks
@@ -88,6 +88,10 @@ def prepare(config: RunConfig) -> Prepared:
     engine(config.runtime)  # everything is measured in it, so it must be here
     folder = locate(config.model)
     spec = infer_spec(folder, name=config.model)
+    if config.evaluate.chat_template and not has_chat_template(folder):
+        raise ConfigError(
+            f"evaluate.chat_template: the tokenizer of {config.model} has none; leave it out"
+        )
     target = Target(device=device, runtime=config.runtime, limits=config.limits)
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     needs = [evaluation_need(config.evaluate, spec)]
