@@ -10,7 +10,6 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
-import paredown
 from paredown.artifact import source
 from paredown.artifact.source import cached, has_chat_template, locate
 from paredown.errors import ModelError
@@ -119,10 +118,10 @@ def test_a_single_word_that_is_nothing_names_the_nearest(monkeypatch: pytest.Mon
 
 def test_a_spec_fetches_headers_only(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "infer_remote", lambda name: f"headers of {name}")
-    assert paredown.infer_spec("owner/name") == "headers of owner/name"  # type: ignore[comparison-overlap]
+    assert source.spec_of("owner/name") == "headers of owner/name"  # type: ignore[comparison-overlap]
     assert hub.asked == []  # no weights
     locate("owner/name")
-    assert paredown.infer_spec("owner/name").parameters > 0  # what is here is read here
+    assert source.spec_of("owner/name").parameters > 0  # what is here is read here
 
 
 def test_a_chat_template_is_found_in_each_of_its_places(tmp_path: Path) -> None:
