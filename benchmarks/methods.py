@@ -257,8 +257,15 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['bytes'] / 1e6:.1f}",
         f"{row['seconds']:.0f}" if "seconds" in row else "",
         f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "",
-        "" if row["strategy"] == "base" else "yes" if row.get("kl_transformers") is not None else "no",
+        _loads_plain(row),
     )
+
+
+def _loads_plain(row: dict[str, Any]) -> str:
+    """Whether plain transformers was seen to load it; the base needs no word."""
+    if row["strategy"] == "base":
+        return ""
+    return "no" if row.get("kl_transformers") is None else "yes"
 
 
 def _over_base(ratio: float, stderr: float | None) -> str:
