@@ -67,7 +67,8 @@ def test_a_live_line_is_escaped_and_still_moves() -> None:
             progress.live.refresh()
 
     text = printed(live)
-    assert SHOWN in text
+    # Words give way to the time, so of these only the beginning is shown.
+    assert SHOWN[:30] in text
     assert "\x1b]0" not in text
     assert "\x1b[2K" in text  # rich's own: the line is erased at the end
 

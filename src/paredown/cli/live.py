@@ -48,6 +48,25 @@ def _coordinator(fields: dict[str, Any]) -> str:
     return f"{line}; it is asked from episode {first} on, now and then"
 
 
+def _agenda(fields: dict[str, Any]) -> str:
+    trials = "1 trial" if fields["trials"] == 1 else f"{fields['trials']} trials"
+    within = "" if fields["hours"] is None else f" within {human_seconds(3600 * fields['hours'])}"
+    first = f"; first {', then '.join(fields['first'])}" if fields["first"] else ""
+    memory = ""
+    if fields["memory_bytes"] is not None:
+        memory = (
+            f"; about {human_bytes(fields['memory_bytes'])} of memory beside torch itself "
+            f"({human_bytes(fields['memory_free_bytes'])} are free)"
+        )
+    return (
+        f"ahead: up to {trials}{within}, of {fields['possible']} strategies that can run here "
+        f"({fields['policy']}){first}\n"
+        f"a trial needs up to {human_bytes(fields['disk_bytes'])} of disk "
+        f"({human_bytes(fields['disk_free_bytes'])} are free){memory}; "
+        "it measures about as long as the base takes, and compresses before that"
+    )
+
+
 def _final(fields: dict[str, Any]) -> str:
     which = f"episode {fields['episode']}" if fields["episode"] else "baseline"
     return f"after the search: {which}, {fields['reason']}"
@@ -55,6 +74,7 @@ def _final(fields: dict[str, Any]) -> str:
 
 _SAID: dict[str, Callable[[dict[str, Any]], str]] = {
     "coordinator": _coordinator,
+    "agenda": _agenda,
     "final": _final,
     "interrupted": lambda _: (
         "stopping after this episode; Ctrl-C again stops at once (paredown resume goes on)"

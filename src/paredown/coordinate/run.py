@@ -14,6 +14,7 @@ from typing import Any
 from paredown.advise.client import Advisor
 from paredown.advise.prompts import SKILL_ROWS, Background
 from paredown.artifact.description import library_versions
+from paredown.coordinate.agenda import agenda
 from paredown.coordinate.coordinator import (
     Coordinator,
     arms,
@@ -208,11 +209,15 @@ def _announce(
     begins: Beginning,
     listen: Listener,
 ) -> None:
-    """Say which coordinator there is, and why."""
+    """Say which coordinator there is, and why, and what is ahead."""
     methods = len(prepared.space.first_of_methods())
     document = coordinator.document(prepared.config, methods, len(begins.strategies))
     experiment.events.add("coordinator", **document)
     listen("coordinator", document)
+    done = sum(result.episode > 0 for result in experiment.results())
+    ahead = plain(agenda(prepared, begins, experiment.folder, done=done))
+    experiment.events.add("agenda", **ahead)
+    listen("agenda", ahead)
     for note in prepared.notes:
         experiment.events.add("note", text=note)
         listen("note", {"text": note})

@@ -48,6 +48,22 @@ def need_of(strategy: Strategy, spec: ModelSpec, cache: Cache) -> Need:
     return Need(output=output, cache=kept)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """What the largest of some trials needs, and what is free where artifacts go; bytes."""
+
+    nbytes: int
+    free: int
+
+
+def need_for(strategies: Iterable[Strategy], spec: ModelSpec, out: Path) -> Disk:
+    """What the largest of these trials takes, artifact and cache together."""
+    cache = Cache.default()
+    needs = [need_of(strategy, spec, cache) for strategy in strategies]
+    largest = max((need.output + need.cache for need in needs), default=0)
+    return Disk(nbytes=largest, free=shutil.disk_usage(_existing(out)).free)
+
+
 def require_disk(
     strategies: Iterable[Strategy], spec: ModelSpec, out: Path, *, at_once: int = 1
 ) -> None:
