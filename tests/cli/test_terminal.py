@@ -282,6 +282,8 @@ def test_the_completion_script(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_a_line_of_progress_gives_up_words_before_the_time(width: int) -> None:
     console = Console(width=width, force_terminal=True, file=io.StringIO())
-    line = StepProgress(console).line("a stage with a very long name, and more of it" * 3, 0.5, 60)
+    line = StepProgress(console).line(
+        "a stage with a very long name, and more of it" * 3, 0.5, 60, 60
+    )
     assert line.plain.endswith("(1m00s, about 1m00s left)")
     assert len(line.plain) <= width

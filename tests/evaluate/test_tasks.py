@@ -82,11 +82,15 @@ def test_scores_equal_those_of_lm_evals_own_model(chatter: Path, tmp_path: Path,
 
     class Theirs(HFLM):  # type: ignore[misc]
         truncated: ClassVar[set[Any]] = set()
+        following: ClassVar[dict[Any, Any]] = {}
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
             found = super().loglikelihood(requests, disable_tqdm=True)
             seen.update(zip([r.args for r in requests], found, strict=True))
             return found
+
+        def forget(self) -> None:
+            """It notes nothing by task and row."""
 
     theirs = run(
         name,

@@ -394,7 +394,7 @@ def test_too_short_a_text_is_refused(dense: Path, tmp_path: Path) -> None:
             seed=0, cache=Cache(tmp_path), write=write_texts,
         )  # fmt: skip
 
-    with pytest.raises(DataError, match=r"has \d+ windows of 32 tokens, 312\d+ are asked for"):
+    with pytest.raises(DataError, match=r"has \d+ windows of 32 tokens, 312\d+ are needed"):
         run(
             "lora(tokens=100000000, window=32)",
             dense,

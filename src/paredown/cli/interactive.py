@@ -86,7 +86,7 @@ class InteractiveProgress(RunProgress):
         elif event == "resumed":
             self._notice = ""
         elif event == "decision" and fields["action"] != "end":
-            self.show(f"episode {fields['episode']}: starting", self._shown[1], 0.0)
+            self.show(f"episode {fields['episode']}: starting", self._shown[1], 0.0, None)
         elif event in {"result", "earlier"} and self.console.is_terminal:
             self._front = self._front_table()
         if event in {"decision", "result", "wishes"} and fields.get("episode") != 0:

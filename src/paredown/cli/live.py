@@ -27,6 +27,8 @@ _STAGES = {
     "score": (0.8, 1.0),
 }
 """Where each stage lies within an episode; only used to show how far it is."""
+_TELLING = 0.03
+"""Share of a stage from which on the time it took says how long the rest takes."""
 _FEWEST = 8
 """Characters of a stage that are shown in the narrowest terminal."""
 _QUIET_S = 5.0
@@ -143,9 +145,11 @@ class StepProgress:
         """Update the display: bar and times are those of the stage."""
         if stage != self._stage:
             self._stage, self._start = stage, time.monotonic()
-        self.show(f"{stage}: {message}", share, time.monotonic() - self._start)
+        elapsed = time.monotonic() - self._start
+        left = elapsed * (1 - share) / share if share > _TELLING else None
+        self.show(f"{stage}: {message}", share, elapsed, left)
 
-    def show(self, what: str, done: float, elapsed: float, left: float | None = None) -> None:
+    def show(self, what: str, done: float, elapsed: float, left: float | None) -> None:
         """Show `line`, or print it now and then where there is no terminal."""
         line = self.line(what, done, elapsed, left)
         if self.console.is_terminal:
@@ -154,13 +158,11 @@ class StepProgress:
             self._printed = time.monotonic()
             self.console.print(Text(line.plain), soft_wrap=True)
 
-    def line(self, what: str, done: float, elapsed: float, left: float | None = None) -> Text:
+    def line(self, what: str, done: float, elapsed: float, left: float | None) -> Text:
         """One line: what, a bar, time passed and time left."""
         # Words and bar give way, not the time: that is what somebody who waits looks for.
         width = min(24, max(0, self.console.width - 56)) if self.console.is_terminal else 24
         filled = round(width * min(done, 1.0))
-        if left is None and done > 0.03:
-            left = elapsed * (1 - done) / done
         remaining = "" if left is None else f", about {human_seconds(left)} left"
         head = f"[{'#' * filled}{'.' * (width - filled)}] "
         time_told = f" ({human_seconds(elapsed)}{remaining})"
@@ -221,6 +223,8 @@ class RunProgress(StepProgress, Display):
         self.console.print(line, soft_wrap=True)
 
     def _progress(self, fields: dict[str, Any], share: float) -> None:
+        # Before the base is measured nothing tells how long trials take here; a guess from its
+        # stages would grow with every second that one of them lasts.
         left = None
         if self._seconds:
             mean = sum(self._seconds) / len(self._seconds)

@@ -61,9 +61,10 @@ def check_amount(source: TextSource, documents: list[str], need: Need, count: Co
 
 def too_short(source: TextSource, part: Part, found: int, needed: int, length: int) -> DataError:
     """The complaint about a text that does not hold enough."""
+    option = "--eval-tokens" if part == "evaluation" else "--calibration-samples"
     return DataError(
         f"{source.name}: its {part} part has {found} windows of {length} tokens, {needed} are "
-        "needed; ask for fewer, or for shorter ones, or give more text"
+        f"needed; ask for fewer ({option}), or for shorter ones, or give more text"
     )
 
 
