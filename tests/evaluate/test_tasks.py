@@ -97,7 +97,8 @@ def test_scores_equal_those_of_lm_evals_own_model(chatter: Path, tmp_path: Path,
         Theirs(pretrained=str(chatter), device="cpu", dtype="float32", batch_size=3),
         tmp_path / "theirs",
     )
-    assert ours.items == theirs.items
+    # What is likely after a prompt, which a KL to the base needs, is noted by ours alone.
+    assert [replace(item, next=None) for item in ours.items] == list(theirs.items)
     kept = Responses(tmp_path / "responses.jsonl")
     assert len(seen) >= 12
     for args, (value, greedy) in seen.items():
