@@ -105,12 +105,14 @@ class ProgressFile:
 
     def __init__(self, folder: Path) -> None:
         self.path, self._last = folder / PROGRESS_FILE, 0.0
+        self._said = ""
 
     def __call__(self, share: float, message: str) -> None:
         now = time.monotonic()
-        if now - self._last < _TELL_S and share < 1:
+        # A new message may be the last for minutes: only the same one again is left out.
+        if message == self._said and now - self._last < _TELL_S and share < 1:
             return
-        self._last = now
+        self._last, self._said = now, message
         partial = self.path.with_suffix(".tmp")
         partial.write_text(json.dumps({"share": share, "message": message}))
         partial.replace(self.path)

@@ -1,0 +1,25 @@
+"""What a worker says of how far it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from paredown.pipeline.executors.worker import ProgressFile
+
+
+def told(progress: ProgressFile) -> tuple[float, str]:
+    found = json.loads(progress.path.read_text())
+    return found["share"], found["message"]
+
+
+def test_a_new_message_is_told_at_once_and_the_same_one_now_and_then(tmp_path: Path) -> None:
+    progress = ProgressFile(tmp_path)
+    progress(0.1, "latency")
+    progress(0.11, "latency")
+    assert told(progress) == (0.1, "latency")
+    progress(0.3, "energy")
+    progress(0.4, "quality")  # energy took no time; this takes minutes
+    assert told(progress) == (0.4, "quality")
+    progress(1.0, "quality")
+    assert told(progress) == (1.0, "quality")
