@@ -257,8 +257,7 @@ def evaluate(
 
     Args:
         model: artifact, local folder, hub name, or `demo`.
-        base: model to compare with (KL, agreement, ratio); None takes the artifact's own base,
-            or the model itself.
+        base: to compare with (KL, agreement, ratio); None: the artifact's own, or the model itself.
         data: a text, and any number of benchmarks (see `paredown.spec.benchmarks`).
         runtime: engine in which the model and its base are measured.
         items: folder for the single answers to benchmarks, a file each.
