@@ -132,7 +132,10 @@ def test_a_server_that_is_killed_before_it_is_ready_is_begun_again(
 
     assert within(60, lambda: bool(servers()) and (tmp_path / "job" / "job.json").exists())
     servers()[0].kill()
+    begun = (tmp_path / "job" / "worker.log").exists()
     out, _ = main.communicate(timeout=200)
+    if begun:  # on a busy machine the kill may come late, and then takes the worker with it
+        pytest.skip("the server was ready before it could be killed")
     assert out.split() == ["top", "level", "CompressDone"]
 
 
