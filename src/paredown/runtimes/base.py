@@ -93,6 +93,29 @@ class Package:
     """Of its weights files."""
 
 
+KEY_VARIABLE = "PAREDOWN_API_KEY"
+"""Environment variable with the key that a server asks for: arguments of a process are public."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """How a package is served.
+
+    Attributes:
+        name: under which the model is listed; None: that of its folder.
+        context: tokens of one request, prompt and answer together; None: all that the model takes.
+        slots: requests that are worked on at once.
+        threads: of the processor; None: as many as the process may use.
+        cache: how keys and values are stored, in the engine's own words; None: its default.
+    """
+
+    name: str | None = None
+    context: int | None = None
+    slots: int = 1
+    threads: int | None = None
+    cache: str | None = None
+
+
 class Runtime(ABC):
     """What an engine can hold. Stateless; subclasses are final.
 
@@ -253,8 +276,14 @@ class Engine(Runtime):
             MissingExtraError: what the engine needs is not installed.
         """
 
-    def server(self, package: Package, *, host: str, port: int) -> tuple[str, ...] | None:
-        """The command that serves a package behind OpenAI's API; None: it has no server."""
+    def server(
+        self, package: Package, *, host: str, port: int, serving: Serving = Serving()
+    ) -> tuple[str, ...] | None:
+        """The command that serves a package behind OpenAI's API; None: it has no server.
+
+        It asks for the key in `KEY_VARIABLE`, where there is one, answers what it was sent before
+        a SIGTERM, and then ends.
+        """
         return None
 
     def require(self) -> None:
