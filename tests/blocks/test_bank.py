@@ -130,7 +130,7 @@ def test_an_error_falls_by_about_four_per_bit(gptq: Made, tmp_path: Path) -> Non
 def solved(value: int) -> dict[str, Solved]:
     grid = Grid(3, 32, torch.ones(2, 1), None)
     codes = torch.full((2, 32), value, dtype=torch.int8)
-    return {"layer": Solved(codes, grid, OutputError(float(value), 8.0))}
+    return {"layer": Solved(codes, grid, OutputError(float(value), 8.0), torch.ones(2))}
 
 
 def test_an_entry_is_read_not_computed_and_an_old_one_is_computed_again(

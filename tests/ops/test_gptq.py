@@ -10,7 +10,7 @@ import torch
 from paredown.errors import NumericsError
 from paredown.ops import gptq
 from paredown.ops.affine import Grid, dequantize, fit_grid, quantize
-from paredown.ops.gptq import Solution, inverse_factor, round_to_nearest, solve
+from paredown.ops.gptq import Solution, curvature, inverse_factor, round_to_nearest, solve
 
 
 def correlated(width: int, seed: int, *, samples: int = 256) -> torch.Tensor:
@@ -32,10 +32,10 @@ def solved(weight: torch.Tensor, hessian: torch.Tensor, **changes: Any) -> Solut
         "group_size": weight.shape[1],
         "symmetric": True,
         "scale_dtype": torch.float32,
-        "act_order": False,
         "steps": 0,
-    }
-    return solve(weight, hessian, **(settings | changes))
+    } | changes
+    how = {key: settings.pop(key) for key in ("act_order", "damping") if key in settings}
+    return solve(weight, curvature(hessian, **({"act_order": False} | how)), **settings)
 
 
 def output_error(

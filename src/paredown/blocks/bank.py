@@ -25,8 +25,9 @@ from paredown.ops.errors import OutputError
 from paredown.spec.scheme import Scheme
 from paredown.spec.structure import Block
 
-VERSION = 2
-"""Of what is stored; entries of others are computed again. 1 had no errors."""
+VERSION = 3
+"""Of what is stored; entries of others are computed again. 1 had no
+errors, 2 none of single rows."""
 _KIND = "layers"
 _ENTRIES = "entries"
 """Key of the file's metadata under which error and bytes of each layer stand, as JSON."""
@@ -42,6 +43,8 @@ class Solved:
     codes: Tensor
     grid: Grid
     error: OutputError
+    rows: Tensor
+    """(out,) float32, its share of each output feature; they add up to `error.squared`."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,19 @@ class LayerBank:
                 found[scheme] = _read_entries(path)
         return found
 
+    def row_errors(
+        self, block: Block, names: list[str], scheme: Scheme, *, content: str = ""
+    ) -> dict[str, Tensor] | None:
+        """(out,) float32 of each layer: the mean squared error of every output feature.
+
+        Reads these few numbers alone; None where the layers were not computed yet.
+        """
+        path = self._path(block, names, scheme, content)
+        if path is None:
+            return None
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(f"{name}.rows") for name in names}
+
     def error(
         self, block: Block, names: list[str], scheme: Scheme, *, content: str = ""
     ) -> OutputError | None:
@@ -154,6 +170,7 @@ def _write(solved: dict[str, Solved], path: Path) -> None:
     for name, found in solved.items():
         tensors[f"{name}.codes"] = found.codes.contiguous()
         tensors[f"{name}.scale"] = found.grid.scale.contiguous()
+        tensors[f"{name}.rows"] = found.rows.float().contiguous()
         if found.grid.zero is not None:
             tensors[f"{name}.zero"] = found.grid.zero.contiguous()
         stored = packed_tensors(name, found.codes, found.grid).values()

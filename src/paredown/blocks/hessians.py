@@ -53,8 +53,17 @@ class HessianBank:
         cache: Cache,
         device: str,
         trust_remote_code: bool = False,
+        head: bool = False,
+        again: bool = False,
     ) -> None:
-        """`source_hash` stands for the content of `source`; `tokens` is (samples, length)."""
+        """`source_hash` stands for the content of `source`; `tokens` is (samples, length).
+
+        Args:
+            head: whether the output head's inputs are wanted as well. The embedding is written
+                before the first block and they come after the last, so where they are not kept
+                the text passes through the model once before.
+            again: let the text pass through the model though all blocks are kept.
+        """
         self.cache, self.source = cache, source
         self.key: dict[str, Any] = {
             **code(_CODE),
@@ -70,7 +79,6 @@ class HessianBank:
                 "computed for each trial; PAREDOWN_CACHE_GB sets its size",
                 source.folder, human_bytes(nbytes), human_bytes(int(cache.limit_bytes)),
             )  # fmt: skip
-        missing = not self.is_kept or any(self._cached(block) is None for block in _blocks(source))
         self._again = partial(
             HessianBank,
             source,
@@ -80,6 +88,9 @@ class HessianBank:
             device=device,
             trust_remote_code=trust_remote_code,
         )
+        self.head: Tensor | None = self._of_head() if head else None
+        """Mean h h^T (hidden, hidden) float32 over what the output head reads, h."""
+        missing = not self.is_kept or any(self._cached(block) is None for block in _blocks(source))
         self._counts: dict[int, dict[str, int]] = {}  # of tokens, by block and input
         self.n_tokens = tokens.numel()
         self.walk: BlockWalk = probe_walk(
@@ -87,8 +98,36 @@ class HessianBank:
             device=device,
             trust_remote_code=trust_remote_code,
             # All or none: a single missing block needs the states behind all blocks before it.
-            tokens=tokens if missing else None,
+            tokens=tokens if missing or again else None,
         )
+
+    def _of_head(self) -> Tensor:
+        """The moments of the head's inputs: as kept, or by a pass that keeps all others too."""
+        key = {**self.key, "block": "head"}
+        path = self.cache.get("hessian", key, ".safetensors")
+        if path is not None:
+            return from_upper_triangle(load_file(path, device=self.key["device"])["head"])
+        moments = self._again(again=True)._pass_to_head()
+        stored = {"head": upper_triangle(moments).cpu()}
+        self.cache.put("hessian", key, ".safetensors", lambda p: save_file(stored, p))
+        return moments
+
+    def _pass_to_head(self) -> Tensor:
+        """Take all calibration states through the unchanged model."""
+        for block, module in self.walk:
+            if self.is_kept and self._cached(block) is None:
+                self.of_block(block, module)
+            else:
+                self.walk.advance(block, module)
+        total: Tensor | None = None
+        tokens = 0
+        for hidden in self.walk.head_inputs():
+            rows = hidden.float()
+            total = rows.T @ rows if total is None else total.addmm_(rows.T, rows)
+            tokens += len(rows)
+        if total is None:
+            raise AssertionError("a pass without calibration text")
+        return mirror_upper(total.div_(tokens))
 
     def _key(self, block: Block) -> dict[str, Any]:
         return {**self.key, "block": block.index}

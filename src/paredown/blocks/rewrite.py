@@ -55,17 +55,19 @@ def quantize_blocks(
     progress: Progress,
     changed: dict[str, Tensor] | None = None,
     statement: Callable[[], dict[str, Any]] | None = None,
+    head_moments: Tensor | None = None,
 ) -> Tensor:
     """Write `source` to `out` with its block linears packed.
 
     Args:
         walk: a walk over `source`, at its start.
         schemes: bits, group size and symmetry of every quantized layer, and of the embedding and
-            the head if they are to be quantized (to nearest); the rest is left as it is.
+            the head if they are to be quantized; the rest is left as it is.
         quantize: (block, its module, {layer name: weight}) -> {layer name: (codes, grid)}.
         changed: where `quantize` leaves the block's other tensors that it has changed, such as
             norms, by full name; emptied as they are written.
         statement: asked at the end for what the config should say besides.
+        head_moments: see `quantize_embeddings`.
 
     Returns:
         Logits of the quantized model on the probe, computed from the weights in memory.
@@ -73,7 +75,7 @@ def quantize_blocks(
     chosen = set(schemes)
     with CheckpointWriter(out, source) as writer:
         # First, because the probe starts from the embedding as it is written.
-        has_embeddings = quantize_embeddings(source, writer, walk, schemes)
+        has_embeddings = quantize_embeddings(source, writer, walk, schemes, head_moments)
         for done, (block, module) in enumerate(walk):
             names = [name for name in block.linears if name in chosen]
             layers = {name: submodule(module, block, name) for name in names}

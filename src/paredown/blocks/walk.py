@@ -207,6 +207,31 @@ class BlockWalk:
         return hidden
 
     @torch.no_grad()
+    def head_inputs(self) -> Iterator[Tensor]:
+        """What the output head reads of each batch of calibration windows, (tokens, hidden).
+
+        Ask once all blocks were walked.
+        """
+        head = self.model.get_output_embeddings()
+        project, seen = head.forward, []
+
+        def note(hidden: Tensor) -> Tensor:
+            seen.append(hidden)
+            return hidden  # for logits: nobody reads them, and those of all windows are large
+
+        head.forward = note
+        try:
+            with self._recorders() as recorders:
+                for batch in self.hidden:
+                    recorders[-1].output = batch
+                    ids = torch.zeros(batch.shape[:2], dtype=torch.int64, device=batch.device)
+                    self.model(input_ids=ids, use_cache=False)
+                    hidden = seen.pop()
+                    yield hidden.reshape(-1, hidden.shape[-1])
+        finally:
+            head.forward = project
+
+    @torch.no_grad()
     def logits(self) -> Tensor:
         """The probe's logits (length, vocabulary) in float32, once all blocks were walked."""
         with self._recorders() as recorders:

@@ -81,7 +81,7 @@ class Awq(GroupMethod[AwqParams]):
         from paredown.blocks.smoothing import smooth_block
 
         schemes = schemes_of(source.spec, params)
-        hessians = hessians_on(source, context)
+        hessians = hessians_on(source, context, head=params.embedding_bits is not None)
         rounding = _Rounding(params, schemes, stored_dtype(source))
         bank = LayerBank(hessians, params.model_dump(include=NUMERICS))
         changed: dict[str, Tensor] = {}
@@ -124,6 +124,7 @@ class Awq(GroupMethod[AwqParams]):
             quantize=quantize,
             progress=context.progress,
             changed=changed,
+            head_moments=hessians.head,
         )
 
 
@@ -176,24 +177,25 @@ class _Rounding:
         from paredown.blocks.bank import Solved
         from paredown.ops.affine import dequantize, quantize
         from paredown.ops.awq import importance_of
-        from paredown.ops.errors import output_error
-        from paredown.ops.gptq import solve
+        from paredown.ops.errors import output_error, row_powers
+        from paredown.ops.gptq import curvature, solve
 
         if self.params.rounding == "nearest":
             steps = self.params.search_steps
             grid = self._grid(name, weight, importance_of(moments.diagonal()), steps=steps)
             codes = quantize(weight, grid)
-            return Solved(codes, grid, output_error(weight, dequantize(codes, grid), moments))
+            changed = dequantize(codes, grid)
+            rows = row_powers(changed - weight.float(), moments)
+            return Solved(codes, grid, output_error(weight, changed, moments), rows)
         scheme = self.schemes[name]
         solution = solve(
             weight,
-            moments,
+            curvature(moments, act_order=True, damping=self.params.damping),
             bits=scheme.bits,
             group_size=scheme.group_width(weight.shape[1]),
             symmetric=scheme.symmetric,
             scale_dtype=self.scale_dtype,
-            act_order=True,
-            damping=self.params.damping,
             steps=self.params.search_steps,
         )
-        return Solved(solution.codes, solution.grid, solution.error_of(0, len(weight)))
+        error = solution.error_of(0, len(weight))
+        return Solved(solution.codes, solution.grid, error, solution.errors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, final
 
 from pydantic import Field
 
@@ -17,13 +17,11 @@ from paredown.methods.shared.groups import (
     solved_bytes,
 )
 from paredown.spec.domain import Choice
-from paredown.spec.scheme import Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.artifact.checkpoint import Checkpoint
-    from paredown.blocks.bank import Solved
     from paredown.ops.affine import Grid
     from paredown.spec.model import ModelSpec
     from paredown.spec.structure import Block
@@ -62,14 +60,19 @@ class Gptq(GroupMethod[GptqParams]):
         return 0, solved_bytes(spec, cache)
 
     def apply(self, source: Checkpoint, out: Path, params: GptqParams, context: Context) -> Tensor:
-        from paredown.blocks.bank import LayerBank
         from paredown.blocks.experts import rare_experts
         from paredown.blocks.rewrite import quantize_blocks, stored_dtype
+        from paredown.blocks.rounding import GptqRounding
 
         schemes = schemes_of(source.spec, params)
-        hessians = hessians_on(source, context)
-        bank = LayerBank(hessians, params.model_dump(include=NUMERICS))
-        dtype = stored_dtype(source)
+        hessians = hessians_on(source, context, head=params.embedding_bits is not None)
+        rounding = GptqRounding(
+            hessians,
+            act_order=params.act_order,
+            damping=params.damping,
+            steps=params.search_steps,
+            scale_dtype=stored_dtype(source),
+        )
 
         def quantize(
             block: Block, module: nn.Module, weights: dict[str, Tensor]
@@ -77,21 +80,7 @@ class Gptq(GroupMethod[GptqParams]):
             found = cache(lambda: hessians.of_block(block, module))
             if hessians.walk.hidden:  # the calibration states have to pass in any case
                 found()
-            made: dict[str, tuple[Tensor, Grid]] = {}
-            for names in _alike(hessians.sharing(block, list(weights)), schemes):
-                made |= bank.of_layers(
-                    block,
-                    names,
-                    schemes[names[0]],
-                    lambda names=names: _solve_together(  # type: ignore[misc]
-                        {n: weights[n] for n in names},
-                        found()[names[0]],
-                        schemes[names[0]],
-                        params,
-                        dtype,
-                    ),
-                )
-            return made
+            return rounding.layers(block, weights, schemes, found)
 
         return quantize_blocks(
             source,
@@ -101,52 +90,5 @@ class Gptq(GroupMethod[GptqParams]):
             quantize=quantize,
             progress=context.progress,
             statement=lambda: rare_experts(hessians.rare(), schemes),
+            head_moments=hessians.head,
         )
-
-
-def _alike(groups: list[list[str]], schemes: dict[str, Scheme]) -> list[list[str]]:
-    """Groups of layers with one input, split where their schemes differ."""
-    split: list[list[str]] = []
-    for names in groups:
-        by_scheme: dict[Scheme, list[str]] = {}
-        for name in names:
-            by_scheme.setdefault(schemes[name], []).append(name)
-        split += by_scheme.values()
-    return split
-
-
-def _solve_together(
-    weights: dict[str, Tensor],
-    hessian: Tensor,
-    scheme: Scheme,
-    params: GptqParams,
-    scale_dtype: Any,
-) -> dict[str, Solved]:
-    """Layers that read the same input share one Hessian, so they are solved as one matrix."""
-    import torch
-
-    from paredown.blocks.bank import Solved
-    from paredown.ops.affine import Grid
-    from paredown.ops.gptq import solve
-
-    stacked = torch.cat(list(weights.values()))
-    solution = solve(
-        stacked,
-        hessian,
-        bits=scheme.bits,
-        group_size=scheme.group_width(stacked.shape[1]),
-        symmetric=scheme.symmetric,
-        scale_dtype=scale_dtype,
-        act_order=params.act_order,
-        damping=params.damping,
-        steps=params.search_steps,
-    )
-    grid, start, found = solution.grid, 0, {}
-    for name, weight in weights.items():
-        stop = start + len(weight)
-        zero = None if grid.zero is None else grid.zero[start:stop]
-        part = Grid(grid.bits, grid.group_size, grid.scale[start:stop].contiguous(), zero)
-        codes = solution.codes[start:stop].contiguous()
-        found[name] = Solved(codes, part, solution.error_of(start, stop))
-        start = stop
-    return found

@@ -79,56 +79,84 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     raise NumericsError("the Hessian is not positive definite, even with damping 1")
 
 
-def solve(
-    weight: Tensor,
-    hessian: Tensor,
-    *,
-    bits: int,
-    group_size: int,
-    symmetric: bool,
-    scale_dtype: torch.dtype,
-    act_order: bool,
-    damping: float = 0.01,
-    steps: int = 20,
-) -> Solution:
-    """Quantise a weight matrix so that its outputs, not its entries, change least.
+@dataclass(frozen=True)
+class Curvature:
+    """What a solve needs of an input's second moments; one serves every matrix and every option.
+
+    Attributes:
+        hessian: (inp, inp) mean of x x^T, in stored order.
+        order: (inp,) in which columns are visited.
+        factor: (inp, inp) of `inverse_factor`, in visiting order.
+        importance: (inp,) weight of each input feature's squared error, for `fit_grid`.
+    """
+
+    hessian: Tensor
+    order: Tensor
+    factor: Tensor
+    importance: Tensor
+
+
+def curvature(hessian: Tensor, *, act_order: bool, damping: float = 0.01) -> Curvature:
+    """Order and factorise the second moments of an input.
 
     Args:
-        weight: (out, inp), any float dtype; solved in float32.
         hessian: (inp, inp) mean of x x^T over calibration tokens (any positive multiple will do).
-        bits, group_size, symmetric, scale_dtype, steps: see `affine.fit_grid`.
         act_order: visit columns by falling Hessian diagonal; groups stay those of the stored
             order, so that no index has to be stored with the weights.
         damping: share of the mean diagonal added to the diagonal.
 
     Raises:
-        NumericsError: weight or Hessian not finite, or no Cholesky factor.
+        NumericsError: not finite, or no Cholesky factor.
     """
-    require_finite(weight)
-    work = weight.float()
     diagonal = hessian.diagonal()
     # A feature never seen in calibration says nothing: its weights keep their rounding alone.
     importance = torch.where(diagonal > 0, diagonal, diagonal.mean()).clamp(min=1e-12)
     order = (
         torch.argsort(diagonal, descending=True, stable=True)
         if act_order
-        else torch.arange(len(diagonal), device=weight.device)
+        else torch.arange(len(diagonal), device=hessian.device)
     )
     factor = inverse_factor(hessian[order][:, order], damping)
+    return Curvature(hessian, order, factor, importance)
+
+
+def solve(
+    weight: Tensor,
+    inputs: Curvature,
+    *,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    scale_dtype: torch.dtype,
+    steps: int = 20,
+) -> Solution:
+    """Quantise a weight matrix so that its outputs, not its entries, change least.
+
+    Args:
+        weight: (out, inp), any float dtype; solved in float32. Rows do not depend on each other.
+        inputs: curvature of what the layer reads.
+        bits, group_size, symmetric, scale_dtype, steps: see `affine.fit_grid`.
+
+    Raises:
+        NumericsError: a weight is not finite.
+    """
+    require_finite(weight)
+    weight = weight.float()
     grid = fit_grid(
-        work,
+        weight,
         bits=bits,
         group_size=group_size,
         symmetric=symmetric,
         scale_dtype=scale_dtype,
-        importance=importance,
+        importance=inputs.importance,
         steps=steps,
     )
-    codes, rounded = _round_columns(work[:, order], factor, grid, order // group_size)
+    order = inputs.order
+    codes, rounded = _round_columns(weight[:, order], inputs.factor, grid, order // group_size)
     inverse = torch.argsort(order)
-    weight = weight.float()  # in the stored order
-    errors = row_powers(rounded[:, inverse] - weight, hessian)
-    return Solution(codes[:, inverse].to(torch.int8), grid, errors, row_powers(weight, hessian))
+    errors = row_powers(rounded[:, inverse] - weight, inputs.hessian)
+    powers = row_powers(weight, inputs.hessian)
+    return Solution(codes[:, inverse].to(torch.int8), grid, errors, powers)
 
 
 def _round_columns(

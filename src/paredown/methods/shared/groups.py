@@ -56,8 +56,8 @@ class GroupParams(Params):
     """Other bits for some layers, by name or wildcard, as in `{"*.down_proj": 8}`; 16 leaves a
     layer as it is. The last pattern that matches decides."""
     embedding_bits: Annotated[int | None, Field(ge=4, le=8), Choice(None, 8)] = None
-    """Bits of embedding and output head too: 8 per row, fewer in groups. Only `paredown.load`
-    reads such a model."""
+    """Bits of embedding and output head too: 8 per row, fewer in groups; `gptq` and `awq` keep
+    the logits on calibration text. Only `paredown.load` reads such a model."""
     skip: tuple[str, ...] = ()
     """Layers left as they are: names or wildcards, as in `["*.down_proj"]`."""
 
@@ -248,8 +248,9 @@ def solved_bytes(spec: ModelSpec, cache: Cache) -> int:
     return sum(n for n in (moments_bytes(spec), codes_bytes(spec)) if is_kept(n, cache))
 
 
-def hessians_on(source: Checkpoint, context: Context) -> HessianBank:
-    """Second moments of every layer's inputs on the calibration text of `context`."""
+def hessians_on(source: Checkpoint, context: Context, *, head: bool = False) -> HessianBank:
+    """Second moments of every layer's inputs on the calibration text of `context`; of the output
+    head's, too, if they are wanted."""
     from paredown.blocks.hessians import HessianBank
 
     return HessianBank(
@@ -259,4 +260,5 @@ def hessians_on(source: Checkpoint, context: Context) -> HessianBank:
         cache=context.cache,
         device=context.device,
         trust_remote_code=context.trust_remote_code,
+        head=head,
     )
