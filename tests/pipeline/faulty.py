@@ -19,7 +19,7 @@ class FaultyParams(Params):
 
     how: Literal[
         "hang", "crash", "kill", "exit", "memory", "raise", "lie", "nan", "ruin", "nothing",
-        "guess", "children",
+        "guess", "children", "bar",
     ] = "raise"  # fmt: skip
     """What happens in `apply`."""
 
@@ -63,6 +63,10 @@ class Faulty(Method[FaultyParams]):
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "bar":
+                from tqdm import tqdm
+
+                raise RuntimeError(f"after {len(list(tqdm([1, 2], disable=True)))} steps")
             case "exit":
                 os._exit(0)
             case "memory":

@@ -118,6 +118,20 @@ def test_a_script_without_a_guard_is_not_run_again(
     assert done.stderr == ""
 
 
+def test_a_library_that_shows_a_bar_leaves_no_semaphore_behind(
+    script: Path, tmp_path: Path, shared_executor: LocalExecutor
+) -> None:
+    """Python's resource tracker told of it at the end of a run, on the user's terminal."""
+    (tmp_path / "job.json").write_text(make_job(tmp_path, 'faulty(how="bar")').model_dump_json())
+    done = subprocess.run(
+        [sys.executable, script, "job.json", "to the end"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert "after 2 steps" in (tmp_path / "job" / "worker.log").read_text()
+    assert done.stdout.split("\n") == ["top level", "Failed", ""]
+    assert done.stderr == ""
+
+
 def test_a_server_that_is_killed_before_it_is_ready_is_begun_again(
     script: Path, tmp_path: Path
 ) -> None:

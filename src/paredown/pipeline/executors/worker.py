@@ -119,11 +119,16 @@ class ProgressFile:
 
 
 def _quiet_libraries() -> None:
-    """Progress bars of libraries belong into no log file."""
+    """Progress bars of libraries belong into no log file, and leave nothing behind."""
     import transformers
+    from tqdm import tqdm
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    # Even a disabled bar makes a lock for all processes, which is a named semaphore in a child of
+    # the fork server. A worker ends without giving it back, and the user would read at the end of
+    # the run of "leaked semaphore objects". Bars of one process need no more than its threads' lock.
+    tqdm.set_lock(threading.RLock())
 
 
 def _redirect(log: Path) -> None:
