@@ -7,8 +7,9 @@ import pytest
 
 from paredown.judge.hypervolume import covered
 from paredown.search.base import Budget
+from paredown.search.outlook import allowed
 from paredown.search.policies.random import Uniform
-from paredown.search.policies.surrogate import Expected, allowed
+from paredown.search.policies.surrogate import Expected
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy

@@ -32,7 +32,9 @@ def rows(monkeypatch: pytest.MonkeyPatch, **quality: float) -> None:
         "cut": "cut(ratio=0.125)",
         "trained": "cut > mend",
     }
-    found = tuple(Known(model="m", strategy=texts[name], quality=q) for name, q in quality.items())
+    found = tuple(
+        Known(model="m", strategy=texts[name], quality=q, kl=q - 1) for name, q in quality.items()
+    )
     monkeypatch.setattr(knowledge, "known", lambda: found)
 
 

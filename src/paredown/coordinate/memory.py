@@ -88,8 +88,11 @@ def known_before(
                 tuple(Remembered.model_validate(item) for item in event.get("remembered", ())),
             )
     config = prepared.config
-    start = warm_start(known, prepared.space, config.limits, episodes=config.episodes)
-    seen = remembered(known, prepared.target.device)
+    named = config.named_qualities
+    start = warm_start(
+        known, prepared.space, config.limits, episodes=config.episodes, qualities=named
+    )
+    seen = remembered(known, prepared.target.device, named)
     if config.skills:
         told = {"start": plain(start), "remembered": plain(seen)}
         experiment.events.add(STARTED_FROM, known=len(known), **told)
@@ -109,7 +112,13 @@ def known_elsewhere(prepared: Prepared, experiment: Experiment) -> Knowledge | N
             )
     config = prepared.config
     found = Knowledge(
-        anchors=anchors(prepared.space, config.limits, episodes=config.episodes), effects=effects()
+        anchors=anchors(
+            prepared.space,
+            config.limits,
+            episodes=config.episodes,
+            qualities=config.named_qualities,
+        ),
+        effects=effects(config.named_qualities),
     )
     told = {"anchors": plain(found.anchors), "effects": plain(found.effects)}
     experiment.events.add(KNOWN, **told)

@@ -14,6 +14,7 @@ import numpy as np
 from paredown.analysis.hypervolume import hypervolume
 from paredown.errors import StrategyError
 from paredown.judge.limits import breaks
+from paredown.judge.quality import share_kept
 from paredown.judge.quantities import QUANTITIES, bounds
 from paredown.methods import registry
 from paredown.report.findings import find
@@ -86,6 +87,12 @@ class Skill:
         values = [v for row in self.rows if (v := getattr(row, name)) is not None]
         return float(np.median(values)) if values else None
 
+    def kept(self, qualities: Sequence[str]) -> float | None:
+        """Share kept of the named qualities, the mean over them of the median over the evidence;
+        None where one was never measured, or none is named."""
+        found = [[row.kept[name] for row in self.rows if name in row.kept] for name in qualities]
+        return float(np.mean([np.median(each) for each in found])) if all(found) and found else None
+
     @property
     def label(self) -> str:
         """The strategy for people; methods that are not installed are shown as they are."""
@@ -124,6 +131,7 @@ def learn(record: ExperimentRecord) -> tuple[Evidence, ...]:
                 perplexity_ratio=_over(result, baseline, "perplexity"),
                 compression_ratio=result.value("compression_ratio"),
                 speedup=result.value("speedup"),
+                kept=_kept(result),
                 n=_samples(result),
                 time=now,
             )
@@ -155,18 +163,27 @@ def transferable(skills: Sequence[Skill], spec: ModelSpec) -> tuple[Skill, ...]:
 
 
 def warm_start(
-    skills: Sequence[Skill], space: Space, limits: Limits, *, episodes: int
+    skills: Sequence[Skill],
+    space: Space,
+    limits: Limits,
+    *,
+    episodes: int,
+    qualities: Sequence[str] = (),
 ) -> tuple[Strategy, ...]:
     """Strategies to try first: those of skills that together promise most, best first.
 
     Taken greedily by what each adds to the hypervolume of the effects remembered, times its
     trust; no more than `WARM_SHARE` of the episodes, and none that is expected to break a limit.
     One that this space does not have is replaced by the nearest with the same methods.
+
+    Args:
+        qualities: what counts as quality (`RunConfig.named_qualities`): a limit bounds their loss
+            where the evidence has it, else that of the text.
     """
     rows: dict[str, tuple[Strategy, tuple[float, ...], float]] = {}
     for skill in skills:
         place = _place(skill)
-        if skill.demoted or place is None or _breaks(skill, limits):
+        if skill.demoted or place is None or _breaks(skill, limits, qualities):
             continue
         here = _in_space(skill.strategy, space)
         # Several skills may have one nearest strategy here: the most trusted stands for it.
@@ -175,9 +192,12 @@ def warm_start(
     return _greedy(list(rows.values()), max(1, math.floor(episodes * WARM_SHARE)))
 
 
-def remembered(skills: Sequence[Skill], device: str) -> tuple[Remembered, ...]:
+def remembered(
+    skills: Sequence[Skill], device: str, qualities: Sequence[str] = ()
+) -> tuple[Remembered, ...]:
     """What the search is told of earlier experiments: the effects of all strategies, good or bad,
-    those learned last first. Speed counts where it was measured on such a device."""
+    those learned last first. Speed counts where it was measured on such a device. `qualities`: as
+    in `warm_start`."""
     latest = sorted(skills, key=lambda skill: -max(row.time for row in skill.rows))
     found = []
     for skill in latest[:REMEMBERED]:
@@ -190,7 +210,8 @@ def remembered(skills: Sequence[Skill], device: str) -> tuple[Remembered, ...]:
             over["latency"] = 1 / float(np.median(speeds))
         failed = all(row.failure in HOPELESS for row in skill.rows)
         if over or failed:
-            found.append(Remembered(strategy=skill.strategy, over=over, failed=failed))
+            kept = skill.kept(qualities)
+            found.append(Remembered(strategy=skill.strategy, over=over, kept=kept, failed=failed))
     return tuple(found)
 
 
@@ -221,6 +242,13 @@ def _over(result: TrialResult, baseline: TrialResult, name: str) -> float | None
     return mine / base if mine and base else None
 
 
+def _kept(result: TrialResult) -> dict[str, float]:
+    shares = {score.name: share_kept(score) for score in result.scores}
+    found = {name: share.value for name, share in shares.items() if share and share.value > 0}
+    kl = result.get("kl")
+    return found if kl is None else {**found, "kl": math.exp(-kl.value)}
+
+
 def _samples(result: TrialResult) -> int:
     found = result.get("perplexity")
     return 0 if found is None else found.n
@@ -242,9 +270,12 @@ def _place(skill: Skill) -> tuple[float, ...] | None:
     return tuple(place)
 
 
-def _breaks(skill: Skill, limits: Limits) -> bool:
+def _breaks(skill: Skill, limits: Limits, qualities: Sequence[str]) -> bool:
     """Whether its effect breaks a limit that does not depend on the model's size."""
-    return breaks(_effects(skill), limits)
+    effects, kept = _effects(skill), skill.kept(qualities)
+    if kept is None:
+        return breaks(effects, limits)
+    return breaks({**effects, "quality": 1 / kept}, limits, named=True)
 
 
 def _effects(skill: Skill) -> dict[Objective, float]:

@@ -17,13 +17,20 @@ use is decided here and nowhere else:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pydantic import ValidationError
 
-from paredown.judge.quantities import QUANTITIES, bounds
+from paredown.judge.quantities import (
+    LOST_POINTS,
+    POINTS,
+    QUANTITIES,
+    SCORED,
+    bounds,
+    quantity,
+)
 from paredown.judge.quantity import Limit, Reading
 from paredown.judge.words import name_of
 from paredown.spec.result import TrialResult
@@ -159,16 +166,57 @@ def violations(
     }
 
 
-def breaks(over: Mapping[Objective, float], limits: Limits) -> bool:
+def breaks(over: Mapping[Objective, float], limits: Limits, *, named: bool = False) -> bool:
     """Whether quantities over the baseline's, imagined or remembered, break a limit.
 
     Limits that do not depend on the baseline, and quantities that are not given, break nothing.
+
+    Args:
+        over: by objective.
+        named: quality is that which the user named, as `bounded_quality` has it; else the text's
+            perplexity, of which a limit in points says nothing.
     """
     return any(
-        bound.limit.excess(bound.limit.seen_from(over[bound.objective]), bound.value) > 0
-        for bound in bounds(limits)
-        if not bound.limit.absolute and bound.objective in over
+        limit.excess(limit.seen_from(value), bound) > 0
+        for limit, bound, value in _bounded(over, limits, named=named)
     )
+
+
+def _bounded(
+    over: Mapping[Objective, float], limits: Limits, *, named: bool
+) -> Iterator[tuple[Limit, float, float]]:
+    """Each limit that can be judged, its bound, and what its `seen_from` takes."""
+    for bound in bounds(limits):
+        limit, value = bound.limit, over.get(bound.objective)
+        if value is None:
+            continue
+        if bound.quantity is LOST_POINTS:
+            if named:
+                yield limit, bound.value, 100 * (1 - value)
+        elif not limit.absolute:
+            scored = named and bound.objective == "quality" and SCORED.limit
+            yield scored or limit, bound.value, value
+
+
+def bounds_named_quality(baseline: TrialResult | None, limits: Limits) -> bool:
+    """Whether a limit bounds a quality that the user named, and not the text's perplexity."""
+    named = quantity("quality", baseline) is SCORED
+    return named and limits.max_accuracy_loss is not None
+
+
+def bounded_quality(
+    result: TrialResult, baseline: TrialResult | None, limits: Limits
+) -> float | None:
+    """The quality that the user's limit bounds, over the baseline's: above 1 where it is worse.
+
+    What the base scores over what the result scores; of a limit in points, 1 and a hundredth for
+    each point lost. None where it was not measured.
+    """
+    if limits.loss_points is not None:
+        change = result.get(POINTS)
+        return None if change is None else 1 - change.value / 100
+    found = quantity("quality", baseline).over(result, baseline)
+    return None if found is None else found.value
 
 
 def broken_by_size(size: int, ratio: float, limits: Limits) -> str | None:

@@ -103,7 +103,7 @@ def _kept(scores: Sequence[TaskScore], *, is_base: bool) -> Measurement | None:
     if is_base:
         how = f"the base itself on {names}"
         return _measurement(1.0, 1.0, 1.0, n=1, how=how) if scores else None
-    shares = [share for score in scores if (share := _share(score)) is not None]
+    shares = [share for score in scores if (share := share_kept(score)) is not None]
     if not shares:
         return None
     mean = _mean(shares)
@@ -121,8 +121,9 @@ def _mean(readings: Sequence[Reading]) -> Reading:
     return Reading(value=value, low=value - down, high=value + up)
 
 
-def _share(score: TaskScore) -> Reading | None:
-    """Share of the base's score that is kept, with its paired interval."""
+def share_kept(score: TaskScore) -> Reading | None:
+    """Share of the base's score that is kept, with its paired interval; None where it was not
+    compared with a base that scores at all."""
     found = score.versus_base
     # A base that scores nothing has nothing to lose: no share can be taken of it.
     if found is None or found.base_value <= 0:

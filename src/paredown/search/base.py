@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from paredown.methods import registry
 from paredown.search.cost import CostModel
@@ -21,6 +21,9 @@ from paredown.spec.run import Objective
 from paredown.spec.serial import content_hash
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
+
+if TYPE_CHECKING:
+    from paredown.search.outlook import Outlook
 
 Action = Literal["quantization", "pruning", "tuning", "pipeline", "end"]
 
@@ -73,7 +76,9 @@ class Remembered(BaseModel):
 
     strategy: Strategy
     over: dict[Objective, float] = {}
-    """Measurements as multiples of that model's baseline, each > 0."""
+    """Measurements as multiples of that model's baseline, each > 0; quality is the perplexity."""
+    kept: float | None = Field(default=None, gt=0)
+    """Share kept of the quality that the user of this run named; None: nobody has measured it."""
     failed: bool = False
     """It came to nothing each time."""
 
@@ -91,6 +96,7 @@ class View:
         opened: somebody else sees to it that every method is looked at.
         remembered: from experiments on other models.
         shunned: hashes of what is left out for now, because something better is left.
+        outlook: what was forecast in this turn already.
     """
 
     history: Sequence[TrialResult]
@@ -101,6 +107,7 @@ class View:
     opened: bool = False
     remembered: Sequence[Remembered] = ()
     shunned: Collection[str] = frozenset()
+    outlook: Outlook | None = None
 
     @cached_property
     def trials(self) -> list[TrialResult]:

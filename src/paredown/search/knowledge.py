@@ -8,14 +8,14 @@ a search begins and what it reckons with, never what is recommended.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from paredown.errors import ConfigError
 from paredown.judge.limits import breaks
 from paredown.methods import registry
-from paredown.methods.shared.knowledge import known
+from paredown.methods.shared.knowledge import Known, known
 from paredown.search.base import Remembered
 from paredown.search.index import genome
 from paredown.search.space import Space
@@ -52,20 +52,57 @@ class Knowledge:
     effects: tuple[Remembered, ...]
 
 
-def effects() -> tuple[Remembered, ...]:
-    """The rows as the forecast takes them: losses, the median over models that had the strategy."""
-    seen: dict[str, tuple[Strategy, list[float]]] = {}
+def effects(qualities: Sequence[str] = ()) -> tuple[Remembered, ...]:
+    """The rows as the forecast takes them: losses, the median over models that had the strategy.
+
+    Args:
+        qualities: what counts as quality (`RunConfig.named_qualities`). The rows know the
+            perplexity of a text and the divergence on it, and no benchmark's score.
+    """
+    found = []
+    for strategy, row in _effects():
+        kept = math.exp(-row.kl) if _is_kl(qualities) else None
+        over: dict[Objective, float] = {"quality": row.quality}
+        found.append(Remembered(strategy=strategy, over=over, kept=kept))
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Effect:
+    """What a strategy did, over the models that had it: the median, of two what was worse.
+
+    Attributes:
+        quality, kl: as in `Known`.
+    """
+
+    quality: float
+    kl: float
+
+
+def _effects() -> Iterator[tuple[Strategy, _Effect]]:
+    """Each strategy that this version knows, as the table writes it."""
+    seen: dict[str, tuple[Strategy, list[Known]]] = {}
     for row in known():
         strategy = _canonical(row.strategy)
         if strategy is not None:
-            seen.setdefault(strategy.hash, (strategy, []))[1].append(row.quality)
-    return tuple(
-        Remembered(strategy=strategy, over={"quality": sorted(values)[len(values) // 2]})
-        for strategy, values in seen.values()
-    )
+            seen.setdefault(strategy.hash, (strategy, []))[1].append(row)
+    for strategy, rows in seen.values():
+        quality = _median(row.quality for row in rows)
+        yield strategy, _Effect(quality=quality, kl=_median(row.kl for row in rows))
 
 
-def anchors(space: Space, limits: Limits, *, episodes: int) -> tuple[Strategy, ...]:
+def _is_kl(qualities: Sequence[str]) -> bool:
+    return tuple(qualities) == ("kl",)
+
+
+def _median(values: Iterable[float]) -> float:
+    among = sorted(values)
+    return among[len(among) // 2]
+
+
+def anchors(
+    space: Space, limits: Limits, *, episodes: int, qualities: Sequence[str] = ()
+) -> tuple[Strategy, ...]:
     """Strategies to try first on a model that nobody has measured.
 
     In this order: the smallest that is safe, the smallest that usually stays within the user's
@@ -77,8 +114,9 @@ def anchors(space: Space, limits: Limits, *, episodes: int) -> tuple[Strategy, .
         space: what may be proposed.
         limits: of the user.
         episodes: of the run.
+        qualities: as in `effects`; a loss of a benchmark's score is judged by the text's.
     """
-    rows = list(_rows(space, limits))
+    rows = list(_rows(space, limits, is_kl=_is_kl(qualities)))
     quick = [row for row in rows if not row.recovers]
     safe = _smallest([row for row in quick if row.quality <= SAFE])
     bold = _smallest([row for row in quick if row.quality <= _most(limits)])
@@ -116,19 +154,19 @@ class _Row:
     recovers: bool
 
 
-def _rows(space: Space, limits: Limits) -> Iterator[_Row]:
+def _rows(space: Space, limits: Limits, *, is_kl: bool) -> Iterator[_Row]:
     """What is known of strategies that this space has, as far as it is expected to be allowed."""
-    for row in known():
-        strategy = _here(row.strategy, space)
+    for wanted, effect in _effects():
+        strategy = _here(wanted, space)
         if strategy is None:
             continue
         ratio = space.ratio(strategy)
-        over: dict[Objective, float] = {"quality": row.quality, "size": 1 / ratio}
-        if ratio > 1 and not breaks(over, limits):
+        quality = math.exp(effect.kl) if is_kl else effect.quality
+        over: dict[Objective, float] = {"quality": quality, "size": 1 / ratio}
+        if ratio > 1 and not breaks(over, limits, named=is_kl):
             yield _Row(
-                strategy=strategy, quality=row.quality, ratio=ratio,
-                recovers=len(strategy.steps) > 1,
-            )  # fmt: skip
+                strategy=strategy, quality=quality, ratio=ratio, recovers=len(strategy.steps) > 1
+            )
 
 
 def _smallest(rows: list[_Row]) -> _Row | None:
@@ -136,16 +174,14 @@ def _smallest(rows: list[_Row]) -> _Row | None:
 
 
 def _most(limits: Limits) -> float:
-    """Largest loss, over the base, that is looked for."""
-    loss = limits.loss_percent
-    return USUAL if loss is None else 1 + loss / 100
+    """Largest loss, over the base, that is looked for; a limit has left out what breaks it."""
+    return USUAL if limits.loss_percent is None else math.inf
 
 
-def _here(text: str, space: Space) -> Strategy | None:
+def _here(wanted: Strategy, space: Space) -> Strategy | None:
     """The strategy in this space; where its group size does not fit the model, the nearest with
     as many bits."""
-    wanted = _canonical(text)
-    if wanted is None or wanted in space:
+    if wanted in space:
         return wanted
     near = space.nearest(genome(wanted), lambda strategy: True)
     return near if near is not None and _bits(near) == _bits(wanted) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
@@ -11,11 +11,13 @@ import numpy as np
 
 from paredown.analysis.pareto import FloatArray, pareto_mask
 from paredown.judge.hypervolume import Score, measured, scores
-from paredown.judge.quantities import QUANTITIES
+from paredown.judge.limits import bounded_quality, bounds_named_quality, breaks
+from paredown.judge.quantities import KEPT, QUANTITIES, bounds, finished_baseline
 from paredown.search.base import Remembered, View
 from paredown.search.regression import Forecast, forecast, rows_of
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
+from paredown.spec.target import Limits
 
 BEYOND = 1.5
 """Losses count up to this multiple of the end of their axis (both as logarithms): how far beyond
@@ -28,50 +30,203 @@ class Outlook:
     """Forecasts of all strategies that may be proposed.
 
     Attributes:
-        strategies: the view's, in its order.
-        seen: the trials that it is drawn from.
+        view: what it is drawn from; its `left` are the strategies, in this order.
+        axes: the objectives that every trial has measured.
+        seen: the trials, by the costs of these.
         informed: whether any trial or memory is behind it.
-        forecasts: of each objective that every trial has measured; logarithms over the baseline's.
+        forecasts: of the axes, and of what limits bound besides; logarithms over the baseline's.
+        named: of the quality that the user named, where a limit bounds it; None where quality is
+            the text's perplexity.
+        scored: whether any trial or memory of that quality is behind `named`; else it follows from
+            the text alone.
     """
 
-    strategies: list[Strategy]
+    view: View
+    axes: tuple[Objective, ...]
     seen: list[Score]
     informed: bool
     forecasts: dict[Objective, Forecast]
+    named: Forecast | None
+    scored: bool
+
+    @property
+    def strategies(self) -> list[Strategy]:
+        """What was forecast."""
+        return self.view.left
 
     @classmethod
     def of(cls, view: View, objectives: tuple[Objective, ...]) -> Self | None:
         """None where nothing was measured, or nothing is left.
 
         Sizes are known exactly; the rest is learned. What has failed counts as the worst in
-        quality; of its speed and memory nothing is known.
+        quality; of its speed and memory nothing is known. What was forecast in this turn already
+        (`view.outlook`) is not forecast again.
         """
-        names = measured(view.history, objectives)
-        if not names or not view.left:
+        axes = measured(view.history, objectives)
+        if not axes or not view.left:
             return None
+        bounded = tuple(b.objective for b in bounds(view.limits) if not b.limit.absolute)
+        names = measured(view.history, tuple(dict.fromkeys((*axes, *bounded))))
+        known = _Known.of(view, names)
+        done = _narrowed(view)
+        named = None
+        if bounds_named_quality(finished_baseline(view.history), view.limits):
+            named = done.named or known.named_quality()
+        return cls(
+            view=view,
+            axes=axes,
+            seen=scores(view.history, axes, view.limits),
+            informed=bool(known.here or known.told),
+            forecasts={name: done.forecasts.get(name) or known.forecast(name) for name in names},
+            named=named,
+            scored=bool(known.scored_here() or known.scored_there()),
+        )
+
+    @property
+    def caveat(self) -> str:
+        """What is to be said of a limit that is judged by something else than it bounds."""
+        if self.named is None or self.scored:
+            return ""
+        return "the loss of the named quality is forecast from the text: nothing was scored yet"
+
+    def allowed(self, logs: Mapping[Objective, FloatArray], named: FloatArray | None) -> FloatArray:
+        """(strategies,) 1 where such outcomes meet the limits that depend on them, else 0.
+
+        Args:
+            logs: (strategies,) logarithms over the baseline's, of each forecast.
+            named: the same of the named quality, where one is bounded.
+        """
+        judged = dict(logs) if named is None else {**logs, "quality": named}
+        table = np.stack(list(judged.values()), axis=1)
+        return allowed(table, tuple(judged), self.view.limits, named=named is not None)
+
+
+def allowed(
+    logs: FloatArray, names: tuple[Objective, ...], limits: Limits, *, named: bool = False
+) -> FloatArray:
+    """(strategies,) 1 where outcomes, `logs` over the baseline's, meet the limits that depend on
+    them, else 0. `named`: as in `judge.limits.breaks`."""
+    if limits == Limits():
+        return np.ones(len(logs))
+    over = [dict(zip(names, row, strict=True)) for row in np.exp(logs).tolist()]
+    return np.array([0.0 if breaks(one, limits, named=named) else 1.0 for one in over])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Narrowed:
+    """What an earlier outlook of the same turn has forecast of what is left now."""
+
+    forecasts: dict[Objective, Forecast]
+    named: Forecast | None
+
+
+def _narrowed(view: View) -> _Narrowed:
+    earlier = view.outlook
+    if earlier is None or not _same_turn(earlier.view, view):
+        return _Narrowed(forecasts={}, named=None)
+    places = {strategy.hash: place for place, strategy in enumerate(earlier.strategies)}
+    kept = [places[strategy.hash] for strategy in view.left]
+    return _Narrowed(
+        forecasts={name: found.at(kept) for name, found in earlier.forecasts.items()},
+        named=None if earlier.named is None else earlier.named.at(kept),
+    )
+
+
+def _same_turn(earlier: View, view: View) -> bool:
+    """Whether all that forecasts depend on is the same, and nothing is left that was not."""
+    return (
+        earlier.history is view.history
+        and earlier.space is view.space
+        and earlier.remembered is view.remembered
+        and earlier.limits == view.limits
+        and {s.hash for s in view.left} <= {s.hash for s in earlier.left}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What forecasts follow from.
+
+    Attributes:
+        names: what every trial has measured.
+        here: the trials of strategies of the space, by the costs of `names`.
+        told: what is remembered of strategies of the space.
+    """
+
+    view: View
+    names: tuple[Objective, ...]
+    here: list[Score]
+    told: list[Remembered]
+
+    @classmethod
+    def of(cls, view: View, names: tuple[Objective, ...]) -> Self:
         seen = scores(view.history, names, view.limits)
-        known = [score for score in seen if score.strategy in view.space]
-        told = [r for r in view.remembered if r.strategy in view.space]
-        new = rows_of(view.space, view.left)
-        found: dict[Objective, Forecast] = {}
-        for column, name in enumerate(names):
-            if name == "size":
-                # The logarithm of the size over the base's.
-                exact = -np.log([view.space.ratio(strategy) for strategy in view.left])
-                found[name] = Forecast(mean=exact, error=np.zeros(len(view.left)))
-                continue
-            end = BEYOND * math.log(QUANTITIES[name].worst)
-            here = [
-                (s.strategy, end if "failed" in s.violations else min(s.costs[column], end))
-                for s in known
-                if name == "quality" or "failed" not in s.violations
-            ]
-            there = _elsewhere(told, name, end)
-            found[name] = forecast(
-                *_points(view, here), new, elsewhere=_points(view, there) if there else None
-            )
-        informed = bool(known or told)
-        return cls(strategies=view.left, seen=seen, informed=informed, forecasts=found)
+        return cls(
+            view=view,
+            names=names,
+            here=[score for score in seen if score.strategy in view.space],
+            told=[memory for memory in view.remembered if memory.strategy in view.space],
+        )
+
+    def forecast(self, name: Objective) -> Forecast:
+        if name == "size":
+            # The logarithm of the size over the base's.
+            exact = -np.log([self.view.space.ratio(strategy) for strategy in self.view.left])
+            return Forecast(mean=exact, error=np.zeros(len(self.view.left)))
+        end = _end(name)
+        column = self.names.index(name)
+        here = [
+            (s.strategy, end if "failed" in s.violations else min(s.costs[column], end))
+            for s in self.here
+            if name == "quality" or "failed" not in s.violations
+        ]
+        return self._learned(here, _elsewhere(self.told, name, end))
+
+    def named_quality(self) -> Forecast:
+        """Of what a limit bounds. What the text lost, here and elsewhere, stands beside it as one
+        model stands beside another: the kernel weighs how much the one says of the other."""
+        end = _end("quality")
+        failed = [(s.strategy, end) for s in self.here if "failed" in s.violations]
+        text = [(s.strategy, min(s.costs[self.names.index("quality")], end))
+                for s in self.here
+                if "quality" in self.names and "failed" not in s.violations]  # fmt: skip
+        remembered = _elsewhere([m for m in self.told if m.kept is None], "quality", end)
+        there = [*self.scored_there(), *text, *remembered]
+        return self._learned([*self.scored_here(), *failed], there)
+
+    def scored_here(self) -> list[tuple[Strategy, float]]:
+        """Trials that were scored, by the logarithm of what a limit bounds over the base's."""
+        baseline, end = finished_baseline(self.view.history), _end("quality")
+        return [
+            (trial.strategy, max(-end, min(math.log(over), end)))
+            for trial in self.view.trials
+            if trial.strategy is not None
+            and trial.strategy in self.view.space
+            and trial.status == "ok"
+            and trial.get(KEPT) is not None
+            and (over := bounded_quality(trial, baseline, self.view.limits)) is not None
+            and over > 0
+        ]
+
+    def scored_there(self) -> list[tuple[Strategy, float]]:
+        """The same of what is remembered."""
+        end = _end("quality")
+        return [
+            (memory.strategy, max(-end, min(-math.log(memory.kept), end)))
+            for memory in self.told
+            if memory.kept is not None
+        ]
+
+    def _learned(
+        self, here: list[tuple[Strategy, float]], there: list[tuple[Strategy, float]]
+    ) -> Forecast:
+        new = rows_of(self.view.space, self.view.left)
+        elsewhere = _points(self.view, there) if there else None
+        return forecast(*_points(self.view, here), new, elsewhere=elsewhere)
+
+
+def _end(name: Objective) -> float:
+    return BEYOND * math.log(QUANTITIES[name].worst)
 
 
 def _elsewhere(

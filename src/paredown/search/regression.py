@@ -42,6 +42,10 @@ class Forecast:
     mean: FloatArray
     error: FloatArray
 
+    def at(self, places: Sequence[int]) -> Forecast:
+        """Of some of them."""
+        return Forecast(mean=self.mean[places], error=self.error[places])
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
-import numpy as np
-
-from paredown.judge.limits import breaks
-from paredown.judge.quantities import QUANTITIES
+from paredown.judge.limits import bounds_named_quality
+from paredown.judge.quantities import QUANTITIES, finished_baseline
 from paredown.search.base import Decision, Policy, Remembered, View
 from paredown.search.outlook import Outlook
 from paredown.spec.run import OBJECTIVES, Objective
@@ -43,6 +41,10 @@ class WarmStart(Policy):
             return self.then.choose(view)
         place = self.strategies.index(first) + 1
         reason = f"warm start ({place} of {len(self.strategies)})"
+        if bounds_named_quality(finished_baseline(view.history), view.limits):
+            kept = {memory.strategy.hash for memory in self.remembered if memory.kept is not None}
+            if first.hash not in kept:
+                reason += "; its loss is known of the text alone, not of the named quality"
         outside = sum(s not in view.space for s in self.strategies)
         if outside:
             reason += f"; {outside} given are not in the space"
@@ -76,32 +78,28 @@ class Informed(Policy):
         # `view.may` passes over anchors that are by now forecast to be hopeless.
         first = next(filter(view.may, self.anchors), None)
         if first is None:
-            return self.then.choose(view)
-        place = self.anchors.index(first) + 1
-        reason = f"known to work on other models ({place} of {len(self.anchors)} to begin with)"
-        return view.decide(first, reason=reason, policy=self.name)
+            decision = self.then.choose(view)
+        else:
+            place = self.anchors.index(first) + 1
+            reason = f"known to work on other models ({place} of {len(self.anchors)} to begin with)"
+            decision = view.decide(first, reason=reason, policy=self.name)
+        caveat = "" if view.outlook is None else view.outlook.caveat
+        return replace(decision, reason=f"{decision.reason}; {caveat}") if caveat else decision
 
 
 def hopeful(view: View, objectives: tuple[Objective, ...]) -> View:
     """The view without what is forecast to break a limit, or to lie beyond the end of an axis.
 
-    Unchanged where nothing is known to forecast from, and where nothing better is left: what is
-    hopeless in a forecast may still be all there is.
+    Nothing is left out where nothing is known to forecast from, and where nothing better is left:
+    what is hopeless in a forecast may still be all there is. The forecast goes along with the view.
     """
     outlook = Outlook.of(view, objectives)
     if outlook is None or not outlook.informed:
         return view
-    names = tuple(outlook.forecasts)
-    means = np.stack([outlook.forecasts[name].mean for name in names], axis=1)
-    shunned = {
-        strategy.hash
-        for strategy, row in zip(outlook.strategies, means, strict=True)
-        if _is_hopeless(dict(zip(names, row.tolist(), strict=True)), view)
-    }
-    return view if len(shunned) == len(outlook.strategies) else replace(view, shunned=shunned)
-
-
-def _is_hopeless(logs: dict[Objective, float], view: View) -> bool:
-    if any(log > math.log(QUANTITIES[name].worst) for name, log in logs.items()):
-        return True
-    return breaks({name: math.exp(log) for name, log in logs.items()}, view.limits)
+    means = {name: found.mean for name, found in outlook.forecasts.items()}
+    hopeless = outlook.allowed(means, None if outlook.named is None else outlook.named.mean) == 0
+    for name in outlook.axes:
+        hopeless |= means[name] > math.log(QUANTITIES[name].worst)
+    shunned = {s.hash for s, is_so in zip(outlook.strategies, hopeless, strict=True) if is_so}
+    everything = len(shunned) == len(outlook.strategies)
+    return replace(view, shunned=frozenset() if everything else shunned, outlook=outlook)

@@ -299,6 +299,13 @@ class RunConfig(BaseModel):
     trust_remote_code: bool = False
     """Whether Python code that comes with a model may run."""
 
+    @property
+    def named_qualities(self) -> tuple[str, ...]:
+        """What counts as quality instead of the text's perplexity: benchmarks, or `kl`."""
+        if self.quality == "auto":
+            return self.evaluate.benchmarks
+        return () if self.quality == "perplexity" else (self.quality,)
+
     @field_validator("country")
     @classmethod
     def _in_capitals(cls, country: str | None) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Annotated, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,7 +26,7 @@ from paredown.store.home import data_home
 FILE = "skills.sqlite3"
 APPLICATION = 0x70617265
 """In the file's header (`application_id`): "pare". SQLite files of others are refused."""
-SCHEMA = 1
+SCHEMA = 2
 """In the file's header (`user_version`)."""
 BUSY_S = 30.0
 """Longest wait for another process that writes."""
@@ -60,6 +60,9 @@ class Evidence(BaseModel):
     """Over the baseline's."""
     compression_ratio: float | None = Field(default=None, gt=0)
     speedup: float | None = Field(default=None, gt=0)
+    kept: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, max_length=200)
+    """Share of the base's score that was kept, by benchmark; and `kl`, where the divergence on the
+    text was measured: exp(-KL)."""
     n: int = Field(ge=0)
     """Independent samples behind the perplexity."""
     time: float
@@ -181,6 +184,9 @@ class SkillStore:
         if _pragma(connection, "user_version") > SCHEMA:
             raise ConfigError(f"skills: {self.path} was written by a newer paredown; upgrade")
         if _pragma(connection, "application_id") == APPLICATION:
+            # An older file needs nothing else: what it lacks has defaults. A newer one is refused by
+            # the versions that do not know its fields.
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
             return
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise ConfigError(f"skills: {self.path} is another program's; choose another --skills")

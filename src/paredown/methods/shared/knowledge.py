@@ -24,11 +24,13 @@ class Known:
         model: on which it was measured.
         strategy: as it was written, for instance `gptq(bits=4)`.
         quality: perplexity over the base's.
+        kl: divergence from the base's next-token probabilities, nats per token.
     """
 
     model: str
     strategy: str
     quality: float
+    kl: float
 
 
 @cache
@@ -36,7 +38,7 @@ def known() -> tuple[Known, ...]:
     """All rows, in the order of the file."""
     text = files("paredown.methods.shared").joinpath(FILE).read_text(encoding="utf-8")
     return tuple(
-        Known(model=model["model"], strategy=row["strategy"], quality=row["quality"])
+        Known(model=model["model"], strategy=row["strategy"], quality=row["quality"], kl=row["kl"])
         for model in json.loads(text)["models"]
         for row in model["rows"]
     )

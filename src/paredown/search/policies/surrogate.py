@@ -9,12 +9,10 @@ from typing import ClassVar, Self, final
 import numpy as np
 
 from paredown.analysis.pareto import FloatArray
-from paredown.judge.limits import breaks
 from paredown.judge.quantities import QUANTITIES
 from paredown.search.base import Decision, Policy, View
 from paredown.search.outlook import Outlook
 from paredown.spec.run import OBJECTIVES, Objective
-from paredown.spec.target import Limits
 
 DRAWS = 16
 """Outcomes imagined of each strategy."""
@@ -59,7 +57,7 @@ class Expected(Policy):
             reason = "nothing to learn from yet: next in the order of the space"
             return view.following(reason=reason, policy=self.name)
         rng = np.random.default_rng(view.seed(self.seed, self.name))
-        gain = _gains(outlook, view.limits, rng)
+        gain = _gains(outlook, rng)
         seconds = np.array([view.costs.seconds(strategy) for strategy in outlook.strategies])
         best = int(np.argmax(gain / seconds))
         decision = view.decide(outlook.strategies[best], reason=self._reason(gain, seconds, best),
@@ -75,9 +73,9 @@ class Expected(Policy):
         )
 
 
-def _gains(outlook: Outlook, limits: Limits, rng: np.random.Generator) -> FloatArray:
+def _gains(outlook: Outlook, rng: np.random.Generator) -> FloatArray:
     """(strategies,) expected gain, as a share of the box between the axes' ends."""
-    names, guess = tuple(outlook.forecasts), outlook.forecasts
+    names, guess = outlook.axes, outlook.forecasts
     ends = np.array([(math.log(QUANTITIES[n].best), math.log(QUANTITIES[n].worst)) for n in names])
     low, span = ends[:, 0], ends[:, 1] - ends[:, 0]
     points = rng.random((POINTS, len(names)))
@@ -91,26 +89,33 @@ def _gains(outlook: Outlook, limits: Limits, rng: np.random.Generator) -> FloatA
     points = points[:KEPT]
     covered = np.zeros(len(outlook.strategies))
     for _ in range(DRAWS):
-        # One deviate for all strategies (common random numbers): it is their differences that
-        # decide.
-        logs = np.stack(
-            [guess[n].mean + guess[n].error * rng.standard_normal() for n in names], axis=1
-        )  # (strategies, axes)
+        logs, allowed = _imagined(outlook, rng)
         place = (logs - low) / span
         inside = np.ones((len(covered), len(points)), dtype=bool)
         # Axis by axis, so that no (strategies, points, axes) array is made.
         for axis in range(len(names)):
             inside &= points[None, :, axis] >= place[:, axis, None]
-        covered += inside.mean(axis=1) * allowed(logs, names, limits) if len(points) else 0.0
+        covered += inside.mean(axis=1) * allowed if len(points) else 0.0
     return weight * covered / DRAWS
 
 
-def allowed(logs: FloatArray, names: tuple[Objective, ...], limits: Limits) -> FloatArray:
-    """(strategies,) 1 where imagined outcomes meet the limits that depend on them, else 0."""
-    if limits == Limits():
-        return np.ones(len(logs))
-    over = [dict(zip(names, row, strict=True)) for row in np.exp(logs).tolist()]
-    return np.array([0.0 if breaks(outcome, limits) else 1.0 for outcome in over])
+def _imagined(outlook: Outlook, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """(strategies, axes) logarithms of one outcome, and (strategies,) 1 where limits allow it.
+
+    One deviate for all strategies (common random numbers): it is their differences that decide.
+    And one for the quality of the text and that which the user named: they fall together.
+    """
+    drawn = dict.fromkeys((*outlook.axes, *outlook.forecasts), 0.0)
+    deviates = {name: rng.standard_normal() for name in drawn}
+    logs = {n: found.mean + found.error * deviates[n] for n, found in outlook.forecasts.items()}
+    named = None
+    if outlook.named is not None:
+        shared = deviates.get("quality")
+        named = outlook.named.mean + outlook.named.error * (
+            rng.standard_normal() if shared is None else shared
+        )
+    table = np.stack([logs[name] for name in outlook.axes], axis=1)
+    return table, outlook.allowed(logs, named)
 
 
 def _with_expectation(decision: Decision, view: View, outlook: Outlook, best: int) -> Decision:
