@@ -136,6 +136,17 @@ def test_imagined_outcomes_break_only_what_depends_on_the_base() -> None:
     assert not breaks({}, limits)
 
 
+def test_a_loss_of_the_named_quality_is_imagined_as_it_is_measured() -> None:
+    """To score 1 / 1.06 of the base's is a loss of 5.7 %, and 6 points less one of 6 points."""
+    assert not breaks({"quality": 1.06}, Limits(max_accuracy_loss=5.8), named=True)
+    assert breaks({"quality": 1.06}, Limits(max_accuracy_loss=5.8))
+    assert breaks({"quality": 1.06}, Limits(max_accuracy_loss=5.6), named=True)
+    assert breaks({"quality": 1.06}, Limits(max_accuracy_loss="5.9pt"), named=True)
+    assert not breaks({"quality": 1.06}, Limits(max_accuracy_loss="6.1pt"), named=True)
+    # Of the text's perplexity, points of a score say nothing.
+    assert not breaks({"quality": 9.0}, Limits(max_accuracy_loss="1pt"))
+
+
 def test_what_is_known_from_the_size_alone() -> None:
     limits = Limits(max_memory_gb=2, target_ratio=3)
     assert broken_by_size(2_000_000_000, 3.0, limits) is None

@@ -72,6 +72,32 @@ def test_a_limit_decides_what_is_expected_to_do(monkeypatch: pytest.MonkeyPatch)
     assert anchors(space, Limits(max_accuracy_loss=0.1), episodes=3) == ()
 
 
+def test_of_several_models_the_median_counts_and_of_two_the_one_that_lost_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = [Known(model=m, strategy="solve(bits=4)", quality=q, kl=0.0) for m, q in
+            (("a", 1.02), ("b", 1.3))]  # fmt: skip
+    monkeypatch.setattr(knowledge, "known", lambda: tuple(lost))
+    assert anchors(build(), Limits(max_accuracy_loss=20), episodes=3) == ()
+    lost.append(Known(model="c", strategy="solve(bits=4)", quality=1.01, kl=0.0))
+    assert labels(anchors(build(), Limits(max_accuracy_loss=20), episodes=3)) == ["solve"]
+    assert effects()[0].over == {"quality": 1.02}
+
+
+def test_where_divergence_counts_as_quality_a_limit_bounds_what_is_known_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Perplexity twice the base's, KL 0.05: of exp(-KL) 5 % are lost."""
+    row = Known(model="m", strategy="solve(bits=4)", quality=2.0, kl=0.05)
+    monkeypatch.setattr(knowledge, "known", lambda: (row,))
+    limits = Limits(max_accuracy_loss=6)
+    assert anchors(build(), limits, episodes=3) == ()
+    assert labels(anchors(build(), limits, episodes=3, qualities=("kl",))) == ["solve"]
+    assert anchors(build(), Limits(max_accuracy_loss=4), episodes=3, qualities=("kl",)) == ()
+    assert effects()[0].kept is None
+    assert effects(("kl",))[0].kept == pytest.approx(0.9512, abs=1e-4)
+
+
 def test_what_trains_waits_for_longer_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     rows(monkeypatch, cut=1.005, trained=1.02)
     space = build()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from paredown.analysis.pareto import FloatArray
 from paredown.methods import registry
 from paredown.search.base import Budget, Remembered, View
 from paredown.search.outlook import Outlook, shortlist
-from paredown.spec.result import TrialResult
+from paredown.search.policies.grid import GridSearch
+from paredown.search.policies.surrogate import Expected
+from paredown.search.regression import Forecast, forecast
+from paredown.search.start import Informed, hopeful
+from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Limits
+from paredown.spec.units import Unit
 from tests.search.search_fakes import build, failure, result, use_fakes
 
 
@@ -138,6 +145,121 @@ def test_a_failure_says_nothing_of_speed() -> None:
 def _timed(found: TrialResult, ms: float) -> TrialResult:
     return result(found.strategy, episode=found.episode, perplexity=found.value("perplexity") or 0,
                   size=4e5, ms=ms)  # fmt: skip
+
+
+LOSS = Limits(max_accuracy_loss=10)
+
+
+def _scored(found: TrialResult, kept: float, points: float = 0.0) -> TrialResult:
+    """As if a benchmark had been asked, of which the result keeps this share."""
+    also = tuple(
+        Measurement(name=name, value=value, unit=unit, n=1, stderr=None, lower_is_better=False,
+                    source="derived", how="made up")
+        for name, value, unit in (("quality", kept, Unit.FRACTION),
+                                  ("quality_points", points, Unit.POINTS))
+    )  # fmt: skip
+    return found.model_copy(update={"measurements": (*found.measurements, *also)})
+
+
+def _named_view(*, scored: bool, limits: Limits = LOSS) -> View:
+    """The text says that `cut` doubles the perplexity; the benchmark loses a half where something
+    is rounded, and nothing where it is cut. `cut > round` is untried, and `mend`, which is fine."""
+    history = []
+    for found in _history(200):
+        if found.strategy is None:
+            history.append(_scored(found, 1.0))
+            continue
+        methods = {step.method for step in found.strategy.steps}
+        kept = 0.5 if methods & {"round", "solve"} else 1.0
+        if methods not in ({"cut", "round"}, {"mend"}):
+            points = 100 * 0.4 * (kept - 1)  # the base scores 0.4
+            history.append(_scored(found, kept, points) if scored else found)
+    return replace(_view(history), limits=limits)
+
+
+def _hopeless(view: View) -> set[tuple[str, ...]]:
+    """Methods of what is left out."""
+    shunned = hopeful(view, ("quality", "size")).shunned
+    return {tuple(step.method for step in s.steps) for s in view.untried if s.hash in shunned}
+
+
+def test_a_limit_is_forecast_for_the_quality_that_was_named() -> None:
+    assert ("cut", "round") in _hopeless(_named_view(scored=True))
+    few = [r for r in _named_view(scored=True).history if r.strategy is None
+           or str(r.strategy).startswith("cut(ratio=0.25")]  # fmt: skip
+    few = [r for r in few if r.strategy is None or len(r.strategy.steps) == 1]
+    assert len(few) == 2
+    view = replace(_named_view(scored=True), history=few)
+    # What was cut kept all of the score: its doubled perplexity is no loss of what was named.
+    assert ("cut",) not in _hopeless(view)
+    assert ("cut",) in _hopeless(replace(view, history=[_unscored(r) for r in few]))
+
+
+def _unscored(found: TrialResult) -> TrialResult:
+    return _without("quality", _without("quality_points", found))
+
+
+@pytest.mark.parametrize(("asked", "is_hopeless"), [("10pt", True), ("30pt", False)])
+def test_a_limit_in_points_is_forecast_in_points(asked: str, is_hopeless: bool) -> None:
+    """Half of 0.4 is a loss of 20 points."""
+    view = _named_view(scored=True, limits=Limits(max_accuracy_loss=asked))
+    assert (("cut", "round") in _hopeless(view)) == is_hopeless
+
+
+def test_without_a_score_the_text_stands_for_it_and_that_is_said() -> None:
+    policy = Informed(anchors=(), then=GridSearch(), known=(), objectives=("quality", "size"))
+    unscored = policy.choose(_named_view(scored=False))
+    assert "from the text: nothing was scored yet" in unscored.reason
+    assert ("cut", "round") in _hopeless(_named_view(scored=False))
+    assert "text" not in policy.choose(_named_view(scored=True)).reason
+    assert "text" not in policy.choose(_view(_history(12))).reason  # perplexity is what counts
+    # Other experiments have scored it.
+    told = Remembered(strategy=registry.canonical("cut"), over={"quality": 2.0}, kept=0.99)
+    view = replace(_named_view(scored=False), remembered=(told,))
+    assert "text" not in policy.choose(view).reason
+
+
+def test_a_limit_counts_though_it_bounds_no_objective() -> None:
+    view = replace(_view(_history_but("cut > round(bits=8)", "mend")), limits=LOSS)
+    assert registry.canonical("cut > round(bits=8)").hash in hopeful(view, ("size",)).shunned
+
+
+def test_a_turn_forecasts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    whole = forecast
+
+    def counted(seen: FloatArray, values: FloatArray, new: FloatArray, **more: Any) -> Forecast:
+        asked.append(len(new))
+        return whole(seen, values, new, **more)
+
+    monkeypatch.setattr("paredown.search.outlook.forecast", counted)
+    both: tuple[Objective, ...] = ("quality", "size", "latency")
+    policy = Informed(anchors=(), then=Expected(seed=0, objectives=both), known=(), objectives=both)
+    view = replace(_view(_history(24)), limits=LOSS)
+    assert len(hopeful(view, both).shunned) > 0
+    asked.clear()
+    policy.choose(view)
+    assert len(asked) == 2  # quality and latency; sizes are known
+
+
+def test_what_is_shared_is_what_would_be_forecast_again() -> None:
+    names: tuple[Objective, ...] = ("quality", "latency")
+    view = replace(_view(_history(24)), limits=LOSS)
+    shared = hopeful(view, names)
+    assert shared.outlook is not None
+    assert 0 < len(shared.left) < len(view.left)
+    again, fresh = (Outlook.of(v, names) for v in (shared, replace(shared, outlook=None)))
+    assert again is not None
+    assert fresh is not None
+    for name in names:
+        np.testing.assert_allclose(again.forecasts[name].mean, fresh.forecasts[name].mean)
+        np.testing.assert_allclose(again.forecasts[name].error, fresh.forecasts[name].error)
+    # One more trial, and nothing of it holds any more.
+    later = replace(shared, history=_history(25))
+    now, anew = (Outlook.of(v, names) for v in (later, replace(later, outlook=None)))
+    assert now is not None
+    assert anew is not None
+    np.testing.assert_allclose(now.forecasts["quality"].mean, anew.forecasts["quality"].mean)
 
 
 def test_the_shortlist_is_untried_and_spread_over_sizes() -> None:

@@ -110,16 +110,9 @@ def known_elsewhere(prepared: Prepared, experiment: Experiment) -> Knowledge | N
                 anchors=tuple(Strategy.model_validate(item) for item in event["anchors"]),
                 effects=tuple(Remembered.model_validate(item) for item in event["effects"]),
             )
-    config = prepared.config
-    found = Knowledge(
-        anchors=anchors(
-            prepared.space,
-            config.limits,
-            episodes=config.episodes,
-            qualities=config.named_qualities,
-        ),
-        effects=effects(config.named_qualities),
-    )
+    config, named = prepared.config, prepared.config.named_qualities
+    first = anchors(prepared.space, config.limits, episodes=config.episodes, qualities=named)
+    found = Knowledge(anchors=first, effects=effects(named))
     told = {"anchors": plain(found.anchors), "effects": plain(found.effects)}
     experiment.events.add(KNOWN, **told)
     return found

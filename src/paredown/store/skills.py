@@ -184,8 +184,8 @@ class SkillStore:
         if _pragma(connection, "user_version") > SCHEMA:
             raise ConfigError(f"skills: {self.path} was written by a newer paredown; upgrade")
         if _pragma(connection, "application_id") == APPLICATION:
-            # An older file needs nothing else: what it lacks has defaults. A newer one is refused by
-            # the versions that do not know its fields.
+            # An older file needs nothing else, because what it lacks has defaults; the mark keeps
+            # versions that do not know the newer fields from reading them.
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
             return
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:

@@ -125,9 +125,9 @@ def _quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    # Even a disabled bar makes a lock for all processes, which is a named semaphore in a child of
-    # the fork server. A worker ends without giving it back, and the user would read at the end of
-    # the run of "leaked semaphore objects". Bars of one process need no more than its threads' lock.
+    # Even a disabled bar makes a lock for all processes, a named semaphore in a child of the fork
+    # server. A worker ends without giving it back, and the user would read of "leaked semaphore
+    # objects" at the end of the run. Bars of one process need no more than its threads' lock.
     tqdm.set_lock(threading.RLock())
 
 

@@ -75,7 +75,7 @@ class Expected(Policy):
 
 def _gains(outlook: Outlook, rng: np.random.Generator) -> FloatArray:
     """(strategies,) expected gain, as a share of the box between the axes' ends."""
-    names, guess = outlook.axes, outlook.forecasts
+    names = outlook.axes
     ends = np.array([(math.log(QUANTITIES[n].best), math.log(QUANTITIES[n].worst)) for n in names])
     low, span = ends[:, 0], ends[:, 1] - ends[:, 0]
     points = rng.random((POINTS, len(names)))
