@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import sqlite3
@@ -81,6 +82,55 @@ def test_an_experiment_teaches_what_worked_and_what_did_not(
     assert (failed.failure, failed.n) == ("out_of_memory", 0)
     assert good.family == "llama"
     assert learn(record)[0].experiment == good.experiment
+
+
+def test_what_was_kept_of_each_benchmark_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    base, good, *others = report_samples.several()
+    good = report_samples.scored(good, 0.54)  # the base scores 0.6
+    results = (report_samples.scored(base, 0.6), good, *others)
+    rows = {str(r.strategy): r for r in learn(report_samples.record(tmp_path / "e", results))}
+    found = rows[str(good.strategy)].kept
+    kl = good.value("kl")
+    assert kl is not None
+    assert found == pytest.approx({"gsm8k": 0.9, "kl": math.exp(-kl)})
+    assert rows["rtn(bits=2)"].kept == {}
+
+
+def test_a_limit_bounds_the_quality_that_is_named_where_the_evidence_has_it() -> None:
+    limits, gsm8k = Limits(max_accuracy_loss=10), ("gsm8k",)
+
+    def start(perplexity: float, qualities: tuple[str, ...], **kept: float) -> list[str]:
+        known = skills_of([evidence(perplexity_ratio=perplexity, kept=kept)])
+        found = warm_start(known, build(), limits, episodes=5, qualities=qualities)
+        return [registry.label(strategy) for strategy in found]
+
+    assert start(1.3, gsm8k, gsm8k=0.98) == ["round"]
+    assert start(1.3, (), gsm8k=0.98) == []
+    assert start(1.02, gsm8k, gsm8k=0.8) == []
+    assert start(1.02, gsm8k, arc_easy=0.8) == ["round"]  # by the text: gsm8k was never asked
+    assert start(1.3, ("gsm8k", "arc_easy"), gsm8k=0.99, arc_easy=0.97) == ["round"]
+    known = skills_of(
+        [evidence(kept={"gsm8k": value}, number=n) for n, value in ((1, 0.9), (2, 0.7))]
+    )
+    assert [m.kept for m in remembered(known, "cpu", gsm8k)] == [pytest.approx(0.8)]
+    assert [m.kept for m in remembered(known, "cpu", ("gsm8k", "arc_easy"))] == [None]
+    assert [m.kept for m in remembered(known, "cpu")] == [None]
+
+
+def test_a_store_of_an_older_version_is_read_and_marked_as_of_this_one(store: SkillStore) -> None:
+    store.add([evidence()])
+    with sqlite3.connect(store.path) as connection:
+        (text,) = connection.execute("SELECT document FROM evidence").fetchone()
+        old = json.loads(text)
+        del old["kept"]
+        connection.execute("UPDATE evidence SET document = ?", (json.dumps(old),))
+        connection.execute("PRAGMA user_version = 1")
+    assert [row.kept for row in store.evidence()] == [{}]
+    with sqlite3.connect(store.path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def test_trust_follows_the_evidence_and_demotes() -> None:

@@ -368,6 +368,29 @@ def test_evaluate_reports_scores_beside_the_rest(chatter: Path, tmp_path: Path) 
 
 
 @needs_data
+def test_what_evaluate_records_as_quality_is_the_score_that_was_named(
+    chatter: Path, tmp_path: Path
+) -> None:
+    other = tiny_chatter(tmp_path / "other", seed=1)
+    config = EVALUATE.model_copy(update={"limit": 24})
+    of_other, of_itself = (
+        paredown.evaluate(
+            model, base=str(chatter), data=["arc_easy"], config=config, data_dir=DATA,
+            only_benchmarks=True,
+        )
+        for model in (other, chatter)
+    )  # fmt: skip
+    (score,) = of_other.scores
+    assert score.versus_base is not None
+    kept = score.value / score.versus_base.base_value
+    assert of_other.value("quality") == pytest.approx(kept)
+    assert of_other.accuracy == of_other.value("accuracy") == score.value
+    assert of_other.value("quality_points") == pytest.approx(100 * score.versus_base.difference)
+    assert of_itself.value("quality") == 1
+    assert of_itself.accuracy == of_itself.scores[0].value
+
+
+@needs_data
 def test_a_candidate_that_surely_lost_is_asked_no_further(
     chatter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

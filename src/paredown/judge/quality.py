@@ -25,22 +25,23 @@ _TEXT = "token_accuracy"
 """How the text's accuracy is called where `accuracy` is the score of benchmarks."""
 
 
-def with_quality(result: TrialResult, quality: str) -> TrialResult:
+def with_quality(result: TrialResult, quality: str, *, is_base: bool | None = None) -> TrialResult:
     """The result with what counts as its quality, made new from its scores.
 
     Args:
         quality: `auto`, `perplexity`, `kl` or a benchmark, as in `RunConfig.quality`.
+        is_base: whether it is the base itself; None: if it has no strategy.
 
     `accuracy` becomes the score of the benchmark; of several, the mean share of the base's score
     that is kept. The text's accuracy goes on as `token_accuracy`.
     """
+    is_base = result.strategy is None if is_base is None else is_base
     bare = _without_quality(result.measurements)
     if result.status == "failed" or quality == "perplexity":
         return _with(result, bare)
     if quality == "kl":
-        return _with(result, (*bare, *_from_kl(result)))
+        return _with(result, (*bare, *_from_kl(result, is_base=is_base)))
     chosen = [s for s in result.scores if quality in {"auto", s.name}]
-    is_base = result.strategy is None
     kept = _kept(chosen, is_base=is_base)
     if kept is None:
         return _with(result, bare)
@@ -85,10 +86,10 @@ def _with(result: TrialResult, measurements: tuple[Measurement, ...]) -> TrialRe
     return result.model_copy(update=fields)
 
 
-def _from_kl(result: TrialResult) -> list[Measurement]:
+def _from_kl(result: TrialResult, *, is_base: bool) -> list[Measurement]:
     """exp(-KL): the geometric mean of the probability ratio, 1 where nothing has changed."""
     found = result.get("kl")
-    if result.strategy is None:
+    if is_base:
         return [_measurement(1.0, 1.0, 1.0, n=1, how="the base itself")]
     if found is None:
         return []

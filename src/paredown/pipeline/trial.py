@@ -10,7 +10,7 @@ from paredown.artifact.description import add_measurements
 from paredown.errors import ConfigError
 from paredown.evaluate.footprint import measure_size
 from paredown.judge.limits import broken
-from paredown.judge.quality import judged
+from paredown.judge.quality import judged, with_quality
 from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.build import Built
@@ -193,7 +193,11 @@ def measure_folder(
         )
         # Stopping early saves a search its time; who evaluates one folder wants the number.
         to_the_end = bench.evaluate.model_copy(update={"stop_loss": None})
-        result = _with_scores(clock, result, model, to_the_end)
+        result = with_quality(
+            _with_scores(clock, result, model, to_the_end),
+            "auto",
+            is_base=model.resolve() == bench.base.folder.resolve(),
+        )
     except TrialFailed as error:
         raise ConfigError(f"{label} could not be measured: {error.failure.message}") from None
     return result.model_copy(update={"evaluate_s": clock.elapsed, "wall_s": clock.elapsed})
