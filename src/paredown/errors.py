@@ -11,6 +11,7 @@
     |   |-- GroupSizeError    a group size does not divide a layer's input width
     |   `-- MissingExtraError an optional library is not installed
     |-- AdviceError           an LLM gave no usable advice; the search goes on without it
+    |-- ServerError           a server does not start, or does not answer as it should
     `-- MethodError           this strategy failed on this model; recorded as a failure
         |-- NumericsError     a tensor holds NaN or infinity, or a solve broke down
         |-- DivergedError     training made the model worse, or its outputs are not finite
@@ -74,6 +75,10 @@ class MissingExtraError(ConfigError):
 
 class AdviceError(ParedownError):
     """An LLM gave no usable advice; the classical search goes on."""
+
+
+class ServerError(ParedownError):
+    """A server does not start, does not answer in time, or answers nonsense."""
 
 
 class MethodError(ParedownError):

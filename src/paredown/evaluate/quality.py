@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,6 +47,13 @@ class _Sums:
     right: list[float]
     kl: list[float]
     agree: list[float]
+
+
+class Outputs(Protocol):
+    """What a model is compared with, window by window."""
+
+    def logits(self, window: int) -> Tensor:
+        """(length - 1, vocabulary) float32 for one evaluation window; asked for in their order."""
 
 
 class BaseOutputs:
@@ -130,7 +138,7 @@ def _reproduces(session: Session, readout: Readout, window: Tensor) -> bool:
 
 @torch.no_grad()
 def measure_quality(
-    session: Session, tokens: Tensor, base: BaseOutputs | None, *, protocol: str
+    session: Session, tokens: Tensor, base: Outputs | None, *, protocol: str
 ) -> list[Measurement]:
     """Perplexity, accuracy, and against `base` KL and top-1 agreement, on (count, length) tokens.
 

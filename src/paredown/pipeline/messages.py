@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from paredown.deploy.proof import Golden, Tokens
 from paredown.spec.result import Failure, Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
@@ -71,6 +72,22 @@ class ScoreDone(_Record):
     scores: tuple[TaskScore, ...]
 
 
+class DeployDone(_Record):
+    """The engine's files are written, and they are the artifact."""
+
+    nbytes: int
+    """Of the package's weights files."""
+    base_nbytes: int
+    """Of the base's in the same engine."""
+    golden: tuple[Golden, ...]
+    tokens: tuple[Tokens, ...]
+    exactness: tuple[Measurement, ...]
+    """Against the artifact computed by torch."""
+    quality: tuple[Measurement, ...]
+    """Against the base in the same engine."""
+    notes: tuple[str, ...]
+
+
 class Failed(_Record):
     """The job came to nothing."""
 
@@ -79,7 +96,7 @@ class Failed(_Record):
     """The request is at fault, not the strategy."""
 
 
-D = TypeVar("D", CompressDone, VerifyDone, EvaluateDone, ScoreDone)
+D = TypeVar("D", CompressDone, VerifyDone, EvaluateDone, ScoreDone, DeployDone)
 
 
 class Job(_Record, ABC, Generic[D]):
@@ -185,8 +202,24 @@ class ScoreJob(Job[ScoreDone]):
         return ScoreDone
 
 
-AnyJob = CompressJob | VerifyJob | EvaluateJob | ScoreJob
-AnyDone = CompressDone | VerifyDone | EvaluateDone | ScoreDone
+class DeployJob(Job[DeployDone]):
+    """Write the files of an engine for `artifact` and its base, and compare all three."""
+
+    kind: Literal["deploy"] = "deploy"
+    artifact: Path
+    out: Path
+    base_out: Path
+    largest_kl: float
+    """From the artifact, nats per token, that the engine's arithmetic may cause."""
+    held_out: HeldOut
+
+    @property
+    def answer(self) -> type[DeployDone]:
+        return DeployDone
+
+
+AnyJob = CompressJob | VerifyJob | EvaluateJob | ScoreJob | DeployJob
+AnyDone = CompressDone | VerifyDone | EvaluateDone | ScoreDone | DeployDone
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Annotated[AnyJob, Field(discriminator="kind")])
 
 

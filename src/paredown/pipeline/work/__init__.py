@@ -1,4 +1,4 @@
-"""What a worker process does: imports torch and all that the four kinds of job need.
+"""What a worker process does: imports torch and all that the kinds of job need.
 
 Importing it is most of a worker's start, which is why a fork server imports it once for all.
 """
@@ -12,11 +12,13 @@ from paredown.pipeline.messages import (
     AnyDone,
     AnyJob,
     CompressJob,
+    DeployJob,
     EvaluateJob,
     ScoreJob,
     VerifyJob,
 )
 from paredown.pipeline.work.compress import compress
+from paredown.pipeline.work.deploy import deploy
 from paredown.pipeline.work.measure import evaluate, score
 from paredown.pipeline.work.verify import verify
 from paredown.spec.progress import Progress
@@ -43,5 +45,7 @@ def _perform(job: AnyJob, folder: Path, progress: Progress) -> AnyDone:
             return evaluate(job, progress)
         case ScoreJob():
             return score(job, folder, progress)
+        case DeployJob():
+            return deploy(job, progress)
         case _:
             assert_never(job)

@@ -12,7 +12,7 @@ from torch import Tensor
 from paredown.blocks.hessians import tensor_hash
 from paredown.blocks.skeleton import read_config
 from paredown.evaluate.quality import BaseOutputs
-from paredown.pipeline.messages import EvaluateJob, HeldOut, TextSpec, VerifyJob
+from paredown.pipeline.messages import DeployJob, EvaluateJob, HeldOut, TextSpec, VerifyJob
 from paredown.runtimes.torch.writer import write_texts
 from paredown.spec.progress import Progress
 from paredown.store.cache import Cache
@@ -30,7 +30,7 @@ def protocol(held_out: HeldOut) -> str:
 
 
 def evaluation_tokens(
-    held_out: HeldOut, job: VerifyJob | EvaluateJob, progress: Progress
+    held_out: HeldOut, job: VerifyJob | EvaluateJob | DeployJob, progress: Progress
 ) -> Tensor:
     """(count, length) windows of the held-out text, no longer than the base's context."""
     config = read_config(held_out.base, trust_remote_code=job.trust_remote_code).get_text_config()

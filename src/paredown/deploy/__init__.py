@@ -1,0 +1,1 @@
+"""An artifact as a package for an engine: made, proved, served, checked and load-tested."""

@@ -1,0 +1,193 @@
+"""Export an artifact, and prove in its engine that the files are the artifact and what it is worth.
+
+Two comparisons are made on the same held-out text, in the engine itself. *Exactness*: against the
+artifact computed by torch; what differs is the engine's arithmetic. *Quality*: against the base in
+the same engine; what differs is the compression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import psutil
+from torch import Tensor
+
+from paredown.blocks.memory import release
+from paredown.deploy.golden import TEXTS, differing, golden_prompts, token_texts
+from paredown.deploy.proof import Golden, Tokens
+from paredown.errors import VerificationError
+from paredown.evaluate.quality import BaseOutputs, measure_quality
+from paredown.runtimes.base import Engine
+from paredown.runtimes.registry import engine
+from paredown.runtimes.session import Session
+from paredown.spec.progress import Progress
+from paredown.spec.result import Measurement
+from paredown.spec.target import Device
+from paredown.store.cache import Cache
+
+_TORCH = "torch"
+_ROOM = 1.5
+"""Times the bytes of the base's files that must be free before both are opened at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subjects:
+    """What is exported, and whereto.
+
+    Attributes:
+        artifact, base: model folders.
+        out, base_out: new folders for the engine's files of each.
+    """
+
+    artifact: Path
+    base: Path
+    out: Path
+    base_out: Path
+    runtime: str
+    device: Device
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proved:
+    """What was found before anything was served.
+
+    Attributes:
+        nbytes, base_nbytes: of the weights files.
+        exactness: of the package against the artifact in torch.
+        quality: of the package, in its engine, against the base in the same engine.
+    """
+
+    nbytes: int
+    base_nbytes: int
+    golden: tuple[Golden, ...]
+    tokens: tuple[Tokens, ...]
+    exactness: tuple[Measurement, ...]
+    quality: tuple[Measurement, ...]
+    notes: tuple[str, ...]
+
+
+def export_and_prove(
+    subjects: Subjects,
+    *,
+    tokens: Tensor,
+    tokens_hash: str,
+    protocol: str,
+    largest_kl: float,
+    progress: Progress,
+) -> Proved:
+    """Write the engine's files and compare them with the artifact and the base.
+
+    Args:
+        tokens: (count, length) windows of held-out text.
+        largest_kl: from the artifact, in nats per token, that is accepted.
+
+    Raises:
+        ConfigError: the engine does not hold the artifact; what would do.
+        VerificationError: the files are not the artifact: other tokens, or too far from it.
+    """
+    runtime = engine(subjects.runtime)
+    progress(0.0, f"exporting for {runtime.name}")
+    package = runtime.export(subjects.artifact, subjects.out)
+    base_package = runtime.export(subjects.base, subjects.base_out)
+    progress(0.15, "computing golden prompts with torch")
+    golden = _golden(subjects)
+    progress(0.3, "computing the artifact's log-probabilities with torch")
+    reference = BaseOutputs(
+        subjects.artifact, tokens=tokens, tokens_hash=tokens_hash, cache=Cache.default(),
+        device=subjects.device, trust_remote_code=subjects.trust_remote_code,
+    )  # fmt: skip
+    progress(0.5, f"comparing {runtime.name} with the artifact")
+    session = _open(runtime, package.folder, subjects)
+    try:
+        _require_tokens(session, subjects)
+        exactness = measure_quality(session, tokens, reference, protocol=protocol)
+        _require_close(exactness, largest_kl)
+        progress(0.75, f"measuring beside the base in {runtime.name}")
+        quality, notes = _beside_base(
+            runtime, base_package.folder, base_package.nbytes, session, tokens, protocol, subjects
+        )
+        told = session.notes
+    finally:
+        session.close()
+    return Proved(
+        nbytes=package.nbytes, base_nbytes=base_package.nbytes, golden=golden,
+        tokens=token_texts(subjects.artifact, trust_remote_code=subjects.trust_remote_code),
+        exactness=tuple(exactness), quality=tuple(quality), notes=(*told, *notes),
+    )  # fmt: skip
+
+
+def _open(runtime: Engine, folder: Path, subjects: Subjects) -> Session:
+    return runtime.open(
+        folder, device=subjects.device, trust_remote_code=subjects.trust_remote_code
+    )
+
+
+def _golden(subjects: Subjects) -> tuple[Golden, ...]:
+    torch = engine(_TORCH)
+    artifact, base = (_open(torch, f, subjects) for f in (subjects.artifact, subjects.base))
+    try:
+        return golden_prompts(
+            artifact, base, subjects.artifact, trust_remote_code=subjects.trust_remote_code
+        )
+    finally:
+        artifact.close()
+        base.close()
+        release()  # the engine needs their room
+
+
+def _require_tokens(session: Session, subjects: Subjects) -> None:
+    other = differing(session, subjects.artifact, trust_remote_code=subjects.trust_remote_code)
+    if other:
+        raise VerificationError(
+            f"{subjects.runtime} makes other tokens of {len(other)} of {len(TEXTS)} texts, such as "
+            f"{other[0]!r}: the package would answer another question than is asked"
+        )
+
+
+def _require_close(exactness: list[Measurement], largest: float) -> None:
+    kl = next(m for m in exactness if m.name == "kl")
+    if kl.value > largest:
+        raise VerificationError(
+            f"the exported model is not the artifact: KL {kl.value:.3g} nats per token, where at "
+            f"most {largest:g} is accepted (--max-kl)"
+        )
+
+
+def _beside_base(
+    runtime: Engine,
+    folder: Path,
+    nbytes: int,
+    session: Session,
+    tokens: Tensor,
+    protocol: str,
+    subjects: Subjects,
+) -> tuple[list[Measurement], list[str]]:
+    """Quality against the base in the same engine, and what could not be measured."""
+    if psutil.virtual_memory().available < _ROOM * nbytes:
+        found = measure_quality(session, tokens, None, protocol=protocol)
+        return found, ["there was no room to open the base beside it: compared with nothing"]
+    base = _open(runtime, folder, subjects)
+    try:
+        live = _Live(base.logits(tokens))
+        return measure_quality(session, tokens, live, protocol=protocol), []
+    finally:
+        base.close()
+
+
+@final
+class _Live:
+    """The logits of a session that answers in step: stored they would take gigabytes."""
+
+    def __init__(self, rows: Iterator[Tensor]) -> None:
+        self._rows, self._next = rows, 0
+
+    def logits(self, window: int) -> Tensor:
+        """(length - 1, vocabulary) float32 of the next window."""
+        if window != self._next:
+            raise AssertionError(f"window {window} is asked for, {self._next} is next")
+        self._next += 1
+        return next(self._rows).float()
