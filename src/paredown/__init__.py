@@ -10,11 +10,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paredown.api import Front, Steering, compress, evaluate, infer_spec, load, optimize
+    from paredown.api import (
+        Front,
+        Steering,
+        compress,
+        deploy,
+        evaluate,
+        infer_spec,
+        load,
+        optimize,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
-    "Front", "Steering", "__version__", "compress", "evaluate", "infer_spec", "load", "optimize",
+    "Front", "Steering", "__version__", "compress", "deploy", "evaluate", "infer_spec", "load",
+    "optimize",
 ]  # fmt: skip
 
 

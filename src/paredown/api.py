@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.artifact.source import locate, spec_of
+from paredown.coordinate.deliver import deploy as deploy  # public
 from paredown.coordinate.run import DEFAULT_FOLDER, run_experiment
 from paredown.coordinate.setup import (
     calibration_need,

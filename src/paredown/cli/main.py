@@ -39,6 +39,18 @@ class _Commands(LazyGroup):
             "paredown.cli.evaluate", "evaluate",
             "Measure a model: benchmarks, perplexity, KL to its base, latency, memory, size.",
         ),
+        "deploy": (
+            "paredown.cli.deploy", "deploy",
+            "Make a package of an artifact for an engine, and prove it there.",
+        ),
+        "serve": (
+            "paredown.cli.serve", "serve",
+            "Serve a package behind its engine's own OpenAI-compatible server.",
+        ),
+        "check": (
+            "paredown.cli.check", "check",
+            "Look whether a served model, or a package, is ready.",
+        ),
         "analyze": (
             "paredown.cli.analyze", "analyze",
             "Show what an experiment found: recommendation, front, failures, cost.",

@@ -27,7 +27,7 @@ from paredown.deploy.package import (
 from paredown.deploy.process import DRAIN_S, ServerProcess, free_port, started
 from paredown.deploy.proof import Proof
 from paredown.deploy.questions import Questioner, Streamed
-from paredown.deploy.serve import command
+from paredown.deploy.serve import package_command
 from paredown.errors import ServerError
 from paredown.spec.units import human_bytes
 
@@ -144,7 +144,7 @@ class _Trial:
     def _server(self, log: Path) -> Iterator[ServerProcess]:
         port = free_port()
         with started(
-            command(self.folder, self.record, self.settings, host=_HOST, port=port),
+            package_command(self.folder, self.record, self.settings, host=_HOST, port=port),
             url=f"http://{_HOST}:{port}", log=log, key=self.key, timeout_s=self.patience.request_s,
         ) as server:  # fmt: skip
             yield server

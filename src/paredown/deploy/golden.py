@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from paredown.deploy.proof import Golden, Likely, Tokens
+from paredown.deploy.proof import ANSWER_TOKENS, Golden, Likely, Tokens
 from paredown.runtimes.session import TOP, Session
 from paredown.text.windows import load_tokenizer
 
@@ -36,8 +36,6 @@ TEXTS = (
     "\\begin{equation} e^{i\\pi} + 1 = 0 \\end{equation}", "            twelve blanks",
     "I'm you're he'll",
 )  # fmt: skip
-ANSWER_TOKENS = 32
-"""Longest answer to a golden prompt that is kept."""
 
 
 def token_texts(folder: Path, *, trust_remote_code: bool = False) -> tuple[Tokens, ...]:

@@ -7,7 +7,7 @@ paredown. Only `serving.json` is left out of it: that file is the operators' to 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -40,6 +40,9 @@ class Previous(_Record):
     version: str
     folder: str
     """Relative to this package, or absolute."""
+
+
+R = TypeVar("R", bound=BaseModel)
 
 
 class PackageRecord(_Record):
@@ -166,7 +169,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {name: file_hash(f) for name, f in names.items() if name not in _UNSUMMED}
 
 
-def _validated(kind: type[Any], path: Path) -> Any:
+def _validated(kind: type[R], path: Path) -> R:
     document = read_object(path, error=ConfigError, mend="the package is damaged")
     version = document.get("schema_version", 1)
     if isinstance(version, int) and version > SCHEMA_VERSION:

@@ -18,6 +18,8 @@ FILE = "proof.json"
 AGREES = 0.02
 """KL in nats per token below which an engine's own arithmetic may explain a difference: the engines
 here stayed below 0.003 on real models."""
+ANSWER_TOKENS = 32
+"""Longest answer to a golden prompt that is kept."""
 _SLACK = 4.0
 """Another machine rounds differently: so many times the divergence seen here still agrees."""
 
@@ -77,9 +79,9 @@ class Pair(_Record):
     base: float
     ratio: float
     """Of the package over the base; the median over pairs."""
-    low: float
-    high: float
-    """95 % interval of the ratio."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval of the ratio; None of a single pair."""
     n: int
     lower_is_better: bool
     how: str
@@ -112,7 +114,7 @@ class Proof(_Record):
     served_kl: float | None = None
     """KL of the served answers' first tokens from the artifact's, nats; None: nothing is served."""
     peak_bytes: int | None = None
-    """Resident memory of the server at its peak, with all slots full."""
+    """Resident memory of the server at its peak, after golden prompts and timed answers."""
     notes: tuple[str, ...] = ()
 
     @property

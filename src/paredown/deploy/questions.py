@@ -184,7 +184,7 @@ def _top(said: object) -> dict[int | str, float]:
     if isinstance(content, list) and content and isinstance(content[0], dict):
         candidates = content[0].get("top_logprobs") or []
         return {
-            one.get("id", one.get("token")): float(one["logprob"])
+            one["id"] if "id" in one else str(one["token"]): float(one["logprob"])
             for one in candidates
             if isinstance(one, dict) and isinstance(one.get("logprob"), int | float)
         }

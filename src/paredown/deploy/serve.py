@@ -24,13 +24,24 @@ from paredown.deploy.package import (
 from paredown.deploy.process import DRAIN_S, ServerProcess, require_port, started
 from paredown.deploy.questions import Questioner
 from paredown.errors import ConfigError, ServerError
-from paredown.runtimes.base import KEY_VARIABLE, Package, Serving
+from paredown.runtimes.base import KEY_VARIABLE, Engine, Package, Serving
 from paredown.runtimes.registry import engine
 
 LOG = "server.log"
 
 
-def command(
+def server_command(
+    runtime: Engine, package: Package, name: str, settings: ServingSettings, *, host: str, port: int
+) -> tuple[str, ...] | None:
+    """The command that serves the files of an engine; None: it has no server."""
+    serving = Serving(
+        name=name, context=settings.context, slots=settings.slots, threads=settings.threads,
+        cache=settings.cache,
+    )  # fmt: skip
+    return runtime.server(package, host=host, port=port, serving=serving)
+
+
+def package_command(
     folder: Path, record: PackageRecord, settings: ServingSettings, *, host: str, port: int
 ) -> tuple[str, ...]:
     """The command that serves a package.
@@ -40,13 +51,11 @@ def command(
     """
     runtime = engine(record.runtime)
     package = Package(runtime=record.runtime, folder=folder / MODEL, nbytes=record.nbytes)
-    serving = Serving(
-        name=record.name, context=settings.context, slots=settings.slots,
-        threads=settings.threads, cache=settings.cache,
-    )  # fmt: skip
-    found = runtime.server(package, host=host, port=port, serving=serving)
+    found = server_command(runtime, package, record.name, settings, host=host, port=port)
     if found is None:
-        raise ConfigError(f"runtime {record.runtime!r} has no server of its own")
+        raise ConfigError(
+            f"runtime {record.runtime!r} has no server of its own; deploy to llama.cpp to serve"
+        )
     return found
 
 
@@ -87,7 +96,7 @@ def serve(
         raise ConfigError(
             f"{host} can be reached from other machines: set a key in {KEY_VARIABLE} first"
         )
-    line = command(folder, record, settings, host=host, port=port)
+    line = package_command(folder, record, settings, host=host, port=port)
     require_port(host, port)
     words(f"{verify(folder)} files are as they were made")
     url = f"http://{_reachable(host)}:{port}"

@@ -286,6 +286,13 @@ class Engine(Runtime):
         """
         return None
 
+    def server_script(self) -> Path | None:
+        """The file that serves a package with `needs.module` alone, and travels with it.
+
+        None: the package can only be served where paredown is installed.
+        """
+        return None
+
     def require(self) -> None:
         """See that all is here that the engine needs.
 

@@ -10,6 +10,7 @@ was asked before, and ends.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
 import signal
@@ -40,6 +41,8 @@ def main(words: list[str] | None = None) -> int:
         import xllamacpp
     except ImportError as error:
         return _complain(f"xllamacpp cannot be imported: {error}")
+    if not _is_loopback(options.host) and not os.environ.get(KEY_VARIABLE):
+        return _complain(f"{options.host}: beyond this machine a key is needed; set {KEY_VARIABLE}")
     model = _gguf(options.folder)
     if model is None:
         return _complain(f"{options.folder} holds no .gguf file, or several")
@@ -80,6 +83,15 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
         if getattr(given, name) is None:
             setattr(given, name, value)
     return given
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: who knows where it leads
+        return False
 
 
 def _gguf(folder: Path) -> Path | None:
