@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from paredown.blocks.skeleton import module_name
-from paredown.runtimes.base import Engine, Needs, Package
+from paredown.runtimes.base import Engine, Needs, Package, Serving
 from paredown.runtimes.session import Session
 from paredown.runtimes.torch.packed import PackedLinear
 from paredown.runtimes.torch.runtime import Torch
 from paredown.runtimes.torch.session import TorchSession
 from paredown.testing.runtimes import EngineConformance, make
+
+USUAL = Serving()
 
 
 def layer(session: Session, name: str) -> Any:
@@ -64,7 +66,9 @@ class Served(Engine):
     def open(self, folder: Path, **options: Any) -> Session:
         return Torch().open(folder, **options)
 
-    def server(self, package: Package, *, host: str, port: int) -> tuple[str, ...]:
+    def server(
+        self, package: Package, *, host: str, port: int, serving: Serving = USUAL
+    ) -> tuple[str, ...]:
         place = package.folder / self.path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("{}")

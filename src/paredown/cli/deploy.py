@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from paredown.cli import complete
 
 if TYPE_CHECKING:
     from paredown.pipeline.deliver import Delivered
+    from paredown.spec.run import DeviceName
 
 _SERVING = "How it is served"
 _PROVING = "How it is proved"
@@ -139,7 +140,7 @@ def deploy(
     with StepProgress(console) as progress:
         done = api.deploy(
             artifact, output, runtime=runtime, base=base, name=name, data=data or ["pydoc"],
-            config=config, data_dir=data_dir, device=device, wishes=wishes,
+            config=config, data_dir=data_dir, device=cast("DeviceName", device), wishes=wishes,
             max_kl=AGREES if max_kl is None else max_kl, trust_remote_code=trust_remote_code,
             watch=progress.watch,
         )  # fmt: skip
