@@ -92,7 +92,7 @@ def test_what_vllm_reads(strategy: str) -> None:
     base = plain_model()
     if strategy.startswith("bf16"):
         strategy = strategy.removeprefix("bf16 > ")
-    assert runtimes.readers(made(strategy, base)) == ("torch", "transformers", "vllm")
+    assert runtimes.readers(made(strategy, base))[:3] == ("torch", "transformers", "vllm")
 
 
 def test_experts_of_a_block_share_one_option_in_vllm(mixture: ModelSpec) -> None:

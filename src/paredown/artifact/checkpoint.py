@@ -7,6 +7,7 @@ memory stays within it.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from paredown.errors import ModelError
-from paredown.spec.headers import read_config, tensor_location
+from paredown.spec.headers import TensorLocation, read_config, tensor_location
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.packed import ADAPTER
@@ -53,23 +54,39 @@ class Checkpoint:
         Raises:
             ModelError: the checkpoint has no such tensor.
         """
+        found = self._place(name)
+        return _read(found, found.offset, found.info.shape)
+
+    def read_rows(self, name: str, start: int, end: int) -> Tensor:
+        """Rows `start` to `end` of a tensor, as of `read`; fewer where it has not so many."""
+        found = self._place(name)
+        rows, *rest = found.info.shape
+        row_bytes = found.nbytes // rows
+        shape = (min(end, rows) - start, *rest)
+        return _read(found, found.offset + start * row_bytes, shape)
+
+    def _place(self, name: str) -> TensorLocation:
         if name not in self._located:
             raise ModelError(f"{self.folder}: there is no tensor {name!r}")
-        found = self._located[name]
-        dtype = TORCH_DTYPES[found.info.dtype]
-        if found.nbytes == 0:  # of which torch.frombuffer makes no tensor
-            return torch.empty(found.info.shape, dtype=dtype)
-        data = bytearray(found.nbytes)  # writable, as a tensor has to be
-        with found.file.open("rb") as file:
-            file.seek(found.offset)
-            if file.readinto(data) != found.nbytes:
-                raise ModelError(f"{found.file}: ends in the middle of {name}")
-        return torch.frombuffer(data, dtype=dtype).reshape(found.info.shape)
+        return self._located[name]
 
     @property
     def names(self) -> list[str]:
         """Tensor names in a natural order: blocks by their number."""
         return sorted(self._located, key=_natural)
+
+
+def _read(place: TensorLocation, offset: int, shape: tuple[int, ...]) -> Tensor:
+    dtype = TORCH_DTYPES[place.info.dtype]
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes == 0:  # of which torch.frombuffer makes no tensor
+        return torch.empty(shape, dtype=dtype)
+    data = bytearray(nbytes)  # writable, as a tensor has to be
+    with place.file.open("rb") as file:
+        file.seek(offset)
+        if file.readinto(data) != nbytes:
+            raise ModelError(f"{place.file}: ends in the middle of {place.info.name}")
+    return torch.frombuffer(data, dtype=dtype).reshape(shape)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -41,14 +41,36 @@ def packed_tensors(name: str, codes: Tensor, grid: Grid) -> dict[str, Tensor]:
 
 def read_packed(checkpoint: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, Grid]:
     """Codes and grid of one quantized layer: the reverse of `packed_tensors`."""
-    rows, width = (int(n) for n in checkpoint.read(f"{name}.weight_shape"))
-    codes = unpack(checkpoint.read(f"{name}.weight_packed"), scheme.bits, width)
-    scale = checkpoint.read(f"{name}.weight_scale")
-    zero = None
-    if not scheme.symmetric:
-        words = checkpoint.read(f"{name}.weight_zero_point")
-        zero = unpack(words.T.contiguous(), scheme.bits, rows).T.contiguous()
-    return codes, Grid(scheme.bits, scheme.group_width(width), scale, zero)
+    reader = PackedReader(checkpoint, name, scheme)
+    return reader.rows(0, reader.shape[0])
+
+
+class PackedReader:
+    """A quantized layer read some rows at a time: a vocabulary is larger than all blocks' memory.
+
+    Attributes:
+        shape: (rows, width) of the matrix.
+        scale: (rows, groups), as stored.
+        zero: (rows, groups) int8, or None for a symmetric grid.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, name: str, scheme: Scheme) -> None:
+        self._checkpoint, self._name, self._scheme = checkpoint, name, scheme
+        rows, width = (int(n) for n in checkpoint.read(f"{name}.weight_shape"))
+        self.shape = rows, width
+        self.scale = checkpoint.read(f"{name}.weight_scale")
+        self.zero: Tensor | None = None
+        if not scheme.symmetric:
+            words = checkpoint.read(f"{name}.weight_zero_point")
+            self.zero = unpack(words.T.contiguous(), scheme.bits, rows).T.contiguous()
+
+    def rows(self, start: int, end: int) -> tuple[Tensor, Grid]:
+        """Codes (end - start, width) int8 of these rows, and their grid."""
+        scheme, width = self._scheme, self.shape[1]
+        words = self._checkpoint.read_rows(f"{self._name}.weight_packed", start, end)
+        codes = unpack(words, scheme.bits, width)
+        zero = None if self.zero is None else self.zero[start:end]
+        return codes, Grid(scheme.bits, scheme.group_width(width), self.scale[start:end], zero)
 
 
 def quantization_config(

@@ -91,6 +91,8 @@ class Package:
     folder: Path
     nbytes: int
     """Of its weights files."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it was written."""
 
 
 KEY_VARIABLE = "PAREDOWN_API_KEY"
@@ -187,12 +189,20 @@ class Runtime(ABC):
         for unit in self.joins(spec):
             shapes = [matrix_shape(spec, name) for name in unit.layers]
             offers = [
-                Offer(option, sum(option_bytes(option, shape) for shape in shapes))
+                Offer(option, sum(self.option_bytes(option, shape) for shape in shapes))
                 for option in self._candidates(spec, shapes)
                 if self.holds(spec, unit, option, device).holds
             ]
             found[unit] = tuple(sorted(offers, key=lambda offer: offer.nbytes))
         return found
+
+    def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:
+        """Bytes that a (rows, inputs) matrix takes in the engine's files; exact."""
+        return option_bytes(option, shape)
+
+    def weights_bytes(self, spec: ModelSpec) -> int:
+        """Bytes of all weights of a model in the engine's files, as far as the spec tells."""
+        return spec.weight_bytes
 
     def nearest(
         self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
@@ -254,7 +264,16 @@ class Runtime(ABC):
 
 
 class Engine(Runtime):
-    """A runtime that is driven here."""
+    """A runtime that is driven here.
+
+    Class attributes:
+        own_files: whether it reads files of its own, which `export` writes; else the artifact's.
+        kl_bound: mean KL from the artifact in float32, nats per token, that its arithmetic explains
+            on real models; an artifact that differs by more is not what was made.
+    """
+
+    own_files: ClassVar[bool] = False
+    kl_bound: ClassVar[float] = math.inf
 
     @abstractmethod
     def export(self, artifact: Path, out: Path) -> Package:

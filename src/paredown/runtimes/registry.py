@@ -15,6 +15,7 @@ BUILTIN: dict[str, str] = {
     "torch": "paredown.runtimes.torch.runtime:Torch",
     "transformers": "paredown.runtimes.transformers:Transformers",
     "vllm": "paredown.runtimes.vllm:Vllm",
+    "llama.cpp": "paredown.runtimes.llama_cpp.runtime:LlamaCpp",
 }
 GROUP = "paredown.runtimes"
 

@@ -35,7 +35,7 @@ from paredown.spec.infer import infer_spec
 from paredown.spec.reference import plain_model
 from paredown.spec.strategy import parse_strategy
 from paredown.testing.conformance import MethodConformance
-from paredown.testing.tiny import VOCABULARY, tiny_model
+from paredown.testing.tiny import VOCABULARY, tiny_model, write_byte_tokenizer
 from paredown.text.windows import load_tokenizer
 
 TEXTS = ("Hello world", "a  b\tc\n", "1234567890", "x = [i ** 2 for i in y]", "(!?) ~ <|>")
@@ -49,9 +49,12 @@ def make(strategy: str, folder: Path) -> Path:
     ((method, params),) = methods.resolve(parse_strategy(strategy))
     out = folder / "artifact"
     out.mkdir()
-    source = Checkpoint(tiny_model(folder / "base"))
+    # A kind of tokenizer that engines with tokenizers of their own have, too.
+    base = tiny_model(folder / "base", tokenizer=False)
+    write_byte_tokenizer(base)
+    source = Checkpoint(base)
     method.apply(source, out, params, MethodConformance().context(folder))
-    load_tokenizer(folder / "base").save_pretrained(out)
+    load_tokenizer(base).save_pretrained(out)
     return out
 
 

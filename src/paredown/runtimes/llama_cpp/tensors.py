@@ -1,0 +1,259 @@
+"""What every tensor of a GGUF file is made of: names, types, shapes, and the bytes, row by row.
+
+Sources are read a few rows at a time, so that a file of any size is written in bounded memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.artifact.compressed_tensors import PackedReader, read_schemes
+from paredown.errors import ConfigError
+from paredown.ops.affine import dequantize
+from paredown.runtimes.llama_cpp.architectures import Architecture
+from paredown.runtimes.llama_cpp.blocks import Bytes, dense, encode, integers, is_exact
+from paredown.runtimes.llama_cpp.tensor_types import (
+    ONE_DIMENSION,
+    BlockType,
+    block_type,
+    dense_type,
+    tensor_bytes,
+)
+from paredown.spec.scheme import Scheme
+from paredown.spec.structure import stored_transposed
+
+_AT_ONCE = 1 << 23
+"""Weights that are read at once: some 100 MB while they are taken apart and put together."""
+
+
+class Source(Protocol):
+    """The numbers of one tensor."""
+
+    shape: tuple[int, ...]
+
+    def parts(self) -> Iterator[Bytes]:
+        """Their bytes in the file, in order."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileTensor:
+    """One tensor of the file."""
+
+    name: str
+    kind: BlockType | str
+    """A type of blocks, or the name of a floating-point one."""
+    source: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def nbytes(self) -> int:
+        return tensor_bytes(self.kind, self.shape)
+
+
+def file_tensors(
+    checkpoint: Checkpoint, config: Any, architecture: Architecture, names: Any
+) -> list[FileTensor]:
+    """All tensors of a model, blocks in order.
+
+    Args:
+        config: of the text model, for its heads.
+        names: gguf's map from transformers' names.
+
+    Raises:
+        ConfigError: a tensor that the file has no place for.
+    """
+    schemes = read_schemes(checkpoint)
+    stored = _stored(checkpoint, schemes, architecture)
+    found = []
+    for name, leaf in stored:
+        target = names.get_name(name)
+        if target is None:
+            raise ConfigError(f"llama.cpp has no place for the tensor {name}.{leaf}")
+        heads = _heads(name, config) if architecture.interleaves else None
+        if name in schemes and leaf == "weight":
+            made = _packed(checkpoint, name, schemes[name], f"{target}.{leaf}", heads)
+        else:
+            made = _dense(checkpoint, f"{name}.{leaf}", f"{target}.{leaf}", heads, architecture)
+        found.append(made)
+    return found
+
+
+def _stored(
+    checkpoint: Checkpoint, schemes: dict[str, Scheme], architecture: Architecture
+) -> list[tuple[str, str]]:
+    """(module, leaf) of everything that is written; a packed layer's tensors are one weight."""
+    found: dict[tuple[str, str], None] = {}
+    tied = checkpoint.spec.tied_embeddings or architecture.ties
+    for tensor in checkpoint.names:
+        name, _, leaf = tensor.rpartition(".")
+        if leaf.startswith("weight_") and name in schemes:
+            leaf = "weight"
+        is_buffer = (
+            leaf not in {"weight", "bias"} or checkpoint.spec.by_name[tensor].dtype == "BOOL"
+        )
+        # The head of a tied model is the embedding, which llama.cpp takes of itself.
+        if is_buffer or _is_mask(checkpoint, tensor) or (tied and name == "lm_head"):
+            continue
+        found[name, leaf] = None
+    return list(found)
+
+
+def _is_mask(checkpoint: Checkpoint, tensor: str) -> bool:
+    """Whether it is GPT-2's causal mask, which some files carry."""
+    return tensor.endswith(".attn.bias") and len(checkpoint.spec.by_name[tensor].shape) > 2
+
+
+def _heads(name: str, config: Any) -> int | None:
+    """Heads of a matrix whose rows change places: those of q and k."""
+    kinds = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    return kinds.get(name.rpartition(".")[2])
+
+
+def interleaved(rows: int, heads: int) -> Tensor:
+    """Which row of transformers each row of llama.cpp is, (rows,) int64.
+
+    transformers rotates a head's feature i with i + half, llama.cpp neighbours.
+    """
+    order = torch.arange(rows).reshape(heads, 2, rows // heads // 2)
+    return order.transpose(1, 2).reshape(-1)
+
+
+# --- Packed matrices ------------------------------------------------------------------------------
+
+
+def _packed(
+    checkpoint: Checkpoint, name: str, scheme: Scheme, target: str, heads: int | None
+) -> FileTensor:
+    reader = PackedReader(checkpoint, name, scheme)
+    kind = block_type(scheme.option("BF16"))
+    if kind is None:
+        raise ConfigError(f"llama.cpp: no type of blocks holds {name} ({scheme.option('BF16')})")
+    source = _PackedSource(reader, kind, heads)
+    if not source.is_exact():
+        # Rare: groups of tiny weights whose scale is below half precision's normal numbers.
+        return FileTensor(name=target, kind="F32", source=_PackedSource(reader, None, heads))
+    return FileTensor(name=target, kind=kind, source=source)
+
+
+class _PackedSource:
+    """A packed matrix as blocks, or (`kind` None) as the numbers that it stands for."""
+
+    def __init__(self, reader: PackedReader, kind: BlockType | None, heads: int | None) -> None:
+        self._reader, self._kind, self._heads = reader, kind, heads
+        self.shape = reader.shape
+
+    def is_exact(self) -> bool:
+        if bool((self._reader.scale.half().double() == self._reader.scale.double()).all()):
+            return True  # without a look at the codes
+        return all(
+            is_exact(integers(codes, grid.zero), grid)
+            for codes, grid in (self._reader.rows(*span) for span in self._spans())
+        )
+
+    def _spans(self) -> list[tuple[int, int]]:
+        rows, width = self.shape
+        # Rows of a head change places with each other: it is read as a whole.
+        unit = 1 if self._heads is None else rows // self._heads
+        step = max(1, _AT_ONCE // width // unit) * unit
+        return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def parts(self) -> Iterator[Bytes]:
+        for start, end in self._spans():
+            codes, grid = self._reader.rows(start, end)
+            if self._kind is None:
+                found = dense(dequantize(codes, grid, torch.float32), "F32")
+            else:
+                found = encode(integers(codes, grid.zero), grid, self._kind)
+            yield _in_order(found, self._heads, self.shape[0])
+
+
+def _in_order(found: Any, heads: int | None, rows: int) -> Any:
+    """Rows of whole heads, each head's rows in llama.cpp's order."""
+    if heads is None:
+        return found
+    order = interleaved(len(found), len(found) * heads // rows)
+    return found[order.numpy()]
+
+
+# --- Floating point -------------------------------------------------------------------------------
+
+
+def _dense(
+    checkpoint: Checkpoint, tensor: str, target: str, heads: int | None, architecture: Architecture
+) -> FileTensor:
+    info = checkpoint.spec.by_name[tensor]
+    name = tensor.rpartition(".")[0]
+    shift = architecture.norm_shift if name.endswith("norm") else 0.0
+    kind = ONE_DIMENSION if len(info.shape) == 1 else dense_type(info.dtype)
+    source = _DenseSource(
+        checkpoint,
+        tensor,
+        kind,
+        heads=heads,
+        shift=shift,
+        is_transposed=tensor.endswith(".weight") and stored_transposed(checkpoint.spec, name),
+    )
+    return FileTensor(name=target, kind=kind, source=source)
+
+
+class _DenseSource:
+    """A tensor of floating-point numbers."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tensor: str,
+        kind: str,
+        *,
+        heads: int | None,
+        shift: float,
+        is_transposed: bool,
+    ) -> None:
+        self._checkpoint, self._tensor, self._kind = checkpoint, tensor, kind
+        self._heads, self._shift, self._is_transposed = heads, shift, is_transposed
+        shape = checkpoint.spec.by_name[tensor].shape
+        self.shape = shape[::-1] if is_transposed else shape
+
+    def parts(self) -> Iterator[Bytes]:
+        if self._is_transposed or len(self.shape) == 1:
+            yield self._bytes(self._checkpoint.read(self._tensor))
+            return
+        rows, width = self.shape[0], int(np.prod(self.shape[1:]))
+        unit = 1 if self._heads is None else rows // self._heads
+        step = max(1, _AT_ONCE // width // unit) * unit
+        for start in range(0, rows, step):
+            yield self._bytes(self._checkpoint.read_rows(self._tensor, start, start + step))
+
+    def _bytes(self, values: Tensor) -> Any:
+        values = values.T.contiguous() if self._is_transposed else values
+        if self._shift:
+            values = values.float() + self._shift  # as transformers adds it, in float32
+        if values.ndim == 1 and self._heads is not None:  # a bias: its rows are single numbers
+            values = values[interleaved(len(values), self._heads)]
+            return dense(values, self._kind)
+        return _in_order(dense(values, self._kind), self._heads, self.shape[0])
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Float32 numbers that no tensor of the model has: divisors of frequencies."""
+
+    values: Sequence[float]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.values),)
+
+    def parts(self) -> Iterator[Bytes]:
+        yield dense(torch.tensor(self.values, dtype=torch.float32), "F32")

@@ -1,0 +1,85 @@
+"""What llama.cpp is said to hold, from specs alone, and the bytes that this takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from paredown.methods import registry
+from paredown.runtimes.llama_cpp.runtime import LlamaCpp
+from paredown.spec.layers import LayerUnit, grid_option
+from paredown.spec.model import ModelSpec
+from paredown.spec.reference import plain_model, seeing_model
+from paredown.spec.strategy import parse_strategy
+from paredown.spec.target import Target
+
+UNIT = LayerUnit(("model.layers.0.self_attn.o_proj",))
+
+
+def made(strategy: str) -> ModelSpec:
+    return registry.check(parse_strategy(strategy), plain_model(), Target())
+
+
+# GGUF has blocks of 32: Q4_0 (4.5 bits a weight), Q5_0 (5.5) and Q8_0 (8.5).
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "per_weight"),
+    [
+        (2, True, 4.5), (3, True, 4.5), (4, True, 4.5), (5, True, 5.5), (6, True, 8.5),
+        (7, True, 8.5), (8, True, 8.5), (2, False, 4.5), (3, False, 4.5), (4, False, 5.5),
+        (5, False, 8.5), (6, False, 8.5), (7, False, 8.5), (8, False, None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("group", [16, 32, 64, 128, -1])
+def test_grids_and_their_bytes(
+    bits: int, symmetric: bool, per_weight: float | None, group: int
+) -> None:
+    option = grid_option(bits, group, symmetric=symmetric, scale_dtype="BF16")
+    claim = LlamaCpp().holds(plain_model(), UNIT, option)
+    assert claim.holds is (per_weight is not None and group != 16), claim.why
+    if claim.holds:
+        assert per_weight is not None
+        assert LlamaCpp().option_bytes(option, (256, 256)) == 256 * 256 * per_weight / 8
+    offers = [o.nbytes for o in LlamaCpp().options(plain_model())[UNIT] if o.option == option]
+    assert offers == ([256 * 256 * per_weight / 8] if claim.holds and per_weight else [])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "why"),
+    [
+        ("rtn(bits=8, symmetric=false)", "-255 to 255"),
+        ("rtn(group_size=16)", "groups of 16"),
+        ("smoothquant", "int8"),
+        ('magnitude(storage="sparse")', "sparse"),
+        ("rtn > lora(rank=4)", "adapter"),
+        ('l2_structured(ratio=0.2, scope="global")', "unequal width"),
+    ],
+)
+def test_what_is_refused(strategy: str, why: str) -> None:
+    claim = LlamaCpp().reads(made(strategy))
+    assert not claim.holds
+    assert why in claim.why
+    assert claim.mend
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "rtn", "rtn(group_size=32, symmetric=false)", "rtn(embedding_bits=8)", "depth", "wanda",
+        'rtn(plan={"*.q_proj": 8})', "heads(ratio=0.5)", "lora(rank=4)", "rtn(group_size=-1)",
+        'l2_structured(ratio=0.25, scope="layer") > rtn(group_size=32)',
+    ],
+)  # fmt: skip
+def test_what_is_held(strategy: str) -> None:
+    claim = LlamaCpp().reads(made(strategy))
+    assert claim.holds, claim.why
+    assert claim.evidence == "checked"
+
+
+def test_full_scales_are_rounded_and_so_refused() -> None:
+    option = grid_option(4, 32, symmetric=True, scale_dtype="F32")
+    assert "half-precision" in LlamaCpp().holds(plain_model(), UNIT, option).why
+
+
+def test_models_that_see_and_gpus_are_refused() -> None:
+    assert "llava" in LlamaCpp().reads(seeing_model()).why
+    option = grid_option(4, 32, symmetric=True, scale_dtype="BF16")
+    assert not LlamaCpp().holds(plain_model(), UNIT, option, "cuda").holds
