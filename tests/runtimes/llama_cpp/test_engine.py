@@ -15,8 +15,8 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.errors import MethodError, ModelError
 from paredown.ops.affine import dequantize
-from paredown.runtimes.llama_cpp.process import EngineProcess
-from paredown.runtimes.llama_cpp.session import LlamaSession
+from paredown.runtimes.llama_cpp.session import PROGRAM, LlamaSession
+from paredown.runtimes.process import EngineProcess
 from paredown.runtimes.session import Session
 from paredown.testing.runtimes import EngineConformance
 from tests.runtimes.llama_cpp.files import halves, weights
@@ -107,7 +107,7 @@ def engine(tmp_path: Path) -> EngineProcess:
     base = tiny_model(tmp_path / "base", tokenizer=False)
     write_byte_tokenizer(base)
     package = engine("llama.cpp").export(base, tmp_path / "out")
-    return EngineProcess(package.folder / "model.gguf", threads=1, silence_s=2.0)
+    return EngineProcess(PROGRAM, package.folder / "model.gguf", threads=1, silence_s=2.0)
 
 
 def test_a_process_that_is_killed_is_an_error(engine: EngineProcess) -> None:

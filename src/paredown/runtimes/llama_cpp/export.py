@@ -22,14 +22,15 @@ from paredown.runtimes.llama_cpp.architectures import (
     numbers,
     rope_factors,
 )
-from paredown.runtimes.llama_cpp.process import EngineProcess
 from paredown.runtimes.llama_cpp.runtime import FILE
+from paredown.runtimes.llama_cpp.session import PROGRAM
 from paredown.runtimes.llama_cpp.tensor_types import (
     DENSE_FILE_TYPES,
     DENSE_NUMBERS,
 )
 from paredown.runtimes.llama_cpp.tensors import Factors, FileTensor, file_tensors
 from paredown.runtimes.llama_cpp.vocabulary import Vocabulary, proved_cut
+from paredown.runtimes.process import EngineProcess
 from paredown.spec.reading import read_object
 from paredown.store.atomic import clear_disk_errors, sync
 from paredown.store.cache import Cache
@@ -204,7 +205,7 @@ def _encode(header: dict[str, Number], texts: Sequence[str]) -> list[list[int]]:
             "llama.vocab_size": len(header["tokenizer.ggml.tokens"]),  # type: ignore[arg-type]
         }
         _write_header(file, ARCHITECTURES["llama"], {**least, **header}, ())
-        engine = EngineProcess(file, threads=1, vocab_only=True)
+        engine = EngineProcess(PROGRAM, file, threads=1, vocab_only=True)
         try:
             found: list[list[int]] = []
             for at in range(0, len(texts), _LINES):

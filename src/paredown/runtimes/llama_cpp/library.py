@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from paredown.runtimes.worker import BATCH, EngineError
+
 _ROOM = 512
 """Bytes kept for a struct of parameters: more than any version's."""
 _USUAL = (512, 2048, 512, 1)
@@ -24,7 +26,7 @@ _USUAL = (512, 2048, 512, 1)
 _MOST_THREADS = 512
 
 
-class LibraryError(Exception):
+class LibraryError(EngineError):
     """The library is missing, of another layout, or has refused a call; the log says more."""
 
 
@@ -182,10 +184,6 @@ class Model:
     def context(self, tokens: int, rows: int, threads: int) -> Context:
         """A new context for `rows` sequences of `tokens` tokens each."""
         return Context(self, self._model, tokens, rows, threads)
-
-
-BATCH = 512
-"""Tokens that are handed over at once."""
 
 
 class Context:

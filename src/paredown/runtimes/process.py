@@ -1,6 +1,6 @@
-"""The engine's process as the parent sees it: asked line by line, bounded in time, never left over.
+"""An engine's process as the parent sees it: asked line by line, bounded in time, never left over.
 
-Imports no torch.
+What runs in it is a `paredown.runtimes.worker.Worker`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,31 +26,48 @@ _LAST_LINES = 4
 _LAST_BYTES = 4000
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is run as an engine's own process."""
+
+    engine: str
+    """How users call it."""
+    module: str
+    """Run with `python -m`; it imports no torch."""
+
+
 class EngineProcess:
-    """A worker with one file open; everything that goes wrong in it ends as one clear error."""
+    """A worker with one model open; everything that goes wrong in it ends as one clear error."""
 
     def __init__(
-        self, file: Path, *, threads: int, vocab_only: bool = False, silence_s: float = SILENCE_S
+        self,
+        program: Program,
+        path: Path,
+        *,
+        threads: int,
+        silence_s: float = SILENCE_S,
+        **options: Any,
     ) -> None:
-        """Start it and load `file`.
+        """Start it and load `path`.
+
+        Args:
+            options: of the worker's `do_load`.
 
         Raises:
-            ModelError: llama.cpp does not load it; with what it says.
+            ModelError: the engine does not load it; with what it says.
         """
-        self._silence_s, self._name = silence_s, file.name
+        self._silence_s, self._name, self._engine = silence_s, path.name, program.engine
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "paredown.runtimes.llama_cpp.worker"],
+            [sys.executable, "-m", program.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
-            # Ctrl-C ends the parent, which then ends it in order.
-            start_new_session=True,
         )
         self._left = b""
         try:
-            self.about = self.ask("load", path=str(file), threads=threads, vocab_only=vocab_only)
+            self.about = self.ask("load", path=str(path), threads=threads, **options)
         except MethodError as error:
             self.close()
             raise ModelError(str(error)) from None
@@ -102,7 +120,7 @@ class EngineProcess:
             data = self._exactly(answer.get("nbytes", 0), do)
             if "error" in answer:
                 kind = DivergedError if answer.get("diverged") else MethodError
-                raise kind(f"{self._name} in llama.cpp: {answer['error']}{self._log_words()}")
+                raise kind(f"{self._name} in {self._engine}: {answer['error']}{self._log_words()}")
             if "beat" not in answer:
                 yield answer, data
             if "beat" not in answer and "part" not in answer:
@@ -133,7 +151,7 @@ class EngineProcess:
         if not ready:
             self._process.kill()
             raise MethodError(
-                f"llama.cpp has said nothing for {self._silence_s:g} s ({do}) and was ended"
+                f"{self._engine} has said nothing for {self._silence_s:g} s ({do}) and was ended"
                 f"{self._log_words()}"
             )
         data = os.read(handle, most)
@@ -151,7 +169,7 @@ class EngineProcess:
             how = f"was killed by {signal.Signals(-code).name}"
         else:
             how = f"ended with exit code {code}"
-        return MethodError(f"llama.cpp {how} ({do}){self._log_words()}")
+        return MethodError(f"{self._engine} {how} ({do}){self._log_words()}")
 
     def _log_words(self) -> str:
         """The end of its log, in one line."""
