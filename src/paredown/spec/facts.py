@@ -27,6 +27,8 @@ class Reading:
     """The language model's own config: inner fields over outer ones."""
     architecture: str
     model_type: str
+    text_type: str
+    """`model_type` of the language model."""
     family: Family | None
     text_family: Family | None
     shapes: Mapping[str, tuple[int, ...]]
@@ -50,6 +52,7 @@ class Reading:
             text={**config, **inner} if inner else config,
             architecture=str(architectures[0]),
             model_type=model_type,
+            text_type=str(text_type),
             family=family,
             text_family=FAMILIES.get(text_type),
             shapes=_shapes_by_tail(language),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paredown.spec.cache_facts import read_cache_facts
 from paredown.spec.complete import require_complete, require_one_head
 from paredown.spec.facts import EXPERT, HEAD, Reading
 from paredown.spec.headers import read_config, read_headers
@@ -123,6 +124,9 @@ def spec_from(
         quantization=None if quantization is None else quantization.method,
         uneven_mlps=FIELD in config,
         unknown=tuple(unknown),
+        cache_facts=read_cache_facts(
+            reading.text, reading.text_type, facts["layers"], facts["hidden_size"]
+        ),
         tensors=stored,
         **facts,
     )

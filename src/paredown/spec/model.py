@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from paredown.spec.cache_facts import CacheFacts
 from paredown.spec.layers import LayerOption
 from paredown.spec.serial import SCHEMA_VERSION
 
@@ -101,6 +102,8 @@ class ModelSpec(BaseModel):
     """`quant_method` of an already quantized checkpoint, else None."""
     unknown: tuple[str, ...] = ()
     """Facts that neither config nor headers gave, by field name."""
+    cache_facts: CacheFacts = CacheFacts()
+    """What is kept of the tokens read, as far as the config says it; see `spec.cache`."""
     tensors: tuple[TensorInfo, ...]
     adapter: tuple[TensorInfo, ...] = ()
     """Tensors of a LoRA adapter kept beside packed weights; not counted in `parameters`."""

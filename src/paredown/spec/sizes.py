@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from paredown.errors import ConfigError
+from paredown.spec.cache import find_caches
 from paredown.spec.model import ModelSpec
 from paredown.spec.structure import Block, fused_experts, input_name, matrix_shape
 
@@ -59,14 +60,17 @@ def bytes_at(spec: ModelSpec, precision: Precision, group_size: int = DEFAULT_GR
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype_bytes: int = 2) -> int | None:
-    """Bytes that one token of context takes in the cache of keys and values.
+    """Bytes by which the cache grows with one more token while every layer keeps everything.
 
-    `2 * layers * kv_heads * head_dim * dtype_bytes`; an upper bound where some layers attend to a
-    sliding window only. None when the spec lacks one of the numbers.
+    `2 * kv_heads * head_dim * dtype_bytes` of a layer with grouped queries, the compressed vector
+    of one with latent attention, nothing of one that keeps a state. An upper bound where some
+    layers attend to a sliding window only. None where the spec does not tell; `spec.cache` says
+    why, and tells engines apart.
     """
-    if spec.layers is None or spec.kv_heads is None or spec.head_dim is None:
+    found = find_caches(spec)
+    if found.unknown:
         return None
-    return 2 * spec.layers * spec.kv_heads * spec.head_dim * dtype_bytes
+    return dtype_bytes * sum(group.layers * group.per_token for group in found.layers)
 
 
 def memory_to_serve(
@@ -79,13 +83,13 @@ def memory_to_serve(
 ) -> int | None:
     """Weights plus the 16-bit cache of `batch` sequences of `context` tokens.
 
-    `bytes_at(precision) + batch * context * kv_bytes_per_token`. The runtime's own memory is not
-    in it. None when the cache cannot be derived.
+    `bytes_at(precision) + batch * cache`, sliding layers at their window. The runtime's own memory
+    is not in it (`hardware.memory` has it all). None when the cache cannot be derived.
     """
-    cache = kv_bytes_per_token(spec)
-    if cache is None:
+    found = find_caches(spec)
+    if found.unknown:
         return None
-    return bytes_at(spec, precision, group_size) + batch * context * cache
+    return bytes_at(spec, precision, group_size) + round(batch * found.nbytes(context))
 
 
 def memory_to_quantize(spec: ModelSpec, calibration_tokens: int) -> int | None:
