@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from paredown.hardware.detect import Machine
     from paredown.methods.recommend import Suggestion
     from paredown.spec.model import ModelSpec
+    from paredown.spec.weights import Precision
 
 DEFAULT_CONTEXT = 4096
+LISTED: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int4")
+"""Precisions that are shown; `paredown match` has them by device."""
 RUNTIME_BYTES = 500_000_000
 """Python, torch and transformers in a process, before any weight; added where memory must fit."""
 
@@ -163,7 +166,7 @@ def as_json(report: SpecReport) -> dict[str, Any]:
 def _size_rows(
     spec: ModelSpec, machine: Machine, context: int, batch: int, group_size: int
 ) -> Iterator[SizeRow]:
-    from paredown.spec.sizes import PRECISIONS, bytes_at, kv_bytes_per_token
+    from paredown.spec.sizes import bytes_at, kv_bytes_per_token
 
     per_token = kv_bytes_per_token(spec)
     cache = None if per_token is None else batch * context * per_token
@@ -173,7 +176,7 @@ def _size_rows(
         return SizeRow(precision, weights, serve, _fits(serve, machine))
 
     yield row(f"as stored ({spec.quantization or spec.dtype})", spec.weight_bytes)
-    for precision in PRECISIONS if spec.quantization is None else ():
+    for precision in LISTED if spec.quantization is None else ():
         yield row(precision, bytes_at(spec, precision, group_size))
 
 

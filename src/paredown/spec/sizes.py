@@ -6,57 +6,26 @@ measured by `paredown evaluate`.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-from paredown.errors import ConfigError
 from paredown.spec.cache import find_caches
 from paredown.spec.model import ModelSpec
 from paredown.spec.structure import Block, fused_experts, input_name, matrix_shape
-
-Precision = Literal["fp32", "fp16", "int8", "int4"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-DEFAULT_GROUP_SIZE = 64
-
-_CODE_BITS = {"int8": 8, "int4": 4}
-_SCALE_BYTES = 2  # bf16
+from paredown.spec.weights import DEFAULT_GROUP_SIZE, Precision, pieces_at
 
 
 def bytes_at(spec: ModelSpec, precision: Precision, group_size: int = DEFAULT_GROUP_SIZE) -> int:
     """Bytes of the weights at a precision, on disk and in memory alike (packed stays packed).
 
-    fp32 and fp16: `parameters * 4` and `parameters * 2`. int8 and int4: symmetric codes for the
-    linears of the blocks, experts included, `rows * ceil(width * bits / 8)`, with a 16-bit scale
-    per group, `rows * ceil(width / group_size) * 2`; everything else (embeddings, head, norms,
-    vision tower) stays at 2 bytes per parameter.
+    The sum over `spec.weights.pieces_at`, which has the formulas.
 
     Args:
-        spec: of an unquantized model, for int8 and int4.
+        spec: of an unquantized model, for integers and fp8.
         precision: of the weights.
         group_size: input features per scale; -1 for one scale per row.
 
     Raises:
-        ConfigError: int8 or int4 of a model that is quantized already.
+        ConfigError: integers or fp8 of a model that is quantized already.
     """
-    if precision == "fp32":
-        return 4 * spec.parameters
-    if precision == "fp16":
-        return 2 * spec.parameters
-    if spec.quantization is not None:
-        raise ConfigError(
-            f"{spec.name} is quantized already ({spec.quantization}); start from the unquantized "
-            "model"
-        )
-    bits = _CODE_BITS[precision]
-    shapes = [matrix_shape(spec, name) for name in spec.structure.linears]
-    for name in fused_experts(spec):
-        experts, rows, width = spec.by_name[name].shape
-        shapes.append((experts * rows, width))
-    total = rest = 0
-    for rows, width in shapes:
-        groups = 1 if group_size == -1 else -(-width // group_size)
-        total += rows * (-(-width * bits // 8) + groups * _SCALE_BYTES)
-        rest += width * rows
-    return total + 2 * (spec.parameters - rest)
+    return sum(piece.nbytes for piece in pieces_at(spec, precision, group_size))
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype_bytes: int = 2) -> int | None:

@@ -1,0 +1,134 @@
+"""What each engine does with memory: a row per runtime, from its documentation or measured here.
+
+The engines themselves are driven in `paredown.runtimes`; planning for devices that are elsewhere
+needs no engine, only its habits. `benchmarks/sizing.py` checks those that run on this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+from paredown.errors import ConfigError, did_you_mean
+from paredown.hardware.catalogue import Accelerator
+from paredown.spec.weights import Piece
+
+Split = Literal["tensor", "layers"]
+"""How a model is spread over devices: every matrix cut, or every device some layers."""
+MB = 1_000_000
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Habits:
+    """How an engine holds a model.
+
+    Attributes:
+        name: of the runtime.
+        vendors: of devices that it runs on; `cpu` is the processor.
+        split: how it uses several devices.
+        windows: whether a sliding layer keeps its window only; else everything, as engines with
+            one page size for all layers do.
+        unpacks: whether packed weights become 16 bits.
+        held: bits of a code -> bits that it takes per weight, scales included, where that differs
+            from what is stored; codes of other widths are stored as they are.
+        embedding_bytes: per number of a dense embedding; None: as stored.
+        chunk: tokens of a prompt that are computed at once; None: all of them.
+        prompt_logits: whether logits of every token of a prompt are computed, or of the last.
+        process_mb: of the process on a processor before any weight (1e6 bytes).
+        context_mb: of the driver and the engine on a GPU (1e6 bytes).
+        share: of a GPU's memory that it takes at most.
+        layer_us: time per layer and step that no size explains, microseconds, on a GPU.
+        source: where this comes from.
+    """
+
+    name: str
+    vendors: tuple[str, ...]
+    split: Split
+    windows: bool
+    unpacks: bool = False
+    held: Mapping[int, float] = field(default_factory=dict)
+    embedding_bytes: int | None = None
+    chunk: int | None = None
+    prompt_logits: bool = False
+    process_mb: float
+    context_mb: float
+    share: float = 0.95
+    layer_us: float
+    source: str
+
+    def resident(self, piece: Piece) -> float:
+        """Bytes that a piece takes once it is loaded."""
+        if piece.bits is None:
+            is_wide = piece.part == "embedding" and self.embedding_bytes is not None
+            return piece.numel * (self.embedding_bytes or 0) if is_wide else piece.nbytes
+        if self.unpacks:
+            return 2 * piece.numel
+        if piece.bits in self.held and not piece.is_float:
+            return piece.numel * self.held[piece.bits] / 8
+        return piece.nbytes
+
+
+_GPUS = ("nvidia", "amd", "intel")
+_INT4_KERNEL = dict.fromkeys((2, 3, 4), 4.5)
+_TWO_HALVES = dict.fromkeys((5, 6, 7, 8), 9.0)
+
+ENGINES: dict[str, Habits] = {
+    "vllm": Habits(
+        name="vllm", vendors=(*_GPUS, "cpu"), split="tensor", windows=False, chunk=8192,
+        process_mb=1500, context_mb=1500, share=0.92, layer_us=15,
+        source="vLLM's documentation: gpu_memory_utilization 0.92, chunked prefill, pages of one "
+        "size; context and graphs as in aiconfigurator; not run here",
+    ),
+    "transformers": Habits(
+        name="transformers", vendors=("nvidia", "amd", "cpu"), split="layers", windows=True,
+        unpacks=True, prompt_logits=True, process_mb=420, context_mb=700, layer_us=250,
+        source="processor: benchmarks/sizing.py; GPU: estimated",
+    ),
+    "torch": Habits(
+        name="torch", vendors=("nvidia", "amd", "cpu"), split="layers", windows=True,
+        held={**_INT4_KERNEL, **_TWO_HALVES}, prompt_logits=True, process_mb=420, context_mb=700,
+        layer_us=250, source="processor: benchmarks/sizing.py; GPU: estimated",
+    ),
+    "llama.cpp": Habits(
+        name="llama.cpp", vendors=(*_GPUS, "apple", "cpu"), split="layers", windows=True,
+        held={**dict.fromkeys((2, 3, 4), 4.5), 5: 5.5, **dict.fromkeys((6, 7, 8), 8.5)}, chunk=512,
+        process_mb=60, context_mb=500, layer_us=30,
+        source="GGUF blocks of 32 weights with a 16-bit scale (Q4_0, Q5_0, Q8_0); n_ubatch 512",
+    ),
+    "onnxruntime": Habits(
+        name="onnxruntime", vendors=("cpu", "nvidia"), split="layers", windows=False,
+        held={2: 2.5, 3: 4.5, 4: 4.5, **dict.fromkeys((5, 6, 7, 8), 8.5)}, embedding_bytes=4,
+        process_mb=150, context_mb=700, layer_us=30,
+        source="ONNX Runtime GenAI: MatMulNBits of 2, 4 and 8 bits, embedding in 32 bits",
+    ),
+    "openvino": Habits(
+        name="openvino", vendors=("cpu", "intel"), split="layers", windows=False,
+        held={2: 16.0, 3: 16.0, 4: 4.5, **dict.fromkeys((5, 6, 7), 16.0), 8: 8.5},
+        process_mb=300, context_mb=500, layer_us=30,
+        source="OpenVINO holds u4 and u8 packed and unfolds 3 and 6 bits",
+    ),
+}  # fmt: skip
+"""By name of the runtime."""
+
+
+def habits(name: str) -> Habits:
+    """The row of a runtime.
+
+    Raises:
+        ConfigError: none is so called.
+    """
+    if name not in ENGINES:
+        raise ConfigError(
+            f"--runtime {name[:40]!r}: no such runtime; {did_you_mean(name, ENGINES)}"
+        )
+    return ENGINES[name]
+
+
+def usual(device: Accelerator) -> Habits:
+    """The engine that most people serve with on such a device."""
+    if device.vendor in {"nvidia", "amd"} and not device.name.startswith(("Jetson", "RX")):
+        return ENGINES["vllm"]
+    is_gaudi = device.arch == "gaudi"
+    return ENGINES["vllm"] if is_gaudi else ENGINES["llama.cpp"]
