@@ -3,7 +3,7 @@
 The shipped figures are `devices.csv`; users add their own in YAML, with the same names:
 
     devices:
-      - {name: Our box, memory_gb: 48, bandwidth_gb_s: 864, fp16_tflops: 181, source: "our purchase"}
+      - {name: Our box, memory_gb: 48, bandwidth_gb_s: 864, fp16_tflops: 181, source: an invoice}
 
 A figure is *verified* (found in a source that measured or specifies it), *derived* (from another
 figure by a rule that the source states) or *unverified*; who shows it says which.

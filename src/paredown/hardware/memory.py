@@ -19,7 +19,7 @@ from paredown.spec.weights import Piece
 NUMBER_BYTES = 2
 """Of an activation and of a number in the cache: bf16 or fp16."""
 COLLECTIVES_MB = 400.0
-"""Buffers of NCCL and its like where several devices work together (aiconfigurator: 0.35-0.4 GB)."""
+"""Buffers of NCCL and its like where several devices work together, as aiconfigurator has them."""
 ACTIVATION_ERROR = 1.5
 RUNTIME_ERROR = 1.3
 """Factors within which the two estimated parts are expected; see docs/sizing.md."""
@@ -91,6 +91,10 @@ class Layout:
         return self.tensor * self.stages
 
 
+ALONE = Layout()
+"""One device."""
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Memory:
@@ -123,7 +127,7 @@ def serving_memory(
     version: Version,
     work: Work,
     engine: Habits,
-    layout: Layout = Layout(),
+    layout: Layout = ALONE,
     *,
     on_gpu: bool = True,
     process_bytes: float | None = None,

@@ -13,7 +13,7 @@ from typing import final
 from paredown.hardware.catalogue import Accelerator
 from paredown.hardware.engines import Habits
 from paredown.hardware.estimate import Estimate
-from paredown.hardware.memory import NUMBER_BYTES, Layout, Version, Work
+from paredown.hardware.memory import ALONE, NUMBER_BYTES, Layout, Version, Work
 from paredown.spec.cache import find_caches
 from paredown.spec.weights import Piece
 
@@ -37,6 +37,7 @@ class Rates:
     Attributes:
         bandwidth: bytes per second with which floating-point weights and caches are read.
         packed: bytes per second of packed weights, by bits of a code; others as `bandwidth`.
+        cache: bytes per second of keys and values; None: as `bandwidth`.
         compute: operations per second by rate (`16`, `int8`, `fp8`); None: unknown.
         layer_s, step_s: seconds per layer and per pass that no size explains.
         unpack: packed weights per second that are unpacked for a long prompt; None: on the way.
@@ -46,6 +47,7 @@ class Rates:
 
     bandwidth: float
     packed: Mapping[int, float] = field(default_factory=dict)
+    cache: float | None = None
     compute: Mapping[str, float | None]
     layer_s: float
     step_s: float = 0.0
@@ -75,30 +77,49 @@ def _peak(tera: float | None) -> float | None:
     return None if tera is None else 1e12 * tera * COMPUTE_SHARE
 
 
-def decode_s(
-    version: Version,
-    work: Work,
-    engine: Habits,
-    rates: Rates,
-    layout: Layout = Layout(),  # noqa: B008
-) -> Estimate:
-    """Seconds for one more token of every sequence of a batch, at the end of their contexts."""
-    spec = version.spec
-    devices = layout.tensor
+@final
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one more token of every sequence takes, in seconds.
+
+    Reading and computing go on at once, so the longer of them counts.
+    """
+
+    reading: float
+    computing: float
+    overhead: float
+    error: float
+
+    @property
+    def seconds(self) -> Estimate:
+        """All of it."""
+        return Estimate.within(max(self.reading, self.computing) + self.overhead, self.error)
+
+    @property
+    def binds(self) -> str:
+        """The limit that would have to give way for more speed."""
+        parts = {"bandwidth": self.reading, "compute": self.computing, "overhead": self.overhead}
+        return max(parts, key=parts.__getitem__)
+
+
+def decode_step(
+    version: Version, work: Work, engine: Habits, rates: Rates, layout: Layout = ALONE
+) -> Step:
+    """One step of decoding, at the end of the contexts of a batch."""
+    spec, devices = version.spec, layout.tensor
     reading = sum(
         share * engine.resident(piece) / rates.packed.get(piece.bits or 0, rates.bandwidth)
         for piece, share in _read(version, work.batch)
     )
     kept = find_caches(spec).nbytes(work.context, number_bytes=NUMBER_BYTES, devices=devices)
-    reading = reading / devices + work.batch * kept / rates.bandwidth
     peak = rates.compute.get(version.rate)
-    computing = 0.0
-    if peak:
-        numbers = sum(_per_token(version, piece) for piece in version.pieces)
-        work_done = 2 * numbers + _attention(version, work.context)
-        computing = work.batch * work_done / (devices * peak)
-    return Estimate.within(
-        max(reading, computing) + _overhead(version, work.batch, rates, layout), rates.error
+    numbers = sum(_per_token(version, piece) for piece in version.pieces)
+    work_done = work.batch * (2 * numbers + _attention(version, work.context))
+    return Step(
+        reading=reading / devices + work.batch * kept / (rates.cache or rates.bandwidth),
+        computing=work_done / (devices * peak) if peak else 0.0,
+        overhead=_overhead(version, work.batch, rates, layout),
+        error=rates.error,
     )
 
 
@@ -107,7 +128,7 @@ def prefill_s(
     work: Work,
     engine: Habits,
     rates: Rates,
-    layout: Layout = Layout(),  # noqa: B008
+    layout: Layout = ALONE,
 ) -> Estimate | None:
     """Seconds to read the prompts of a batch; None where the device's peak is unknown.
 

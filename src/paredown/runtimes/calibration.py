@@ -1,0 +1,119 @@
+"""What this machine really reaches, measured once and kept: bandwidths, compute, fixed costs.
+
+Predictions for other devices start from nominal figures; for this one they start from here. The
+measuring is done by `paredown.runtimes.torch.calibrate` in a process of its own; nothing here
+imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from paredown.errors import ConfigError
+from paredown.hardware.detect import Machine
+from paredown.hardware.timing import CALIBRATED_ERROR, Rates
+from paredown.spec.reading import read_json
+from paredown.store.atomic import write_json
+from paredown.store.home import home
+
+TIMEOUT_S = 600.0
+_COMMAND = (sys.executable, "-m", "paredown.runtimes.torch.calibrate")
+
+
+class Calibration(BaseModel):
+    """What torch and transformers reach on this machine's processor."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    machine: str
+    """Id of the machine (`hardware.detect`)."""
+    threads: int = Field(ge=1)
+    """Of torch; with others it is another machine as far as speed goes."""
+    torch: str
+    """Version."""
+    copy_bytes_s: float = Field(gt=0)
+    """Memory copied, reading and writing counted."""
+    row_bytes_s: float = Field(gt=0)
+    """16-bit weights read by a product with one row."""
+    packed_bytes_s: dict[int, float]
+    """The same of packed weights, by bits of a code, as they lie in memory."""
+    cache_bytes_s: float = Field(gt=0)
+    """Keys and values read while decoding; engines that copy them are slower by that."""
+    dense_ops_s: float = Field(gt=0)
+    """Operations of a 16-bit product with 256 rows."""
+    unpack_s: float = Field(gt=0)
+    """Packed weights unpacked for a long prompt, per second."""
+    layer_s: float = Field(ge=0)
+    """Of one more layer of no size while decoding."""
+    step_s: float = Field(ge=0)
+    """Of a step beside its layers."""
+    process_bytes: float = Field(gt=0)
+    """Resident memory of a process that has served a model of no size."""
+
+    @property
+    def rates(self) -> Rates:
+        """For the time model."""
+        return Rates(
+            bandwidth=self.row_bytes_s,
+            packed=self.packed_bytes_s,
+            cache=self.cache_bytes_s,
+            compute=dict.fromkeys(("16", "int8", "fp8"), self.dense_ops_s),
+            unpack=self.unpack_s,
+            layer_s=self.layer_s,
+            step_s=self.step_s,
+            error=CALIBRATED_ERROR,
+        )
+
+
+def threads() -> int | None:
+    """Threads that torch will be told to use; None: as many as it likes."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) > 0 else None
+
+
+def kept(machine: Machine) -> Calibration | None:
+    """The calibration of this machine with these threads; None where it was never measured, or
+    what was kept is damaged."""
+    path = _path(machine)
+    if not path.is_file():
+        return None
+    try:
+        return Calibration.model_validate(read_json(path))
+    except (ConfigError, ValidationError):  # it is measured again when it is asked for
+        return None
+
+
+def calibrate(machine: Machine) -> Calibration:
+    """Measure this machine and keep what was found (half a minute, more where others work too).
+
+    Raises:
+        ConfigError: the measuring process failed, with its last words.
+    """
+    with tempfile.TemporaryDirectory(prefix="paredown-calibrate-") as folder:
+        out = Path(folder) / "found.json"
+        try:
+            done = subprocess.run(
+                [*_COMMAND, str(out)], capture_output=True, check=False, timeout=TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise ConfigError(f"calibrating took more than {TIMEOUT_S:.0f} s; try again when this "
+                              "machine has less to do") from None  # fmt: skip
+        if done.returncode or not out.is_file():
+            words = done.stderr.decode(errors="replace").strip().splitlines()
+            last = words[-1] if words else f"exit code {done.returncode}"
+            raise ConfigError(f"calibrating failed: {last}")
+        found = Calibration.model_validate({**read_json(out), "machine": machine.id})
+    write_json(_path(machine), found.model_dump(mode="json"))
+    return found
+
+
+def _path(machine: Machine) -> Path:
+    return home() / "calibration" / f"{machine.id}-{threads() or 'all'}.json"
