@@ -16,12 +16,14 @@ from paredown.errors import ConfigError
 from paredown.spec.option import Group, Option
 from paredown.spec.requests import CompressRequest, EvaluateRequest
 from paredown.spec.run import RunConfig
+from paredown.spec.sizing import MatchRequest
 from tests.cli.asked import parse, say
 
 REQUESTS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "PAREDOWN_RUN_": (RunConfig, {}),
     "PAREDOWN_COMPRESS_": (CompressRequest, {}),
     "PAREDOWN_EVALUATE_": (EvaluateRequest, {"argument": "model"}),
+    "PAREDOWN_MATCH_": (MatchRequest, {}),
 }
 TABLES = [Table.of(kind, prefix, **more) for prefix, (kind, more) in REQUESTS.items()]
 EACH = [
@@ -30,7 +32,7 @@ EACH = [
 CANDIDATES = (
     "600", "5", "3", "0.5", "0.05", "7.5", "cpu", "llm", "random", "size,latency", "2.5,10",
     "8,16x1,2", "http://127.0.0.1:8000/v1", "on", "off", "arc_easy", "perplexity", "abc",
-    "/somewhere/else",
+    "/somewhere/else", "ttft=500ms,tpot=0.05s", "lora,full", "adamw8bit",
 )  # fmt: skip
 """Texts of which one at least is a value, and not the default, of any setting."""
 

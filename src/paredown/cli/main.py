@@ -31,6 +31,10 @@ class _Commands(LazyGroup):
             "paredown.cli.spec", "spec",
             "Show what is known of a model: parameters, sizes, memory, and what to try.",
         ),
+        "match": (
+            "paredown.cli.match", "match",
+            "Find the hardware for a model: memory, number, speed, energy and cost.",
+        ),
         "compress": (
             "paredown.cli.compress", "compress",
             "Compress a model with one strategy, and prove that the artifact reloads.",

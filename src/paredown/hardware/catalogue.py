@@ -120,7 +120,7 @@ def shipped() -> tuple[Accelerator, ...]:
     """The devices that come with the package."""
     text = files("paredown.hardware").joinpath(SHIPPED).read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
-    return tuple(Accelerator(**{k: v for k, v in row.items() if v != ""}) for row in rows)  # type: ignore[arg-type]
+    return tuple(Accelerator.model_validate({k: v for k, v in r.items() if v}) for r in rows)
 
 
 def catalogue(path: Path | None = None) -> tuple[Accelerator, ...]:

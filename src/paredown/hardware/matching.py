@@ -25,7 +25,7 @@ from paredown.hardware.memory import (
     refused_layout,
     serving_memory,
 )
-from paredown.hardware.timing import Step, decode_step, nominal_rates, prefill_s
+from paredown.hardware.timing import Rates, Step, decode_step, nominal_rates, prefill_s
 from paredown.spec.units import human_bytes
 
 MOST_DEVICES = 64
@@ -172,17 +172,19 @@ def _limit(device: Accelerator, engine: Habits) -> float:
 def _layouts(version: Version, device: Accelerator, engine: Habits) -> Iterator[Layout]:
     """Layouts that the model's widths allow, fewest devices first, matrices shared before stages.
 
-    Machines of one processor, such as Apple's, are one device.
+    Engines that share matrices take 1, 2, 4 or 8 devices of a machine, as they are rented, and
+    then whole machines, a stage each. Machines of one processor, such as Apple's, are one device.
     """
-    is_whole = device.vendor == "apple" or device.name.startswith(("Jetson", "DGX Spark"))
-    most = 1 if is_whole else MOST_DEVICES
-    for count in range(1, most + 1):
-        shared = [n for n in (8, 4, 2, 1) if n <= NODE and count % n == 0]
-        for tensor in shared if engine.split == "tensor" else (1,):
+    if device.vendor == "apple" or device.name.startswith(("Jetson", "DGX Spark")):
+        counts: Iterable[int] = (1,)
+    elif engine.split == "tensor":
+        counts = (1, 2, 4, *range(NODE, MOST_DEVICES + 1, NODE))
+    else:
+        counts = range(1, NODE + 1)
+    for count in counts:
+        shared = (min(count, NODE), 4, 2, 1) if engine.split == "tensor" else (1,)
+        for tensor in dict.fromkeys(n for n in shared if n <= count):
             layout = Layout(tensor=tensor, stages=count // tensor)
-            # Whole machines: 3 stages of 8, not 5 of 1.
-            if count > NODE and engine.split == "tensor" and tensor < NODE:
-                continue
             if not refused_layout(version.spec, layout):
                 yield layout
 
@@ -343,6 +345,10 @@ def saved_by(fits: Sequence[Fit]) -> list[str]:
     for larger, smaller in pairwise(ordered):
         if larger.version.nbytes == smaller.version.nbytes:
             continue
+        if smaller.words == larger.words:
+            faster = larger.tpot_s.value / smaller.tpot_s.value
+            lines.append(f"{smaller.version.name}: the same {smaller.words}, {faster:.1f}x as fast")
+            continue
         line = f"{smaller.version.name}: {smaller.words} instead of {larger.words}"
         if smaller.cost is not None and larger.cost is not None:
             line += (
@@ -356,3 +362,54 @@ def saved_by(fits: Sequence[Fit]) -> list[str]:
 def one_device_bytes(version: Version, engine: Habits, work: Work) -> Memory:
     """Memory if one device had to hold all of it: what versions are compared by."""
     return serving_memory(version, work, engine, ALONE)
+
+
+# --- This machine ---------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """A version on this machine's processor.
+
+    Attributes:
+        free_bytes: that may be used.
+        ttft_s, tpot_s: None where the machine was never calibrated.
+    """
+
+    version: Version
+    engine: Habits
+    memory: Memory
+    free_bytes: int
+    ttft_s: Estimate | None
+    tpot_s: Estimate | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it has so much free; None where the cache is unknown."""
+        total = self.memory.total
+        return None if total is None else total.value <= self.free_bytes
+
+
+def on_processor(
+    version: Version,
+    work: Work,
+    engine: Habits,
+    free_bytes: int,
+    *,
+    rates: Rates | None,
+    process_bytes: float | None = None,
+) -> Here:
+    """A version served by this machine's processor.
+
+    Args:
+        rates: that were measured; None: speed stays unknown.
+        process_bytes: of the engine's process before any weight, where it was measured.
+    """
+    memory = serving_memory(version, work, engine, on_gpu=False, process_bytes=process_bytes)
+    timed = rates is not None and not memory.unknown
+    return Here(
+        version=version, engine=engine, memory=memory, free_bytes=free_bytes,
+        ttft_s=prefill_s(version, work, engine, rates) if timed and rates else None,
+        tpot_s=decode_step(version, work, engine, rates).seconds if timed and rates else None,
+    )  # fmt: skip

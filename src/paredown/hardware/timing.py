@@ -38,7 +38,8 @@ class Rates:
         bandwidth: bytes per second with which floating-point weights and caches are read.
         packed: bytes per second of packed weights, by bits of a code; others as `bandwidth`.
         cache: bytes per second of keys and values; None: as `bandwidth`.
-        compute: operations per second by rate (`16`, `int8`, `fp8`); None: unknown.
+        compute: operations per second by rate (`16`, `int8`, `fp8`); None: unknown. `packed` where
+            weights that only lie packed are multiplied at a rate of their own.
         layer_s, step_s: seconds per layer and per pass that no size explains.
         unpack: packed weights per second that are unpacked for a long prompt; None: on the way.
         link: bytes per second to a neighbour.
@@ -138,17 +139,17 @@ def prefill_s(
     if not peak:
         return None
     tokens = work.batch * work.prompt
-    total = 0.0
+    packed = rates.compute.get("packed") or peak
+    computing = tokens * _attention(version, work.prompt) / 2 / peak
     for piece in version.pieces:
         rows = tokens
-        if _is_head(version, piece):
-            rows = tokens if engine.prompt_logits else work.batch
-        total += 2 * rows * _per_token(version, piece)
-    total += tokens * _attention(version, work.prompt) / 2
-    computing = total / (layout.tensor * peak)
-    coded = sum(piece.numel for piece in version.pieces if piece.bits is not None)
-    if rates.unpack is not None:
-        computing += coded / rates.unpack
+        if _is_head(version, piece) and not engine.prompt_logits:
+            rows = work.batch
+        is_packed = piece.bits is not None and not engine.unpacks
+        computing += 2 * rows * _per_token(version, piece) / (packed if is_packed else peak)
+        if is_packed and rates.unpack is not None:
+            computing += piece.numel / rates.unpack
+    computing /= layout.tensor
     once = sum(engine.resident(p) for p in version.pieces if p.part != "vision")
     reading = once / rates.bandwidth / layout.tensor
     return Estimate.within(

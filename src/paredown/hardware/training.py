@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 from paredown.hardware.estimate import Estimate, added
 from paredown.spec.model import ModelSpec
 from paredown.spec.packed import linear_shapes
+from paredown.spec.sizing import Mode, Optimizer
 from paredown.spec.structure import Mlp
-
-Mode = Literal["full", "lora", "qlora"]
-Optimizer = Literal["adamw", "adamw8bit", "adamw_bf16"]
 
 _STATE_BYTES: dict[Optimizer, tuple[int, int]] = {
     "adamw": (2, 12),

@@ -49,6 +49,8 @@ class Calibration(BaseModel):
     """Keys and values read while decoding; engines that copy them are slower by that."""
     dense_ops_s: float = Field(gt=0)
     """Operations of a 16-bit product with 256 rows."""
+    packed_ops_s: float = Field(gt=0)
+    """The same of packed weights, once they are unpacked."""
     unpack_s: float = Field(gt=0)
     """Packed weights unpacked for a long prompt, per second."""
     layer_s: float = Field(ge=0)
@@ -65,7 +67,10 @@ class Calibration(BaseModel):
             bandwidth=self.row_bytes_s,
             packed=self.packed_bytes_s,
             cache=self.cache_bytes_s,
-            compute=dict.fromkeys(("16", "int8", "fp8"), self.dense_ops_s),
+            compute={
+                **dict.fromkeys(("16", "int8", "fp8"), self.dense_ops_s),
+                "packed": self.packed_ops_s,
+            },
             unpack=self.unpack_s,
             layer_s=self.layer_s,
             step_s=self.step_s,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paredown.spec.cache_facts import LayerKind
 from paredown.spec.model import ModelSpec
@@ -113,15 +113,11 @@ def _find(spec: ModelSpec) -> Caches:
         groups[layer] += 1
     return Caches(
         layers=tuple(
-            LayerCache(**{**_fields(layer), "layers": n})
+            replace(layer, layers=n)
             for layer, n in groups.items()
             if layer.per_token or layer.constant or layer.constant32
         )
     )
-
-
-def _fields(layer: LayerCache) -> dict[str, int | None]:
-    return {name: getattr(layer, name) for name in layer.__dataclass_fields__}
 
 
 def _kind_of(rows: Mapping[str, int | None]) -> LayerKind:

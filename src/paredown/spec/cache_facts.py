@@ -111,6 +111,9 @@ def _kinds(
 def _by_rule(config: Mapping[str, Any], model_type: str, layers: int) -> tuple[LayerKind, ...]:
     """The kinds that follow from numbers in the config."""
     places = range(layers)
+    full: LayerKind = "full"
+    sliding: LayerKind = "sliding"
+    state: LayerKind = "state"
     window = _number(config, "sliding_window", "attention_chunk_size")
     every = _number(config, "sliding_window_pattern", "_sliding_window_pattern")
     every = every or _EVERY.get(model_type)
@@ -121,17 +124,17 @@ def _by_rule(config: Mapping[str, Any], model_type: str, layers: int) -> tuple[L
     if model_type == "llama4_text":
         every = _number(config, "no_rope_layer_interval") or 4
     if interval := _number(config, "full_attention_interval"):
-        return tuple("full" if (i + 1) % interval == 0 else "state" for i in places)
+        return tuple(full if (i + 1) % interval == 0 else state for i in places)
     if model_type in {"qwen3_next", "qwen3_5_text"}:
-        return tuple("full" if (i + 1) % 4 == 0 else "state" for i in places)
+        return tuple(full if (i + 1) % 4 == 0 else state for i in places)
     if period := _number(config, "attn_layer_period"):
         offset = config.get("attn_layer_offset") or 0
-        return tuple("full" if i % period == offset else "state" for i in places)
+        return tuple(full if i % period == offset else state for i in places)
     if model_type == "bamba":
         attends = config.get("attn_layer_indices") or ()
-        return tuple("full" if i in attends else "state" for i in places)
+        return tuple(full if i in attends else state for i in places)
     if every and window and every > 1:
-        return tuple("full" if (i + 1) % every == 0 else "sliding" for i in places)
+        return tuple(full if (i + 1) % every == 0 else sliding for i in places)
     if model_type in _ALL_SLIDING:
         # Written as null, it is off; left out, it is what the class has.
         told = window or (_ALL_SLIDING[model_type] if "sliding_window" not in config else None)
@@ -139,7 +142,7 @@ def _by_rule(config: Mapping[str, Any], model_type: str, layers: int) -> tuple[L
     if config.get("use_sliding_window") is True and window:
         first = config.get("max_window_layers")
         first = first if isinstance(first, int) else 0
-        return tuple("full" if i < first else "sliding" for i in places)
+        return tuple(full if i < first else sliding for i in places)
     return ()
 
 
@@ -163,18 +166,19 @@ def _state(
     kernel = _number(config, "mamba_d_conv", "conv_kernel")
     if not width or not kernel or not hidden:
         return None
-    heads = _number(config, "mamba_n_heads", "mamba_num_heads")
-    head_dim = _number(config, "mamba_d_head", "mamba_head_dim")
     if model_type == "mamba2":
-        heads, head_dim = _number(config, "num_heads"), _number(config, "head_dim")
-    if heads and head_dim:  # Mamba 2, arXiv:2405.21060: heads share B and C within a group
-        inner = heads * head_dim
+        ssm_heads, ssm_dim = _number(config, "num_heads"), _number(config, "head_dim")
+    else:
+        ssm_heads = _number(config, "mamba_n_heads", "mamba_num_heads")
+        ssm_dim = _number(config, "mamba_d_head", "mamba_head_dim")
+    if ssm_heads and ssm_dim:  # Mamba 2, arXiv:2405.21060: heads share B and C within a group
+        inner = ssm_heads * ssm_dim
         groups = _number(config, "mamba_n_groups", "n_groups") or 1
         return (inner + 2 * groups * width) * kernel, inner * width
     if model_type in _ONLY_STATE or model_type == "jamba":  # Mamba 1, arXiv:2312.00752
         expand = _number(config, "mamba_expand", "expand") or 2
-        inner = _number(config, "intermediate_size") if model_type != "jamba" else None
-        inner = inner or expand * hidden
+        told = _number(config, "intermediate_size") if model_type != "jamba" else None
+        inner = told or expand * hidden
         return inner * kernel, inner * width
     return None
 
