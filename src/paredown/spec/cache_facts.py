@@ -118,9 +118,10 @@ def _by_rule(config: Mapping[str, Any], model_type: str, layers: int) -> tuple[L
     every = _number(config, "sliding_window_pattern", "_sliding_window_pattern")
     every = every or _EVERY.get(model_type)
     if model_type in _ONLY_STATE:
-        return ("state",) * layers
+        return (state,) * layers
     if model_type == "falcon_h1":
-        return ("both",) * layers
+        both: LayerKind = "both"
+        return (both,) * layers
     if model_type == "llama4_text":
         every = _number(config, "no_rope_layer_interval") or 4
     if interval := _number(config, "full_attention_interval"):
@@ -138,7 +139,7 @@ def _by_rule(config: Mapping[str, Any], model_type: str, layers: int) -> tuple[L
     if model_type in _ALL_SLIDING:
         # Written as null, it is off; left out, it is what the class has.
         told = window or (_ALL_SLIDING[model_type] if "sliding_window" not in config else None)
-        return ("sliding",) * layers if told else ()
+        return (sliding,) * layers if told else ()
     if config.get("use_sliding_window") is True and window:
         first = config.get("max_window_layers")
         first = first if isinstance(first, int) else 0
