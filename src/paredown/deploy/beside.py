@@ -85,7 +85,10 @@ def prove_served(
             servers.append(server)
         mine, reference = servers
         progress(0.2, "golden prompts")
-        told, kl = _golden(Questioner(mine.client, name), golden, answer_tokens)
+        told, kl = _golden(
+            Questioner(mine.client, name), Questioner(reference.client, name), golden,
+            answer_tokens,
+        )  # fmt: skip
         pairs = _timed(mine, reference, name, _known(golden), progress)
         peak, base_peak = mine.peak_bytes(), reference.peak_bytes()
         if peak is not None and base_peak is not None:
@@ -94,14 +97,18 @@ def prove_served(
 
 
 def _golden(
-    ask: Questioner, golden: Sequence[Golden], answer_tokens: int
+    ask: Questioner, base: Questioner, golden: Sequence[Golden], answer_tokens: int
 ) -> tuple[tuple[Golden, ...], float | None]:
     told, known = [], []
     for one in golden:
         answer = ask.complete(one.ids, max_tokens=answer_tokens, top=TOP)
         if answer.top:
             known.append(divergence(one, dict(answer.top)))
-        told.append(one.model_copy(update={"answer": answer.text, "finish": answer.finish}))
+        reference = base.complete(one.ids, max_tokens=answer_tokens)
+        update = {
+            "answer": answer.text, "finish": answer.finish, "base_answer": reference.text
+        }  # fmt: skip
+        told.append(one.model_copy(update=update))
     if not known:
         return tuple(told), None
     kl = mean_stderr(known).value

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from paredown.deploy.proof import ANSWER_TOKENS, Golden, Likely, Tokens
+from paredown.deploy.proof import Golden, Likely, Tokens
 from paredown.runtimes.session import TOP, Session
 from paredown.text.windows import load_tokenizer
 
@@ -54,23 +54,22 @@ def differing(session: Session, folder: Path, *, trust_remote_code: bool = False
 
 
 def golden_prompts(
-    artifact: Session, base: Session, folder: Path, *, trust_remote_code: bool = False
+    artifact: Session, folder: Path, *, trust_remote_code: bool = False
 ) -> tuple[Golden, ...]:
-    """Golden prompts, with what the artifact holds likeliest and how the base goes on.
+    """Golden prompts, with what the artifact holds likeliest; not yet answered.
 
     Args:
-        artifact, base: opened in torch.
+        artifact: opened in torch.
         folder: of the artifact, whose tokenizer and chat template are used.
     """
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     prompts = [_prompt(tokenizer, message) for message in MESSAGES]
-    answers = dict(base.generate([ids for _, ids in prompts], stops=(), max_tokens=ANSWER_TOKENS))
     return tuple(
         Golden(
             message=message, text=text, ids=tuple(ids), is_chat=bool(tokenizer.chat_template),
-            next=_likely(artifact, ids, tokenizer), base_answer=answers[k].text,
+            next=_likely(artifact, ids, tokenizer),
         )
-        for k, (message, (text, ids)) in enumerate(zip(MESSAGES, prompts, strict=True))
+        for message, (text, ids) in zip(MESSAGES, prompts, strict=True)
     )  # fmt: skip
 
 

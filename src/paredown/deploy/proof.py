@@ -55,8 +55,8 @@ class Golden(_Record):
     """Whether the chat endpoint is to make the same prompt of the message."""
     next: Likely
     """What the artifact itself holds to be likeliest next, computed by torch."""
-    base_answer: str
-    """How the uncompressed model goes on, computed by torch."""
+    base_answer: str = ""
+    """How the uncompressed model went on in the same engine."""
     answer: str = ""
     """How the package went on, served by its engine when it was made."""
     finish: str | None = None

@@ -19,14 +19,13 @@ from paredown.blocks.memory import release
 from paredown.deploy.golden import TEXTS, differing, golden_prompts, token_texts
 from paredown.deploy.proof import Golden, Tokens
 from paredown.errors import VerificationError
-from paredown.evaluate.quality import BaseOutputs, measure_quality
+from paredown.evaluate.quality import measure_quality
 from paredown.runtimes.base import Engine
 from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Session
 from paredown.spec.progress import Progress
 from paredown.spec.result import Measurement
 from paredown.spec.target import Device
-from paredown.store.cache import Cache
 
 _TORCH = "torch"
 _ROOM = 1.5
@@ -74,7 +73,6 @@ def export_and_prove(
     subjects: Subjects,
     *,
     tokens: Tensor,
-    tokens_hash: str,
     protocol: str,
     largest_kl: float,
     progress: Progress,
@@ -93,20 +91,13 @@ def export_and_prove(
     progress(0.0, f"exporting for {runtime.name}")
     package = runtime.export(subjects.artifact, subjects.out)
     base_package = runtime.export(subjects.base, subjects.base_out)
-    progress(0.15, "computing golden prompts with torch")
-    golden = _golden(subjects)
-    progress(0.3, "computing the artifact's log-probabilities with torch")
-    reference = BaseOutputs(
-        subjects.artifact, tokens=tokens, tokens_hash=tokens_hash, cache=Cache.default(),
-        device=subjects.device, trust_remote_code=subjects.trust_remote_code,
-    )  # fmt: skip
-    progress(0.5, f"comparing {runtime.name} with the artifact")
+    progress(0.15, f"comparing {runtime.name} with the artifact in torch")
     session = _open(runtime, package.folder, subjects)
     try:
         _require_tokens(session, subjects)
-        exactness = measure_quality(session, tokens, reference, protocol=protocol)
+        golden, exactness = _against_torch(session, tokens, protocol, subjects)
         _require_close(exactness, largest_kl)
-        progress(0.75, f"measuring beside the base in {runtime.name}")
+        progress(0.6, f"measuring beside the base in {runtime.name}")
         quality, notes = _beside_base(
             runtime, base_package.folder, base_package.nbytes, session, tokens, protocol, subjects
         )
@@ -116,7 +107,8 @@ def export_and_prove(
     return Proved(
         nbytes=package.nbytes, base_nbytes=base_package.nbytes, golden=golden,
         tokens=token_texts(subjects.artifact, trust_remote_code=subjects.trust_remote_code),
-        exactness=tuple(exactness), quality=tuple(quality), notes=(*told, *notes),
+        exactness=tuple(exactness), quality=tuple(quality),
+        notes=(*package.notes, *told, *notes),
     )  # fmt: skip
 
 
@@ -126,17 +118,20 @@ def _open(runtime: Engine, folder: Path, subjects: Subjects) -> Session:
     )
 
 
-def _golden(subjects: Subjects) -> tuple[Golden, ...]:
-    torch = engine(_TORCH)
-    artifact, base = (_open(torch, f, subjects) for f in (subjects.artifact, subjects.base))
+def _against_torch(
+    session: Session, tokens: Tensor, protocol: str, subjects: Subjects
+) -> tuple[tuple[Golden, ...], list[Measurement]]:
+    """Golden prompts as torch sees them, and the engine's quality against torch."""
+    artifact = _open(engine(_TORCH), subjects.artifact, subjects)
     try:
-        return golden_prompts(
-            artifact, base, subjects.artifact, trust_remote_code=subjects.trust_remote_code
+        golden = golden_prompts(
+            artifact, subjects.artifact, trust_remote_code=subjects.trust_remote_code
         )
+        live = _Live(artifact.logits(tokens))
+        return golden, measure_quality(session, tokens, live, protocol=protocol)
     finally:
         artifact.close()
-        base.close()
-        release()  # the engine needs their room
+        release()  # the base needs its room
 
 
 def _require_tokens(session: Session, subjects: Subjects) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from paredown.blocks.hessians import tensor_hash
 from paredown.deploy.prove import Subjects, export_and_prove
 from paredown.pipeline.messages import DeployDone, DeployJob
 from paredown.pipeline.work.texts import evaluation_tokens, protocol
@@ -22,7 +21,6 @@ def deploy(job: DeployJob, progress: Progress) -> DeployDone:
             runtime=job.runtime, device=job.device, trust_remote_code=job.trust_remote_code,
         ),
         tokens=tokens,
-        tokens_hash=tensor_hash(tokens),
         protocol=protocol(job.held_out),
         largest_kl=job.largest_kl,
         progress=progress,

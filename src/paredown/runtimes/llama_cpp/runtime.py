@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
 from paredown.errors import ModelError
-from paredown.runtimes.base import Claim, Engine, Needs, Package, require_read
+from paredown.runtimes.base import Claim, Engine, Needs, Package, Serving, require_read
 from paredown.runtimes.llama_cpp.architectures import why_not_held
 from paredown.runtimes.llama_cpp.tensor_types import (
     BLOCK,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FILE = "model.gguf"
 """Name of the weights file in a package."""
+_SERVER = Path(__file__).with_name("server.py")
+_USUAL = Serving()
 
 
 @final
@@ -132,10 +134,20 @@ class LlamaCpp(Engine):
         self.require()
         return LlamaSession(_file(folder), device=device)
 
-    def server(self, package: Package, *, host: str, port: int) -> tuple[str, ...]:
-        module = "paredown.runtimes.llama_cpp.server"
-        file = str(_file(package.folder))
-        return sys.executable, "-m", module, file, "--host", host, "--port", str(port)
+    def server(
+        self, package: Package, *, host: str, port: int, serving: Serving = _USUAL
+    ) -> tuple[str, ...]:
+        folder = _file(package.folder).parent
+        options = {
+            "host": host, "port": port, "name": serving.name, "context": serving.context,
+            "slots": serving.slots, "threads": serving.threads, "cache": serving.cache,
+        }  # fmt: skip
+        given = ((f"--{k}", str(v)) for k, v in options.items() if v is not None)
+        # As a file, not as a module: the very process that runs where there is no paredown.
+        return sys.executable, str(_SERVER), str(folder), *(word for pair in given for word in pair)
+
+    def server_script(self) -> Path:
+        return _SERVER
 
     def _whole(self, spec: ModelSpec) -> Claim:
         refused = why_not_held(spec)
