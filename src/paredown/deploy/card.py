@@ -20,8 +20,9 @@ from paredown.spec.units import Unit, human_bytes
 
 _Z95 = 1.96
 _NAMES = {
-    "perplexity": "perplexity", "perplexity_ratio": "perplexity, of the base's",
-    "accuracy": "next tokens predicted right", "kl": "KL", "top1_agreement": "same likeliest token",
+    "perplexity": "perplexity", "perplexity_ratio": "perplexity over that of {of}",
+    "accuracy": "next tokens predicted right", "kl": "KL from {of}",
+    "top1_agreement": "same likeliest token as {of}",
 }  # fmt: skip
 _EXAMPLE = '{"model": "%s", "messages": [{"role": "user", "content": "Hello"}]}'
 _SAMPLES = 4
@@ -75,7 +76,7 @@ def model_card(record: PackageRecord, proof: Proof) -> str:
         f"Measured in {record.runtime}, beside the uncompressed base in the same engine, on "
         f"{proof.machine} ({proof.measured_at}). ± is half of a 95 % interval.",
         "",
-        *_table(("quality", "value", "n"), map(_quality_row, proof.quality)),
+        *_table(("quality", "value", "n"), (_quality_row(m, "the base") for m in proof.quality)),
         *_scores(proof.scores),
         "",
         *_table(("served", "this package", "base", "ratio"), map(_pair_row, proof.served)),
@@ -84,7 +85,7 @@ def model_card(record: PackageRecord, proof: Proof) -> str:
         "",
         f"The same text in {record.runtime} and in torch; what differs is how the engine rounds.",
         "",
-        *_table(("measure", "value", "n"), map(_quality_row, proof.exactness)),
+        *_table(("measure", "value", "n"), (_quality_row(m, "the artifact") for m in proof.exactness)),
         "",
         f"Token ids are equal on {len(proof.tokens)} of {len(proof.tokens)} texts.",
         "",
@@ -180,8 +181,8 @@ def amount(value: float, unit: str) -> str:
     return human_bytes(value) if unit == "bytes" else f"{value:.1f} {unit}"
 
 
-def _quality_row(m: Measurement) -> tuple[str, ...]:
-    return _NAMES.get(m.name, m.name), number(m), f"{m.n}"
+def _quality_row(m: Measurement, of: str) -> tuple[str, ...]:
+    return _NAMES.get(m.name, m.name).format(of=of), number(m), f"{m.n}"
 
 
 def _pair_row(pair: Pair) -> tuple[str, ...]:

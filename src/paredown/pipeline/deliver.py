@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
+from typing import Any
 
 from paredown.artifact.description import read_description
 from paredown.deploy.beside import Served, prove_served
@@ -34,6 +35,7 @@ from paredown.deploy.serve import server_command
 from paredown.deploy.sizing import Wishes, size
 from paredown.errors import ConfigError
 from paredown.hardware.detect import Machine
+from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock
 from paredown.pipeline.messages import DeployDone, DeployJob, ScoreJob
 from paredown.runtimes.base import Engine, Package, require_read
@@ -44,6 +46,7 @@ from paredown.spec.packed import weights_bytes
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import Measurement
 from paredown.spec.scores import TaskScore
+from paredown.spec.strategy import Strategy
 from paredown.spec.units import human_bytes
 from paredown.store.atomic import new_folder, write_json, write_text
 from paredown.store.content import model_hash
@@ -173,11 +176,16 @@ def _record(
     return PackageRecord(
         name=order.name, runtime=runtime.name, version=hashed, nbytes=done.nbytes,
         base=bench.base.name, base_hash=bench.base.hash,
-        strategy="" if described is None else str(described.get("strategy_text", "")),
+        strategy="" if described is None else _label(described["strategy"]),
         artifact_hash=model_hash(order.artifact), context=bench.base.spec.context,
         license=license_of(bench.base.folder), libraries=_libraries(runtime),
         previous=_previous(order.out, hashed),
     )  # fmt: skip
+
+
+def _label(strategy: Any) -> str:
+    """A strategy as people read it: parameters at their default are left out."""
+    return registry.label(Strategy.model_validate(strategy))
 
 
 def _previous(out: Path, hashed: str) -> Previous | None:
