@@ -24,6 +24,7 @@ _NAMES = {
     "accuracy": "next tokens predicted right", "kl": "KL from {of}",
     "top1_agreement": "same likeliest token as {of}",
 }  # fmt: skip
+_MEASURED = ("measured", "value", "n")
 _EXAMPLE = '{"model": "%s", "messages": [{"role": "user", "content": "Hello"}]}'
 _SAMPLES = 4
 _SAMPLE_LENGTH = 160
@@ -76,7 +77,7 @@ def model_card(record: PackageRecord, proof: Proof) -> str:
         f"Measured in {record.runtime}, beside the uncompressed base in the same engine, on "
         f"{proof.machine} ({proof.measured_at}). ± is half of a 95 % interval.",
         "",
-        *_table(("quality", "value", "n"), (_quality_row(m, "the base") for m in proof.quality)),
+        *_table(_MEASURED, (_quality_row(m, "the base") for m in proof.quality)),
         *_scores(proof.scores),
         "",
         *_table(("served", "this package", "base", "ratio"), map(_pair_row, proof.served)),
@@ -85,7 +86,7 @@ def model_card(record: PackageRecord, proof: Proof) -> str:
         "",
         f"The same text in {record.runtime} and in torch; what differs is how the engine rounds.",
         "",
-        *_table(("measure", "value", "n"), (_quality_row(m, "the artifact") for m in proof.exactness)),
+        *_table(_MEASURED, (_quality_row(m, "the artifact") for m in proof.exactness)),
         "",
         f"Token ids are equal on {len(proof.tokens)} of {len(proof.tokens)} texts.",
         "",
