@@ -226,6 +226,7 @@ def compress(
             device=target.device,
             seed=seed,
             executor=executor,
+            runtime=runtime,
             trust_remote_code=trust_remote_code,
         )
         # Beside the output, so that the finished artifact can be renamed into its place.

@@ -9,6 +9,7 @@ import pytest
 import paredown
 from paredown.evaluate.footprint import bytes_by_kind, measure_cache, measure_size
 from paredown.runtimes.torch.load import load
+from paredown.runtimes.torch.runtime import Torch
 from paredown.runtimes.torch.session import TorchSession
 from paredown.spec.headers import tensor_location
 from paredown.spec.result import Measurement
@@ -30,7 +31,7 @@ def test_sizes_by_kind_add_up(tmp_path: Path) -> None:
     assert kinds["scales"] > 0
     assert kinds["embeddings"] == bytes_by_kind(base)["embeddings"] > 0
     assert bytes_by_kind(base)["scales"] == 0
-    found = {m.name: m.value for m in measure_size(packed, 1)}
+    found = {m.name: m.value for m in measure_size(Torch().package(packed), 1, Torch())}
     assert found["size_weights"] == kinds["weights"] < found["size"]
 
 

@@ -16,6 +16,7 @@ from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base
 from paredown.pipeline.messages import TextSpec
+from paredown.runtimes.base import require_read
 from paredown.runtimes.registry import engine
 from paredown.search.enumerated import Enumerated
 from paredown.search.space import Space
@@ -48,9 +49,9 @@ EXTENDABLE = (
 )
 """Settings that may differ when an experiment is resumed: they change no measurement."""
 
-EMPTY_PROCESS_GB = {"torch": 0.2, "transformers": 0.3}
-"""Memory of a process that has imported the engine: 0.23 and 0.38 GB with torch 2.13, rounded down
-so that nothing is refused that some build might do."""
+EMPTY_PROCESS_GB = {"torch": 0.2, "transformers": 0.3, "llama.cpp": 0.03}
+"""Memory of a process that has imported the engine: 0.23 and 0.38 GB with torch 2.13, 0.04 with
+llama.cpp, rounded down so that nothing is refused that some build might do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +86,14 @@ def prepare(config: RunConfig) -> Prepared:
     device = choose_device(config.device, machine)
     for name in config.methods or ():
         registry.load(name)  # a misspelt name is told before a model is fetched
-    engine(config.runtime)  # everything is measured in it, so it must be here
+    runs_in = engine(config.runtime)  # everything is measured in it, so it must be here
     folder = locate(config.model)
     spec = infer_spec(folder, name=config.model)
     if config.evaluate.chat_template and not has_chat_template(folder):
         raise ConfigError(
             f"evaluate.chat_template: the tokenizer of {config.model} has none; leave it out"
         )
+    require_read(runs_in, spec, device, what=config.model)  # the base is measured in it as well
     target = Target(device=device, runtime=config.runtime, limits=config.limits)
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     needs = [evaluation_need(config.evaluate, spec)]

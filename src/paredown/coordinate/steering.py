@@ -19,6 +19,7 @@ from paredown.judge.phrases import in_words
 from paredown.judge.words import name_of
 from paredown.methods import registry
 from paredown.report.findings import find
+from paredown.runtimes import registry as runtimes
 from paredown.search.base import Action, Decision
 from paredown.search.cost import CostModel
 from paredown.search.space import Space
@@ -119,7 +120,8 @@ def predict(strategy: Strategy, prepared: Prepared) -> int:
     """
     if strategy in prepared.space:
         return prepared.space.predicted_bytes(strategy)
-    size = registry.check(strategy, prepared.base.spec, prepared.target).weight_bytes
+    made = registry.check(strategy, prepared.base.spec, prepared.target)
+    size = runtimes.load(prepared.target.runtime).weights_bytes(made)
     reason = broken_by_size(size, prepared.space.baseline_bytes / size, prepared.config.limits)
     if reason is not None:
         raise ConfigError(f"{registry.label(strategy)}: {reason}")

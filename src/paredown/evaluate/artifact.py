@@ -21,6 +21,7 @@ from paredown.evaluate.memory import (
     serve_once,
 )
 from paredown.evaluate.quality import BaseOutputs, measure_quality
+from paredown.runtimes.packages import open_model, package_of
 from paredown.runtimes.registry import engine
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
@@ -58,10 +59,13 @@ def evaluate_folder(
     is room for both.
     """
     progress(0.0, "loading")
-    opened = partial(engine(runtime).open, device=device, trust_remote_code=trust_remote_code)
+    runs_in = engine(runtime)
+    package = package_of(runs_in, folder)
+    opened = partial(open_model, runs_in, device=device, trust_remote_code=trust_remote_code)
     watch = MemoryWatch(device)
     with watch.phase("load"):
         session = opened(folder)
+        watch.follow(session.pid)
     progress(0.1, "latency")
     serve_once(session, config, watch)
     latency = measure_latency(session, config)
@@ -85,7 +89,7 @@ def evaluate_folder(
     notes = session.notes
     session.close()
     del session  # the next models need its room
-    found = [*quality, *latency, *energy, *memory, *measure_size(folder, base_bytes)]
+    found = [*quality, *latency, *energy, *memory, *measure_size(package, base_bytes, runs_in)]
     if base_folder != folder and _has_room(base_bytes, device):
         progress(0.85, "decode speed beside the base")
         # For many tokens the model may have been widened: compared is the model as it is served.

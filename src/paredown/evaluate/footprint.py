@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from paredown.runtimes.base import Engine, Package
 from paredown.runtimes.session import Session
 from paredown.spec.headers import read_file_header, tensor_location
-from paredown.spec.packed import ADAPTER, ADAPTER_WEIGHTS, weights_bytes
+from paredown.spec.packed import ADAPTER, ADAPTER_WEIGHTS
 from paredown.spec.result import Measurement
 from paredown.spec.units import Unit
 
@@ -25,15 +26,18 @@ _EMBEDDINGS = re.compile(
 )
 
 
-def measure_size(folder: Path, base_bytes: int) -> list[Measurement]:
-    """Bytes of the weights files, and the base's over them."""
-    size = weights_bytes(folder)
+def measure_size(package: Package, base_bytes: int, engine: Engine) -> list[Measurement]:
+    """Bytes of the weights files that the engine reads, and the base's over them."""
+    size = package.nbytes
     common = {"n": 1, "stderr": None}
-    kinds = bytes_by_kind(folder)
+    kinds = engine.stored_kinds(package) or bytes_by_kind(package.folder)
+    what = "the .safetensors files, an adapter's included"
+    if engine.own_files:
+        what = f"the files of {engine.name}, its tokenizer included"
     return [
         Measurement(
             name="size", value=size, unit=Unit.BYTES, lower_is_better=True, source="measured",
-            how="bytes of the .safetensors files, an adapter's included", **common,
+            how=f"bytes of {what}", **common,
         ),
         Measurement(
             name="compression_ratio", value=base_bytes / size, unit=Unit.RATIO,
@@ -75,18 +79,23 @@ def measure_cache(session: Session) -> list[Measurement]:
         Measurement(
             name="kv_cache", value=size, unit=Unit.BYTES_PER_TOKEN, n=1, stderr=None,
             lower_is_better=True, source="measured",
-            how="tensors of the cache after a prompt of 16 tokens, batch 1",
+            how="what a token of context adds to the cache, batch 1",
         )
     ]  # fmt: skip
 
 
-def peak_rss() -> int:
-    """Peak resident memory of this process in bytes."""
-    status = Path("/proc/self/status")
+def peak_rss(pid: int | None = None) -> int:
+    """Peak resident memory of a process in bytes, of this one if None.
+
+    0 for another process that is gone, or where the system does not tell.
+    """
+    status = Path(f"/proc/{'self' if pid is None else pid}/status")
     if status.exists():
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    if pid is not None:
+        return 0
     import resource
     import sys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +22,25 @@ _PEAK = "5"
 
 
 class MemoryWatch:
-    """Follows the peak memory of this process (CPU), or of torch on the GPU, phase by phase.
+    """Follows the peak memory of a process (CPU), or of torch on the GPU, phase by phase.
 
-    Where the peak cannot be begun again (other systems than Linux), only that over all is known.
+    The process is this one, until an engine tells its own. Where the peak cannot be begun again
+    (other systems than Linux), only that over all is known.
     """
 
     def __init__(self, device: str, *, clear: Path = _CLEAR) -> None:
         self.device, self._clear = device, clear
         self.peaks: dict[str, int] = {}
         self._highest = 0
+        self._pid: int | None = None
+
+    def follow(self, pid: int) -> None:
+        """From now on the memory is that of this process, which was started for the model."""
+        if pid == os.getpid():
+            return
+        # What this process has taken to start the other one is no memory of serving.
+        self._pid, self._highest = pid, 0
+        self._clear = Path(f"/proc/{pid}/clear_refs")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -57,7 +68,9 @@ class MemoryWatch:
         return True
 
     def _peak(self) -> int:
-        return torch.cuda.max_memory_allocated() if self.device == "cuda" else peak_rss()
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated()
+        return peak_rss(self._pid)
 
 
 def serve_once(

@@ -22,6 +22,7 @@ from paredown.analysis.statistics import clustered_ratio_stderr
 from paredown.errors import DivergedError, MethodError
 from paredown.ops.divergence import score_tokens
 from paredown.ops.readout import Readout
+from paredown.runtimes.packages import open_model
 from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Session
 from paredown.spec.result import Measurement
@@ -80,8 +81,8 @@ class BaseOutputs:
             key,
             ".safetensors",
             lambda p: _write_base(
-                lambda: engine(runtime).open(
-                    base, device=device, trust_remote_code=trust_remote_code
+                lambda: open_model(
+                    engine(runtime), base, device=device, trust_remote_code=trust_remote_code
                 ),
                 tokens,
                 p,

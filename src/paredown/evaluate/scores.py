@@ -12,6 +12,7 @@ from paredown.blocks.memory import release
 from paredown.evaluate.comparison import compare, score, surely_lost
 from paredown.evaluate.items import Responses, TaskItems
 from paredown.evaluate.task_data import rows_hash
+from paredown.runtimes.packages import open_model
 from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Session
 from paredown.spec.benchmarks import HUMANEVAL, expand
@@ -170,7 +171,8 @@ class _Lazy:
     def session(self) -> Session:
         """The model, ready to answer."""
         if self._session is None:
-            self._session = engine(self.request.runtime).open(
+            self._session = open_model(
+                engine(self.request.runtime),
                 self.folder,
                 device=self.request.device,
                 trust_remote_code=self.request.trust_remote_code,

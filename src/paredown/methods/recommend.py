@@ -16,6 +16,7 @@ from paredown.methods import registry
 from paredown.methods.base import Kind
 from paredown.methods.shared.groups import best_group_size
 from paredown.methods.shared.knowledge import Known, known
+from paredown.runtimes import registry as runtimes
 from paredown.spec.model import ModelSpec
 from paredown.spec.run import CalibrationConfig
 from paredown.spec.sizes import memory_to_quantize
@@ -76,7 +77,8 @@ def _predicted(text: str, spec: ModelSpec, machine: Machine, target: Target) -> 
         strategy = parse_strategy(text)
         if not _fits(strategy, spec, machine):
             return None
-        return registry.check(strategy, spec, target).weight_bytes
+        made = registry.check(strategy, spec, target)
+        return runtimes.load(target.runtime).weights_bytes(made)
     except ConfigError:  # it suits another model, or needs what is not installed
         return None
 

@@ -106,6 +106,7 @@ def _verify(
             runtime=bench.runtime,
             trust_remote_code=bench.trust_remote_code,
             artifact=out,
+            base=bench.base.folder,
             expected=expected if expected.exists() else None,
             plain=claims["transformers"].holds,
             held_out=None if worst is None else bench.held_out,
@@ -123,7 +124,14 @@ def _verify(
         notes.append(
             f"predicted {built.predicted_bytes} bytes of tensors, stored {built.stored_bytes}"
         )
+    if checked.kl_engine is not None:
+        notes.append(
+            f"{bench.runtime} answers as the artifact does in torch up to KL "
+            f"{checked.kl_engine:.2g} nats per token; its own arithmetic, on the uncompressed "
+            f"model, makes {checked.kl_arithmetic:.2g}"
+        )
     seen = {"torch"} | ({"transformers"} if checked.kl_transformers is not None else set())
+    seen |= {bench.runtime} if checked.kl_engine is not None else set()
     return tuple(notes), _loads_in(claims, seen)
 
 

@@ -55,6 +55,11 @@ class VerifyDone(_Record):
     """Mean KL from what was meant, nats per token, reloaded through paredown."""
     kl_transformers: float | None = None
     """The same through plain transformers; None where it was not asked to load it."""
+    kl_engine: float | None = None
+    """The same in the engine of the run; None where that reads the artifact's own files."""
+    kl_arithmetic: float | None = None
+    """Mean KL of the uncompressed model in that engine from itself in torch: what the engine's own
+    arithmetic does."""
 
 
 class EvaluateDone(_Record):
@@ -160,6 +165,8 @@ class VerifyJob(Job[VerifyDone]):
 
     kind: Literal["verify"] = "verify"
     artifact: Path
+    base: Path
+    """The uncompressed model, for what an engine's own arithmetic does."""
     expected: Path | None
     plain: bool
     """Whether plain transformers must load it too."""

@@ -16,6 +16,8 @@ from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.build import Built
 from paredown.pipeline.messages import EvaluateDone, EvaluateJob, ScoreJob
 from paredown.pipeline.screening import why_not_scored
+from paredown.runtimes.packages import package_of
+from paredown.runtimes.registry import engine
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import (
     Failure,
@@ -219,7 +221,8 @@ def _base_bytes(bench: Bench) -> int:
 
 
 def _sizes(bench: Bench, model: Path) -> tuple[Measurement, ...]:
-    return tuple(measure_size(model, _base_bytes(bench)))
+    runs_in = engine(bench.runtime)
+    return tuple(measure_size(package_of(runs_in, model), _base_bytes(bench), runs_in))
 
 
 def _scored_if_worth_it(

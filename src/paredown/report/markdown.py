@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,6 +34,10 @@ from paredown.spec.units import human_bytes, human_count, human_seconds
 
 SCORES_FILE = "benchmark_scores.png"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+
+
+_READ_FOLDERS = frozenset({"torch", "transformers"})
+"""Runtimes that load an artifact's own folder: nothing has to be delivered first."""
 
 
 def report_markdown(findings: Judged, stop_reason: str | None) -> str:
@@ -101,6 +106,9 @@ def load_section(result: TrialResult, config: RunConfig, *, sees: bool) -> list[
             f'model = {auto}.from_pretrained({folder}, dtype="auto")'
         )
         parts += ["or without paredown:", _fenced("python", code)]
+    if config.runtime not in _READ_FOLDERS:
+        words = ["paredown", "deploy", result.artifact, "--to", config.runtime, "-o", "PACKAGE"]
+        parts += [f"To serve it in {_text(config.runtime)}:", _fenced("bash", shlex.join(words))]
     return [*parts, "To make it again, byte for byte:", again]
 
 
@@ -137,7 +145,8 @@ def _asked(findings: Judged, stop_reason: str | None) -> list[str]:
         + (f", at most {config.budget_h:g} h" if config.budget_h else "")
         + f", seed {config.seed}, methods: "
         + (", ".join(map(_text, config.methods)) if config.methods else "all that suit"),
-        f"- device: {config.device}",
+        f"- device: {config.device}; runtime: {_text(config.runtime)}, in which everything was "
+        "measured",
         f"- ended because: {_text(stop_reason)}" if stop_reason else "",
     ]
     machine = _mapping(record.run.get("hardware"))

@@ -270,9 +270,11 @@ class Engine(Runtime):
         own_files: whether it reads files of its own, which `export` writes; else the artifact's.
         kl_bound: mean KL from the artifact in float32, nats per token, that its arithmetic explains
             on real models; an artifact that differs by more is not what was made.
+        export_code: of `export`; goes up when it would write other files of the same artifact.
     """
 
     own_files: ClassVar[bool] = False
+    export_code: ClassVar[int] = 1
     kl_bound: ClassVar[float] = math.inf
 
     @abstractmethod
@@ -285,6 +287,21 @@ class Engine(Runtime):
         Raises:
             ConfigError: the engine does not hold what is stored; the nearest that would do.
         """
+
+    def package(self, folder: Path) -> Package:
+        """The package that lies in a folder.
+
+        Raises:
+            ModelError: there is none.
+        """
+        return Package(runtime=self.name, folder=folder, nbytes=weights_bytes(folder))
+
+    def stored_kinds(self, package: Package) -> dict[str, int] | None:
+        """Bytes of `weights`, `scales` and `embeddings` in the engine's own files.
+
+        None where they are the artifact's.
+        """
+        return None
 
     @abstractmethod
     def open(self, folder: Path, *, device: Device, trust_remote_code: bool = False) -> Session:

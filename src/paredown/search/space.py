@@ -17,6 +17,7 @@ from paredown.errors import ConfigError
 from paredown.judge.limits import broken_by_size
 from paredown.methods import registry
 from paredown.methods.base import Kind
+from paredown.runtimes import registry as runtimes
 from paredown.search.index import Genome, Index, genome, kind_of, strategy_of
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import Strategy
@@ -40,17 +41,19 @@ class Rules:
         self.spec, self.target = spec, target
         self.baseline_bytes = spec.weight_bytes if baseline_bytes is None else baseline_bytes
         self._planner = registry.Planner(spec, target)
+        self._runtime = runtimes.load(target.runtime)
         self._bytes: dict[str, int] = {}
 
     def predicted_bytes(self, strategy: Strategy) -> int:
-        """Weights after a strategy (canonical).
+        """Weights after a strategy (canonical), in the files of the target's runtime.
 
         Raises:
             ConfigError: it cannot run on this model; says why, and the mend.
         """
         known = self._bytes.get(strategy.hash)
         if known is None:
-            known = self._bytes[strategy.hash] = self._planner.check(strategy).weight_bytes
+            made = self._planner.check(strategy)
+            known = self._bytes[strategy.hash] = self._runtime.weights_bytes(made)
         return known
 
     def broken_limit(self, strategy: Strategy) -> str | None:

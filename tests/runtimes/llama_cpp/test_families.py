@@ -11,9 +11,11 @@ import torch
 from paredown.errors import ConfigError
 from paredown.ops.divergence import kl_rows
 from paredown.runtimes.llama_cpp.architectures import ARCHITECTURES, numbers
+from paredown.runtimes.packages import open_model
 from paredown.runtimes.registry import engine
 from paredown.runtimes.torch.load import load
 from paredown.spec.infer import infer_spec
+from paredown.testing.runtimes import make
 from paredown.testing.tiny import VOCABULARY, tiny_config, tiny_model, write_byte_tokenizer
 from tests.runtimes.llama_cpp.files import numbers as read_numbers
 from tests.runtimes.llama_cpp.files import weights
@@ -145,3 +147,21 @@ def test_a_window_that_is_not_computed_bounds_the_context() -> None:
     assert found["llama.context_length"] == 32
     wider = numbers(tiny_config("mistral", sliding_window=512), ARCHITECTURES["mistral"])
     assert wider["llama.context_length"] == 256
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "heads(ratio=0.5)", "depth(ratio=0.5)", 'l2_structured(ratio=0.2, scope="layer")',
+        "wanda(ratio=0.5)",
+    ],
+)  # fmt: skip
+def test_what_pruning_leaves_answers_as_in_torch(tmp_path: Path, strategy: str) -> None:
+    artifact = make(strategy, tmp_path)
+    session = open_model(engine("llama.cpp"), artifact, device="cpu")
+    window = torch.randint(1, VOCABULARY, (1, 40), generator=torch.Generator().manual_seed(0))
+    (found,) = session.logprobs(window)
+    session.close()
+    with torch.no_grad():
+        expected = load(artifact, dtype=torch.float32)(window).logits[0, :-1].log_softmax(-1)
+    assert float(kl_rows(expected, found).mean()) < 1e-4

@@ -13,7 +13,9 @@ from paredown.blocks.probe import probe_tokens
 from paredown.errors import ScreenedError
 from paredown.evaluate.screen import why_screened
 from paredown.pipeline.messages import HeldOut, VerifyDone, VerifyJob
+from paredown.pipeline.work.engine import arithmetic_kl, engine_kl
 from paredown.pipeline.work.texts import base_outputs, evaluation_tokens, protocol
+from paredown.runtimes.registry import engine
 from paredown.runtimes.torch.load import load, load_dense
 from paredown.runtimes.torch.proof import EXACT, ROUNDED, check_kernels, compare, probe
 from paredown.runtimes.torch.session import TorchSession
@@ -56,11 +58,19 @@ def verify(job: VerifyJob, progress: Progress) -> VerifyDone:
         progress(0.7, "reloading through plain transformers")
         plain = probe(load_dense(job.artifact, **options), tokens)
         kl_plain = compare(expected, plain, "plain transformers", tolerance=tolerance)
+    kl_engine = kl_arithmetic = None
+    if (runs_in := engine(job.runtime)).own_files:
+        progress(0.85, f"opening in {job.runtime}")
+        slack = 0.0 if is_exact else ROUNDED
+        kl_engine = engine_kl(runs_in, job.artifact, expected, tokens, slack=slack)
+        dtype = torch.float32 if is_exact else None
+        kl_arithmetic = arithmetic_kl(runs_in, job.base, tokens, dtype=dtype, slack=slack)
     if screened is not None:
         raise ScreenedError(screened)
     return VerifyDone(
-        notes=notes, kernel_error=kernel_error, kl_paredown=kl, kl_transformers=kl_plain
-    )
+        notes=notes, kernel_error=kernel_error, kl_paredown=kl, kl_transformers=kl_plain,
+        kl_engine=kl_engine, kl_arithmetic=kl_arithmetic,
+    )  # fmt: skip
 
 
 def _fits_float32(parameters: int, device: str) -> bool:

@@ -73,8 +73,7 @@ def encode(values: Tensor, grid: Grid, kind: BlockType) -> Bytes:
 
 def _halves(unsigned: Bytes) -> Bytes:
     """(rows, blocks, 16): number j below, number j + 16 above."""
-    found: Bytes = unsigned[..., :16] | (unsigned[..., 16:] << 4)
-    return found
+    return (unsigned[..., :16] | (unsigned[..., 16:] << 4)).astype(np.uint8)
 
 
 def _four(values: np.ndarray[Any, Any]) -> tuple[Bytes, ...]:
@@ -84,7 +83,7 @@ def _four(values: np.ndarray[Any, Any]) -> tuple[Bytes, ...]:
 def _five(values: np.ndarray[Any, Any]) -> tuple[Bytes, ...]:
     unsigned = (values + 16).astype(np.uint8)
     fifth = np.packbits(unsigned >> 4, axis=-1, bitorder="little")  # 32 bits, number 0 the lowest
-    return fifth, _halves(unsigned & 0xF)
+    return fifth, _halves((unsigned & 0xF).astype(np.uint8))
 
 
 def _eight(values: np.ndarray[Any, Any]) -> tuple[Bytes, ...]:

@@ -87,14 +87,18 @@ def _widened(checkpoint: Checkpoint, tensors: Sequence[FileTensor]) -> tuple[str
 
 
 def _tensors(checkpoint: Checkpoint, config: Any, architecture: Architecture) -> list[FileTensor]:
-    number = next(n for n, name in MODEL_ARCH_NAMES.items() if name == architecture.name)
-    names = get_tensor_name_map(number, config.num_hidden_layers)
-    found = file_tensors(checkpoint, config, architecture, names)
+    found = file_tensors(checkpoint, config, architecture, tensor_names(architecture, config))
     factors = rope_factors(config, architecture)
     return found + [
         FileTensor(name=name, kind="F32", source=Factors(values))
         for name, values in factors.items()
     ]
+
+
+def tensor_names(architecture: Architecture, config: Any) -> Any:
+    """gguf's map from transformers' names of modules to those of the file."""
+    number = next(n for n, name in MODEL_ARCH_NAMES.items() if name == architecture.name)
+    return get_tensor_name_map(number, config.num_hidden_layers)
 
 
 def _file_type(tensors: Iterable[FileTensor]) -> int:

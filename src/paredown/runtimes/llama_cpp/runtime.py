@@ -20,16 +20,19 @@ from paredown.runtimes.llama_cpp.tensor_types import (
 from paredown.spec.infer import infer_spec
 from paredown.spec.layers import Format, LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec
+from paredown.spec.reading import read_object
 from paredown.spec.result import Evidence
 from paredown.spec.structure import is_expert
 from paredown.spec.target import Device
-from paredown.store.atomic import new_folder
+from paredown.store.atomic import new_folder, write_json
 
 if TYPE_CHECKING:
     from paredown.runtimes.session import Session
 
 FILE = "model.gguf"
 """Name of the weights file in a package."""
+NOTES = "export.json"
+"""What a user should know of how it was written; there only if there is something."""
 _SERVER = Path(__file__).with_name("server.py")
 _USUAL = Serving()
 
@@ -122,11 +125,20 @@ class LlamaCpp(Engine):
         require_read(self, infer_spec(artifact), what=str(artifact))
         with new_folder(out) as partial:
             notes = write_gguf(artifact, partial / FILE)
-        return self._package(out, notes)
+            if notes:
+                write_json(partial / NOTES, {"notes": notes})
+        return self.package(out)
 
-    def _package(self, folder: Path, notes: tuple[str, ...] = ()) -> Package:
-        file = _file(folder)
-        return Package(runtime=self.name, folder=folder, nbytes=file.stat().st_size, notes=notes)
+    def package(self, folder: Path) -> Package:
+        nbytes = _file(folder).stat().st_size
+        file = folder / NOTES
+        notes = tuple(read_object(file)["notes"]) if file.exists() else ()
+        return Package(runtime=self.name, folder=folder, nbytes=nbytes, notes=notes)
+
+    def stored_kinds(self, package: Package) -> dict[str, int]:
+        from paredown.runtimes.llama_cpp.contents import bytes_by_kind
+
+        return bytes_by_kind(_file(package.folder))
 
     def open(self, folder: Path, *, device: Device, trust_remote_code: bool = False) -> Session:
         from paredown.runtimes.llama_cpp.session import LlamaSession

@@ -36,7 +36,10 @@ _AT_ONCE = 1 << 23
 class Source(Protocol):
     """The numbers of one tensor."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        ...
 
     def parts(self) -> Iterator[Bytes]:
         """Their bytes in the file, in order."""
