@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
-from paredown.blocks.gradients import Loss, neuron_products, trimmed_products, weight_products
+from paredown.blocks.gradient_scores import neuron_products, trimmed_products, weight_products
+from paredown.blocks.gradients import Loss
 from paredown.errors import NumericsError
 from paredown.runtimes.torch.load import load_dense
 from paredown.spec.structure import Mlp
@@ -68,7 +69,9 @@ def test_products_are_those_of_the_weights_gradients(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """sum_j W_d G_d = sum_k W_u G_u (+ b_u G_b) = sum_t h dL/dh, window by window."""
-    monkeypatch.setattr("paredown.blocks.gradients.BATCH_TOKENS", 48)  # 2 windows a batch, then 1
+    monkeypatch.setattr(
+        "paredown.blocks.gradient_scores.BATCH_TOKENS", 48
+    )  # 2 windows a batch, then 1
     folder, ids = model_of(tmp_path, family), windows()
     source = Checkpoint(folder)
     fast = neuron_products(source, ids, ("ce", "frobenius"), device="cpu", scratch=tmp_path / "s")
@@ -128,7 +131,7 @@ def test_identity_of_every_mlp_shape(family: str, linear_in: str | None, tmp_pat
 
 def test_products_of_the_nuclear_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One loss for a batch: summed over its windows, products are those of the weights."""
-    monkeypatch.setattr("paredown.blocks.gradients.BATCH_TOKENS", 48)
+    monkeypatch.setattr("paredown.blocks.gradient_scores.BATCH_TOKENS", 48)
     folder, ids = model_of(tmp_path, "llama"), windows(4)
     source = Checkpoint(folder)
     fast = neuron_products(source, ids, ("nuclear",), device="cpu", scratch=tmp_path)["nuclear"]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
-from paredown.blocks.gradients import Loss, neuron_products, trimmed_products
+from paredown.blocks.gradient_scores import neuron_products, trimmed_products
+from paredown.blocks.gradients import Loss
 from paredown.blocks.neuron_scores import NeuronScores
 from paredown.runtimes.torch.load import load_dense
 from paredown.store.cache import Cache

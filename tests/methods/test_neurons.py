@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paredown.artifact.checkpoint import Checkpoint
-from paredown.blocks.gradients import neuron_products
+from paredown.blocks.gradient_scores import neuron_products
 from paredown.blocks.probe import probe_tokens
 from paredown.errors import ConfigError
 from paredown.methods import registry

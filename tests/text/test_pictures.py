@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
-from paredown.blocks.gradients import Loss, walk_products
+from paredown.blocks.gradient_scores import walk_products
+from paredown.blocks.gradients import Loss
 from paredown.blocks.tower import PicturedWalk, Tower
 from paredown.errors import DataError, MethodError
 from paredown.runtimes.torch.load import load_dense

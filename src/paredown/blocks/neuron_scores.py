@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
-from paredown.blocks.gradients import Loss, neuron_products, trimmed_products
+from paredown.blocks.gradient_scores import neuron_products, trimmed_products
+from paredown.blocks.gradients import Loss
 from paredown.blocks.hessians import tensor_hash
 from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import submodule

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
-from paredown.blocks.gradients import GradientWalk, Loss, walk_products
+from paredown.blocks.gradient_scores import walk_products
+from paredown.blocks.gradients import GradientWalk, Loss
 from paredown.blocks.hessians import tensor_hash
 from paredown.blocks.neuron_scores import kept_importance
 from paredown.blocks.neurons import Activity

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
-from paredown.blocks.gradients import Loss, weight_products
+from paredown.blocks.gradient_scores import weight_products
+from paredown.blocks.gradients import Loss
 from paredown.errors import NumericsError
 from paredown.ops.affine import require_finite
 from paredown.spec.progress import Progress
