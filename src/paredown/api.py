@@ -206,7 +206,7 @@ def compress(
         MethodError: the strategy failed on this model; nothing was left behind.
     """
     calibration = calibration or CalibrationConfig()
-    canonical = registry.canonical(strategy)
+    canonical = registry.for_runtime(strategy, runtime)
     output = _new_folder(output)
     text = check_text(data, calibration.source, _folder(data_dir))
     target = Target(device=choose_device(device, detect()), runtime=runtime)

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from paredown.errors import ModelError
+from paredown.spec.filesize import SHARD_BYTES
 from paredown.spec.headers import TensorLocation, read_config, tensor_location
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.packed import ADAPTER
 from paredown.store.atomic import clear_disk_errors, write_json, write_text
 
-SHARD_BYTES = 5_000_000_000
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",

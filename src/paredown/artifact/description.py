@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.errors import ModelError
+from paredown.spec.plan import PLAN_FILE, PlanRecord
 from paredown.spec.reading import read_object
 from paredown.spec.serial import SCHEMA_VERSION
 from paredown.spec.strategy import Strategy
@@ -30,19 +31,31 @@ def library_versions() -> dict[str, str]:
 
 
 def describe(folder: Path, *, strategy: Strategy, base: dict[str, Any], how_to_load: str) -> None:
-    """Write `paredown.json` beside the weights."""
-    write_json(
-        folder / FILE,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "strategy": strategy,
-            "strategy_text": str(strategy),
-            "base_model": base,
-            "libraries": library_versions(),
-            "load": how_to_load,
-            "measurements": [],
-        },
-    )
+    """Write `paredown.json` beside the weights; the plan that a step has left moves into it."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "strategy": strategy,
+        "strategy_text": str(strategy),
+        "base_model": base,
+        "libraries": library_versions(),
+        "load": how_to_load,
+        "measurements": [],
+    }
+    left = folder / PLAN_FILE
+    if left.exists():
+        document["plan"] = PlanRecord.read(left)
+    write_json(folder / FILE, document)
+    left.unlink(missing_ok=True)
+
+
+def read_plan(folder: Path) -> PlanRecord | None:
+    """The plan of an artifact; None where `mixed` did not make it.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    document = read_description(folder)
+    return PlanRecord.read(folder) if document and document.get("plan") else None
 
 
 def add_measurements(folder: Path, measurements: list[dict[str, Any]]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
@@ -17,6 +21,12 @@ from paredown.ops.gptq import curvature, round_to_nearest, solve
 from paredown.spec.embeddings import find_embedding, packable_embeddings
 from paredown.spec.model import ModelSpec
 from paredown.spec.scheme import Scheme
+
+if TYPE_CHECKING:
+    from paredown.blocks.hessians import HessianBank
+
+RoundRows = Callable[[str, Scheme], tuple[Tensor, Grid]]
+"""(name of the embedding or the head, scheme) -> codes and grid."""
 
 _ROWS = 4096
 """Rows in float32 at a time: a whole vocabulary would be the largest thing in memory."""
@@ -59,14 +69,14 @@ def quantize_embeddings(
     writer: CheckpointWriter,
     walk: BlockWalk,
     schemes: dict[str, Scheme],
-    head_moments: Tensor | None = None,
+    rounded: RoundRows | None = None,
 ) -> bool:
     """Write the embedding and an untied head packed, where `schemes` names them.
 
     From then on the walk's probe sees what was written; its calibration states do not.
 
     Args:
-        head_moments: (hidden, hidden) mean h h^T of what the head reads; None rounds to nearest.
+        rounded: codes and grid of a matrix by its name and scheme; None rounds to nearest.
 
     Returns:
         Whether anything was packed.
@@ -74,18 +84,49 @@ def quantize_embeddings(
     parts: dict[str, tuple[Tensor, Grid]] = {}
     for name in packable_embeddings(source.spec):
         if name in schemes:
-            moments = reading_moments(source.spec, name, head_moments)
-            weight = source.read(f"{name}.weight")
-            parts[name] = round_rows(
-                weight, schemes[name], moments, TORCH_DTYPES[source.spec.dtype]
-            )
+            parts[name] = (rounded or partial(_nearest, source))(name, schemes[name])
             for key, value in packed_tensors(name, *parts[name]).items():
                 writer.add(key, value)
     if parts:
-        _attach(walk, parts, source)
+        attach_rounded(walk, parts, source)
         # Its states came from the embedding as it was.
         walk.embed_probe()
     return bool(parts)
+
+
+def _nearest(source: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, Grid]:
+    weight = source.read(f"{name}.weight")
+    return round_rows(weight, scheme, None, TORCH_DTYPES[source.spec.dtype])
+
+
+class EmbeddingBank:
+    """Embedding and head rounded on what the head reads, kept in the cache by content."""
+
+    def __init__(self, hessians: HessianBank) -> None:
+        """`hessians` know the moments of the head."""
+        self.hessians = hessians
+
+    def __call__(self, name: str, scheme: Scheme) -> tuple[Tensor, Grid]:
+        """Codes and grid of the matrix called `name`."""
+        key = {
+            **self.hessians.key,
+            "embedding": name,
+            "scheme": [scheme.bits, scheme.group_size, scheme.symmetric],
+            "input_share": INPUT_SHARE,
+        }
+
+        def write(path: Path) -> None:
+            source = self.hessians.source
+            moments = reading_moments(source.spec, name, self.hessians.head)
+            weight, dtype = source.read(f"{name}.weight"), TORCH_DTYPES[source.spec.dtype]
+            codes, grid = round_rows(weight, scheme, moments, dtype)
+            zero = {} if grid.zero is None else {"zero": grid.zero}
+            parts = {"codes": codes, "scale": grid.scale} | zero
+            save_file({k: v.cpu().contiguous() for k, v in parts.items()}, path)
+
+        found = load_file(self.hessians.cache.get_or_put("layers", key, ".safetensors", write))
+        group = scheme.group_width(found["codes"].shape[1])
+        return found["codes"], Grid(scheme.bits, group, found["scale"], found.get("zero"))
 
 
 def reading_moments(spec: ModelSpec, name: str, head_moments: Tensor | None) -> Tensor | None:
@@ -141,7 +182,9 @@ def round_rows(
     return torch.cat([codes for codes, _ in made]), grid
 
 
-def _attach(walk: BlockWalk, parts: dict[str, tuple[Tensor, Grid]], source: Checkpoint) -> None:
+def attach_rounded(
+    walk: BlockWalk, parts: dict[str, tuple[Tensor, Grid]], source: Checkpoint
+) -> None:
     """Let the walk's embedding and head compute with what was written; a tied head stays tied."""
     for name, (codes, grid) in parts.items():
         codes, zero = codes.to(walk.device), grid.zero

@@ -147,13 +147,17 @@ class HessianBank:
 
         Advances the walk's calibration states through the (unchanged) block if it has any.
         """
-        if self.walk.hidden:
-            # Even where it is kept: the states have to pass through the block anyway.
-            hessians = self._measure(block, module)
-            if self.is_kept and self._cached(block) is None:
-                self._keep(block, hessians)
-        else:
-            hessians = self._load(block)
+        if not self.walk.hidden:
+            return self.of_kept_block(block)
+        # Even where it is kept: the states have to pass through the block anyway.
+        hessians = self._measure(block, module)
+        if self.is_kept and self._cached(block) is None:
+            self._keep(block, hessians)
+        return {name: hessians[_input_of(block, name)] for name in block.linears}
+
+    def of_kept_block(self, block: Block) -> dict[str, Tensor]:
+        """`of_block` where all blocks were measured before and are kept."""
+        hessians = self._load(block)
         return {name: hessians[_input_of(block, name)] for name in block.linears}
 
     def _keep(self, block: Block, hessians: dict[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
 from paredown.artifact.compressed_tensors import packed_tensors, quantization_config
-from paredown.blocks.embeddings import quantize_embeddings
+from paredown.blocks.embeddings import RoundRows, quantize_embeddings
 from paredown.blocks.probe import probe_tokens
 from paredown.blocks.skeleton import module_name
 from paredown.blocks.walk import BlockWalk, submodule
@@ -55,7 +55,7 @@ def quantize_blocks(
     progress: Progress,
     changed: dict[str, Tensor] | None = None,
     statement: Callable[[], dict[str, Any]] | None = None,
-    head_moments: Tensor | None = None,
+    embeddings: RoundRows | None = None,
 ) -> Tensor:
     """Write `source` to `out` with its block linears packed.
 
@@ -67,7 +67,7 @@ def quantize_blocks(
         changed: where `quantize` leaves the block's other tensors that it has changed, such as
             norms, by full name; emptied as they are written.
         statement: asked at the end for what the config should say besides.
-        head_moments: see `quantize_embeddings`.
+        embeddings: rounds embedding and head; None: to nearest.
 
     Returns:
         Logits of the quantized model on the probe, computed from the weights in memory.
@@ -75,7 +75,7 @@ def quantize_blocks(
     chosen = set(schemes)
     with CheckpointWriter(out, source) as writer:
         # First, because the probe starts from the embedding as it is written.
-        has_embeddings = quantize_embeddings(source, writer, walk, schemes, head_moments)
+        has_embeddings = quantize_embeddings(source, writer, walk, schemes, embeddings)
         for done, (block, module) in enumerate(walk):
             names = [name for name in block.linears if name in chosen]
             layers = {name: submodule(module, block, name) for name in names}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.bank import LayerBank, Layers, Solved
 from paredown.blocks.hessians import HessianBank
+from paredown.blocks.rewrite import compute_dtype
+from paredown.blocks.skeleton import read_matrix
 from paredown.ops import gptq
 from paredown.ops.affine import Grid
 from paredown.ops.gptq import Curvature, curvature
@@ -28,12 +31,13 @@ class GptqRounding:
         self,
         hessians: HessianBank,
         *,
-        act_order: bool,
-        damping: float,
-        steps: int,
         scale_dtype: torch.dtype,
+        act_order: bool = True,
+        damping: float = 0.01,
+        steps: int = 20,
     ) -> None:
-        """For the arguments see `ops.gptq`; `steps` are those of `fit_grid`."""
+        """For the arguments see `ops.gptq`; `steps` are those of `fit_grid`. The defaults are
+        those of the method `gptq`."""
         numerics = {"act_order": act_order, "damping": damping, "search_steps": steps}
         self.hessians, self.bank = hessians, LayerBank(hessians, numerics)
         self.act_order, self.damping = act_order, damping
@@ -70,6 +74,26 @@ class GptqRounding:
                 )
         return {name: made[name] for name in weights}
 
+    def fill(
+        self,
+        block: Block,
+        weights: Mapping[str, Tensor],
+        schemes: Iterable[Scheme],
+        moments: Callable[[], Tensor],
+    ) -> dict[Scheme, Layers]:
+        """All layers that read one input on each of some schemes, from one factorisation."""
+        names = list(weights)
+        inputs = cache(lambda: self._curvature(moments()))
+        return {
+            scheme: self.bank.of_layers(
+                block,
+                names,
+                scheme,
+                lambda scheme=scheme: self.solve_together(weights, inputs(), scheme),  # type: ignore[misc]
+            )
+            for scheme in schemes
+        }
+
     def _curvature(self, hessian: Tensor) -> Curvature:
         return curvature(hessian, act_order=self.act_order, damping=self.damping)
 
@@ -97,3 +121,56 @@ class GptqRounding:
             found[name] = Solved(codes, part, solution.error_of(start, stop), rows)
             start = stop
         return found
+
+
+class PlanRounding:
+    """Rounds layers by a plan: each on its own scheme, whatever its siblings have.
+
+    Rows are independent only up to the last bit of a product, which depends on what is stacked. So
+    a scheme is solved for all layers of an input that a plan may round: the codes of a layer do
+    not depend on the plan of its siblings, and are those that a uniform `gptq` leaves in the bank.
+    """
+
+    def __init__(self, source: Checkpoint, rounding: GptqRounding, names: Iterable[str]) -> None:
+        """`names`: the block linears that plans may round."""
+        self.source, self.rounding, self.names = source, rounding, frozenset(names)
+
+    def groups(self, block: Block, layers: Iterable[str]) -> list[list[str]]:
+        """The layers of a block that are solved together, as far as they hold one of `layers`."""
+        mine = [name for name in block.linears if name in self.names]
+        groups = self.rounding.hessians.sharing(block, mine)
+        return [group for group in groups if not set(group).isdisjoint(layers)]
+
+    def fill(
+        self,
+        block: Block,
+        group: list[str],
+        schemes: Iterable[Scheme],
+        moments: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> dict[Scheme, Layers]:
+        """A whole group on each of some schemes.
+
+        Args:
+            moments: of the block's inputs by layer name; None: those that are kept.
+        """
+        hessians = self.rounding.hessians
+        device = hessians.walk.device
+        found = moments or (lambda: hessians.of_kept_block(block))
+        weights = {
+            name: read_matrix(self.source, name).to(device, compute_dtype(device)) for name in group
+        }
+        return self.rounding.fill(block, weights, schemes, lambda: found()[group[0]])
+
+    def rounded(
+        self,
+        block: Block,
+        schemes: Mapping[str, Scheme],
+        moments: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> Layers:
+        """Codes and grids of those layers of a block that have a scheme."""
+        made: Layers = {}
+        for group in self.groups(block, schemes):
+            wanted = dict.fromkeys(schemes[name] for name in group if name in schemes)
+            every = self.fill(block, group, wanted, moments)
+            made |= {name: every[schemes[name]][name] for name in group if name in schemes}
+        return made

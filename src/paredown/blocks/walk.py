@@ -92,10 +92,15 @@ class BlockWalk:
         self._probe_tokens = probe.to(device)
         self._calls: dict[tuple[int, ...], _Call] = {}
         self._names = [module_name(self.model, block.prefix) for block in self.blocks]
-        per_batch = 0 if tokens is None else max(1, BATCH_TOKENS // tokens.shape[1])
-        windows = [] if tokens is None else list(tokens.split(per_batch))
-        self.hidden = [self._embed(batch) for batch in windows]
+        self.hidden: list[Tensor] = []
+        if tokens is not None:
+            self.embed(tokens)
         self.embed_probe()
+
+    def embed(self, tokens: Tensor) -> None:
+        """Start with (samples, length) calibration windows, from the embedding as it is now."""
+        windows = tokens.split(max(1, BATCH_TOKENS // tokens.shape[1]))
+        self.hidden = [self._embed(batch) for batch in windows]
 
     def embed_probe(self) -> None:
         """Start the probe again, from the embedding as it is now."""
@@ -230,6 +235,17 @@ class BlockWalk:
                     yield hidden.reshape(-1, hidden.shape[-1])
         finally:
             head.forward = project
+
+    @torch.no_grad()
+    def window_logits(self) -> Iterator[Tensor]:
+        """Logits (length, vocabulary) of one calibration window after another, once all blocks
+        were walked."""
+        with self._recorders() as recorders:
+            for batch in self.hidden:
+                for state in batch:
+                    recorders[-1].output = state[None]
+                    ids = torch.zeros(1, len(state), dtype=torch.int64, device=batch.device)
+                    yield self.model(input_ids=ids, use_cache=False).logits[0]
 
     @torch.no_grad()
     def logits(self) -> Tensor:

@@ -76,6 +76,7 @@ class Awq(GroupMethod[AwqParams]):
 
     def apply(self, source: Checkpoint, out: Path, params: AwqParams, context: Context) -> Tensor:
         from paredown.blocks.bank import LayerBank
+        from paredown.blocks.embeddings import EmbeddingBank
         from paredown.blocks.hessians import tensor_hash
         from paredown.blocks.rewrite import quantize_blocks, stored_dtype
         from paredown.blocks.smoothing import smooth_block
@@ -124,7 +125,7 @@ class Awq(GroupMethod[AwqParams]):
             quantize=quantize,
             progress=context.progress,
             changed=changed,
-            head_moments=hessians.head,
+            embeddings=EmbeddingBank(hessians),
         )
 
 

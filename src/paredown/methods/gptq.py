@@ -60,6 +60,7 @@ class Gptq(GroupMethod[GptqParams]):
         return 0, solved_bytes(spec, cache)
 
     def apply(self, source: Checkpoint, out: Path, params: GptqParams, context: Context) -> Tensor:
+        from paredown.blocks.embeddings import EmbeddingBank
         from paredown.blocks.experts import rare_experts
         from paredown.blocks.rewrite import quantize_blocks, stored_dtype
         from paredown.blocks.rounding import GptqRounding
@@ -90,5 +91,5 @@ class Gptq(GroupMethod[GptqParams]):
             quantize=quantize,
             progress=context.progress,
             statement=lambda: rare_experts(hessians.rare(), schemes),
-            head_moments=hessians.head,
+            embeddings=EmbeddingBank(hessians),
         )

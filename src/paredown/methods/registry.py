@@ -27,6 +27,7 @@ BUILTIN: dict[str, str] = {
     "gptq": "paredown.methods.gptq:Gptq",
     "hqq": "paredown.methods.hqq:Hqq",
     "awq": "paredown.methods.awq:Awq",
+    "mixed": "paredown.methods.mixed:Mixed",
     "autoround": "paredown.methods.autoround:Autoround",
     "smoothquant": "paredown.methods.smoothquant:Smoothquant",
     "fp8": "paredown.methods.fp8:Fp8",
@@ -135,6 +136,19 @@ def canonical(strategy: Strategy | str) -> Strategy:
             for step in strategy.steps
         )
     )
+
+
+def for_runtime(strategy: Strategy | str, runtime: str) -> Strategy:
+    """The canonical strategy, where steps that choose among the formats of a runtime and name none
+    choose among those of `runtime`."""
+    if isinstance(strategy, str):
+        strategy = parse_strategy(strategy)
+    steps = []
+    for step in strategy.steps:
+        takes_one = "runtime" in load(step.method).params_type.model_fields
+        named = {"runtime": runtime} if takes_one and "runtime" not in step.params else {}
+        steps.append(Step(method=step.method, params=step.params | named))
+    return canonical(Strategy(steps=tuple(steps)))
 
 
 def label(strategy: Strategy) -> str:

@@ -99,7 +99,7 @@ class Enumerated(Space):
         too_large: dict[str, str] = {}
         for raw in _enumerate(usable, max_steps):
             try:
-                strategy = registry.canonical(raw)
+                strategy = registry.for_runtime(raw, rules.target.runtime)
             except StrategyError as error:  # a parameter without default and search domain
                 refused[str(raw)] = str(error)
                 continue

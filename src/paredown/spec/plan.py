@@ -22,6 +22,8 @@ KEPT = "16"
 """The word of a layer that stays as it is."""
 DESCRIPTION = "paredown.json"
 """File of an artifact that holds its plan under the key `plan`."""
+PLAN_FILE = "paredown_plan.json"
+"""Where a step leaves its plan; it moves there when the artifact is described."""
 _WORD = re.compile(r"(?P<bits>[2-8])(?P<kind>[as])(?P<group>\d*)")
 _LEAST_GROUP = 16
 
@@ -121,10 +123,10 @@ class PlanRecord(_Record):
             ConfigError: there is none, or it is damaged.
         """
         file = path / DESCRIPTION if path.is_dir() else path
-        if not file.exists():
+        if not file.is_file():
             raise ConfigError(f"{path}: there is no plan; give a plan file or an artifact's folder")
         found = read_object(file)
-        if file.name == DESCRIPTION or "plan" in found:
+        if "strategy" in found:  # what an artifact says of itself
             found = found.get("plan") or {}
             if not found:
                 raise ConfigError(f"{path}: this artifact was not made from a plan by `mixed`")

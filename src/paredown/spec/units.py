@@ -1,8 +1,10 @@
-"""Units of measured quantities, and how people read them."""
+"""Units of measured quantities, and how people read and write them."""
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+from typing import Any
 
 GB = 1e9
 """One gigabyte, decimal: what disks, limits and reports use here."""
@@ -29,6 +31,24 @@ def human_bytes(n: float) -> str:
         if abs(n) >= size:
             return f"{n / size:.1f} {unit}"
     return f"{n:.0f} B"
+
+
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>TB|GB|MB|kB|B)?", re.IGNORECASE)
+_SIZES = {"tb": 1e12, "gb": 1e9, "mb": 1e6, "kb": 1e3, "b": 1.0}
+
+
+def read_bytes_text(value: Any) -> Any:
+    """`"4.2GB"` -> 4200000000 (decimal units); what is no text is left to the field's own check.
+
+    Raises:
+        ValueError: a text that is no size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f"{value[:40]!r} is no size; write bytes, or as in 70MB or 4.2GB")
+    return int(float(match["number"]) * _SIZES[(match["unit"] or "B").lower()])
 
 
 def human_seconds(s: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -165,11 +165,7 @@ def check_groups(spec: ModelSpec, params: GroupParams) -> None:
     Raises:
         ConfigError: no linears to quantize, experts in one tensor, or a bad group size.
     """
-    if fused := fused_experts(spec):
-        raise ConfigError(
-            f"{spec.architecture}: {fused[0]} holds all experts of a block in one tensor, which is "
-            "not packed yet; only experts stored one by one are"
-        )
+    check_experts(spec)
     schemes = schemes_of(spec, params)
     if not schemes:
         raise ConfigError("there is no layer to quantize: `skip` or `plan` leaves out all of them")
@@ -181,10 +177,28 @@ def check_groups(spec: ModelSpec, params: GroupParams) -> None:
             raise GroupSizeError(name, width, scheme.group_size)
 
 
+def check_experts(spec: ModelSpec) -> None:
+    """Refuse experts that are stored in one tensor.
+
+    Raises:
+        ConfigError: the block has some.
+    """
+    if fused := fused_experts(spec):
+        raise ConfigError(
+            f"{spec.architecture}: {fused[0]} holds all experts of a block in one tensor, which is "
+            "not packed yet; only experts stored one by one are"
+        )
+
+
 def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
     """The exact tensors of the packed checkpoint."""
-    schemes = schemes_of(spec, params)
-    dropped = copy_of_tied(spec) if params.embedding_bits is not None else None
+    return predict_schemes(spec, schemes_of(spec, params))
+
+
+def predict_schemes(spec: ModelSpec, schemes: Mapping[str, Scheme]) -> ModelSpec:
+    """The exact tensors of a checkpoint whose layers, by name, are packed on these schemes."""
+    rounds_embedding = any(name in schemes for name in packable_embeddings(spec))
+    dropped = copy_of_tied(spec) if rounds_embedding else None
     tensors: list[TensorInfo] = []
     for tensor in spec.tensors:
         name, _, leaf = tensor.name.rpartition(".")
@@ -192,13 +206,13 @@ def predict_groups(spec: ModelSpec, params: GroupParams) -> ModelSpec:
             if name != dropped:  # a stored copy of the tied embedding, which is packed
                 tensors.append(tensor)
             continue
-        tensors += _packed(name, matrix_shape(spec, name), schemes[name], spec.dtype)
+        tensors += packed_tensors_of(name, matrix_shape(spec, name), schemes[name], spec.dtype)
     method = "paredown" if needs_own_format(spec, schemes) else "compressed-tensors"
     options = {name: scheme.option(spec.dtype) for name, scheme in schemes.items()}
     return spec.with_tensors(tensors, quantization=method, options=spec.options | options)
 
 
-def _packed(
+def packed_tensors_of(
     name: str, shape: tuple[int, int], scheme: Scheme, dtype: str
 ) -> tuple[TensorInfo, ...]:
     """What is stored of one packed matrix."""

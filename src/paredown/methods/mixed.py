@@ -1,0 +1,174 @@
+"""Mixed precision: every matrix gets the bits that pay most for their bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, final
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from paredown.errors import ConfigError, GroupSizeError
+from paredown.methods.base import Context, Kind, Method, Params
+from paredown.methods.shared.groups import check_experts, solved_bytes
+from paredown.methods.shared.units import Choices, choices_of, predict_plan
+from paredown.spec.domain import Choice
+from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.model import ModelSpec
+from paredown.spec.plan import layers_of_document, read_word
+from paredown.spec.reading import read_object
+from paredown.spec.scheme import Scheme
+from paredown.spec.structure import matches, matrix_shape
+from paredown.spec.target import Target
+from paredown.spec.units import read_bytes_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.store.cache import Cache
+
+USUAL_BPW = 4.25
+"""Bits per weight where nothing is said."""
+KEPT_SCHEMES = 4
+"""Schemes of each layer whose codes the cache is reckoned to hold at once."""
+
+
+def _plan(value: Any) -> Any:
+    """A plan by the path of its file, or of an artifact that has one, is what stands in it.
+
+    A path is no content: the same file may say something else tomorrow.
+    """
+    if isinstance(value, str):
+        path = Path(value).expanduser()
+        file = path / "paredown.json" if path.is_dir() else path
+        document = read_object(file)
+        value = document.get("plan", document)
+    if isinstance(value, dict) and "units" in value:
+        return layers_of_document(value)
+    return value
+
+
+class MixedParams(Params):
+    """Parameters of `mixed`."""
+
+    bpw: Annotated[float | None, Field(gt=0, le=32), Choice(4.25, 5.25, 3.6)] = None
+    """Bits per weight of the whole artifact: all bytes of its weights files, scales and embedding
+    included, over the parameters. 4.25 where neither `size` nor `plan` is given."""
+    size: Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(read_bytes_text)] = None
+    """Bytes of the weights files, at most, or a text such as `4.2GB`."""
+    plan: Annotated[dict[str, str], BeforeValidator(_plan)] = Field(default_factory=dict)
+    """The option of each layer, by name or wildcard: bits, `a` (zero-points) or `s` (symmetric),
+    and the group size, as in `{"*": "4a64", "*.v_proj": "6a64"}`; 16 leaves a layer as it is. The
+    last pattern that matches decides. Or the path of a plan, or of an artifact that has one."""
+    runtime: str = "torch"
+    """Engine whose formats, and whose joined layers, the plan is made of."""
+    tokens: Annotated[int, Field(ge=32)] = 4096
+    """Calibration tokens whose gradients say what each layer is worth."""
+    skip: tuple[str, ...] = ()
+    """Layers left as they are: names or wildcards, as in `["*.down_proj"]`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_request(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        given = [name for name in ("bpw", "size", "plan") if fields.get(name)]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]}: give one of them")
+        return fields if given else fields | {"bpw": USUAL_BPW}
+
+    @field_validator("plan")
+    @classmethod
+    def _known_words(cls, value: dict[str, str]) -> dict[str, str]:
+        for word in value.values():
+            read_word(word)
+        return value
+
+    def budget(self, spec: ModelSpec) -> int:
+        """Bytes of the weights files, at most, of a plan that is to be found."""
+        if self.size is not None:
+            return self.size
+        return int((self.bpw or USUAL_BPW) * spec.parameters / 8)
+
+
+@final
+class Mixed(Method[MixedParams]):
+    """Bits chosen matrix by matrix, by a second-order forecast of the KL; codes by `gptq`.
+
+    What each matrix costs at each width is the change of its outputs, weighted by how much the
+    model's own predictions depend on them (the diagonal of Fisher, labels drawn from the model).
+    Embedding and head are judged by the KL that is measured when they alone are rounded. Three
+    plans near the budget are measured to bring both to one scale; an integer solver takes the
+    best plan within the budget. Nothing is stored but what any packed model has.
+    """
+
+    name = "mixed"
+    kind = Kind.QUANTIZATION
+    summary = "bits chosen matrix by matrix for a size, on calibration text; codes by gptq"
+    params_type = MixedParams
+    needs_data = True
+
+    def check(self, spec: ModelSpec, params: MixedParams, target: Target) -> None:
+        if params.runtime != target.runtime:
+            raise ConfigError(
+                f"mixed: the plan would be made of what {params.runtime} holds, but the model is "
+                f'for {target.runtime}; write mixed(runtime="{target.runtime}")'
+            )
+        check_experts(spec)
+        choices = choices_of(spec, params.runtime, params.skip)
+        if params.plan:
+            planned(spec, params)
+            return
+        choices.require(params.budget(spec))
+
+    def knows_bytes(self, params: MixedParams) -> bool:
+        # Which plan is best within a budget is known once layers were measured.
+        return bool(params.plan)
+
+    def predict(self, spec: ModelSpec, params: MixedParams) -> ModelSpec:
+        if params.plan:
+            return predict_plan(spec, planned(spec, params))
+        choices = choices_of(spec, params.runtime, params.skip)
+        return predict_plan(spec, choices.flat_plan(params.budget(spec)))
+
+    def disk(self, spec: ModelSpec, params: MixedParams, cache: Cache) -> tuple[int, int]:
+        return 0, KEPT_SCHEMES * solved_bytes(spec, cache)
+
+    def apply(self, source: Checkpoint, out: Path, params: MixedParams, context: Context) -> Tensor:
+        from paredown.methods.shared.frontier import Frontier
+        from paredown.methods.shared.plan_bank import PlanBank
+
+        choices = choices_of(source.spec, params.runtime, params.skip)
+        if params.plan:
+            schemes = planned(source.spec, params)
+            head = any(name in schemes for name in packable_embeddings(source.spec))
+            return PlanBank(source, choices, context, head=head).write(out, schemes, None)
+        frontier = Frontier(source, choices, context, tokens=params.tokens)
+        found = frontier.best(params.budget(source.spec))
+        return frontier.bank.write(out, found.schemes, found.record)
+
+
+def planned(spec: ModelSpec, params: MixedParams) -> dict[str, Scheme]:
+    """Scheme by layer name of a plan that was given, without the layers that `skip` names.
+
+    Raises:
+        ConfigError: a pattern that matches no layer, groups that do not divide one, or a plan that
+            leaves all layers as they are.
+    """
+    choices: Choices = choices_of(spec, params.runtime, params.skip)
+    names = [name for u in choices.units for name in u.unit.layers]
+    every = dict.fromkeys((*names, *spec.structure.linears, *packable_embeddings(spec)))
+    found: dict[str, Scheme | None] = {}
+    for pattern, word in params.plan.items():
+        named = [name for name in every if matches(name, pattern)]
+        if not named:
+            raise ConfigError(f"plan: {pattern!r} matches no layer; names look like {names[-1]!r}")
+        found |= dict.fromkeys(named, read_word(word))
+    schemes = {name: s for name in names if (s := found.get(name)) is not None}
+    if not schemes:
+        raise ConfigError("plan: it leaves all layers as they are")
+    for name, scheme in schemes.items():
+        _, width = matrix_shape(spec, name)
+        if width % scheme.group_width(width):
+            raise GroupSizeError(name, width, scheme.group_size)
+    return schemes

@@ -1,0 +1,275 @@
+"""Plans for a model, best for their bytes: measured layer by layer once, then solved for any size.
+
+Imports torch: methods and jobs import it when they are at work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from paredown.analysis.allocation import Allocation, Priced, curve
+from paredown.analysis.forecast import fit_kappa
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.comparison import Comparison
+from paredown.blocks.fisher import output_moments
+from paredown.blocks.pricing import LayerPrices, estimate
+from paredown.errors import DataError
+from paredown.methods.base import Context
+from paredown.methods.shared.plan_bank import PlanBank
+from paredown.methods.shared.units import Choices, UnitOptions
+from paredown.spec.plan import Anchor, PlanRecord, UnitPlan, scheme_word
+from paredown.spec.scheme import Scheme
+
+FIRST_BITS = (3, 4)
+"""Widths that are computed of every layer; others where a plan takes them."""
+ROUNDS = 4
+"""How often a plan may ask for layers that were only estimated before its estimates are taken."""
+ANCHORS = (0.9, 1.0, 1.15)
+"""Sizes of the plans that are measured, over the budget."""
+ANCHOR_TOKENS = 2048
+"""On which anchors and embeddings are judged."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan that was found: scheme by layer name, and its record."""
+
+    schemes: dict[str, Scheme]
+    record: PlanRecord
+
+
+class Frontier:
+    """What is known of a model's layers, and the plans that follow from it."""
+
+    def __init__(
+        self, source: Checkpoint, choices: Choices, context: Context, *, tokens: int
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            tokens: of the calibration text, whose gradients are taken.
+        """
+        self.source, self.choices, self.context = source, choices, context
+        self.wanted_tokens = tokens
+        self._judged: dict[tuple[str, Scheme], float] = {}
+        self._anchors: dict[tuple[int, ...], Anchor] = {}
+
+    @cached_property
+    def _gradient_tokens(self) -> Tensor:
+        """(samples, length): the first calibration windows.
+
+        Raises:
+            DataError: fewer tokens than units: their prices would be chance.
+        """
+        windows = self.context.calibration()
+        taken = windows[: max(1, self.wanted_tokens // windows.shape[1])]
+        if taken.numel() < len(self.choices.units):
+            raise DataError(
+                f"mixed: {taken.numel()} tokens of calibration text cannot tell "
+                f"{len(self.choices.units)} units of the model apart; give more with "
+                "--calibration-samples or --calibration-length"
+            )
+        return taken
+
+    @cached_property
+    def bank(self) -> PlanBank:
+        """Codes of every unit.
+
+        Raises:
+            ConfigError: the cache is too small to keep what plans are compared by.
+        """
+        bank = PlanBank(self.source, self.choices, self.context, head=True)
+        bank.require_kept()
+        return bank
+
+    @cached_property
+    def _prices(self) -> LayerPrices:
+        """Prices of the layers, those of the first widths computed."""
+        context, bank = self.context, self.bank
+        context.progress(0.2, "gradients")
+        gradients = output_moments(
+            self.source,
+            self._gradient_tokens,
+            source_hash=context.source_hash,
+            seed=context.seed,
+            cache=context.cache,
+            device=context.device,
+            scratch=context.scratch,
+            trust_remote_code=context.trust_remote_code,
+            progress=lambda share, message: context.progress(0.2 + 0.2 * share, message),
+        )
+        prices = LayerPrices(bank.layers, gradients)
+        prices.fill(
+            {n: _first(u.rounded) for u in self._inner for n in u.unit.layers},
+            lambda share, message: context.progress(0.4 + 0.2 * share, message),
+        )
+        return prices
+
+    @property
+    def _inner(self) -> list[UnitOptions]:
+        return [unit for unit in self.choices.units if not unit.is_embedding]
+
+    @cached_property
+    def _comparison(self) -> Comparison:
+        """On the last calibration windows: of those that gave no gradients, where there are."""
+        windows = self.context.calibration()
+        count = max(1, ANCHOR_TOKENS // windows.shape[1])
+        return Comparison(
+            self.source,
+            windows[-count:],
+            device=self.context.device,
+            trust_remote_code=self.context.trust_remote_code,
+        )
+
+    # Prices
+
+    def priced(self, kappa: float) -> list[list[Priced]]:
+        """All options of all units in nats per token, as far as they are known by now."""
+        self._prices  # noqa: B018 - before the embedding, which is cheaper: a kill loses less
+        return [
+            [
+                Priced(self._cost(unit, scheme, kappa), nbytes)
+                for scheme, nbytes in zip(unit.schemes, unit.nbytes, strict=True)
+            ]
+            for unit in self.choices.units
+        ]
+
+    def _cost(self, unit: UnitOptions, scheme: Scheme | None, kappa: float) -> float:
+        if scheme is None:
+            return 0.0
+        if unit.is_embedding:
+            return self._embedding_cost(unit, scheme)
+        return kappa * sum(self._prices.cost(name, scheme) for name in unit.unit.layers)
+
+    def _embedding_cost(self, unit: UnitOptions, scheme: Scheme) -> float:
+        name = unit.unit.name
+        known = {s: self._judged[name, s] for s in unit.rounded if (name, s) in self._judged}
+        if not known:
+            first = _first(unit.rounded)[-1]
+            known = {first: self._judge(unit, first)}
+        return estimate(known, scheme)
+
+    def _is_judged(self, unit: UnitOptions, scheme: Scheme) -> bool:
+        return (unit.unit.name, scheme) in self._judged
+
+    def _judge(self, unit: UnitOptions, scheme: Scheme) -> float:
+        """Measure the KL of the model with its embedding or head alone rounded."""
+        if not self._is_judged(unit, scheme):
+            self.context.progress(0.6, f"{unit.unit.name} in {scheme.bits} bits")
+            rounded = {name: self.bank.embeddings(name, scheme) for name in unit.unit.layers}
+            self._judged[unit.unit.name, scheme] = self._comparison.kl(embeddings=rounded)
+        return self._judged[unit.unit.name, scheme]
+
+    def _settle(self, chosen: Sequence[int]) -> bool:
+        """Compute those options of a plan that are only estimated; whether there were any."""
+        wanted: dict[str, list[Scheme]] = {}
+        fresh = False
+        for unit, place in zip(self.choices.units, chosen, strict=True):
+            scheme = unit.schemes[place]
+            if scheme is None:
+                continue
+            if unit.is_embedding:
+                fresh |= not self._is_judged(unit, scheme)
+                self._judge(unit, scheme)
+                continue
+            for name in unit.unit.layers:
+                if not self._prices.is_known(name, scheme):
+                    wanted[name] = [scheme]
+        if wanted:
+            self._prices.fill(wanted)
+        return fresh or bool(wanted)
+
+    # Plans
+
+    def solve(self, budget: int, kappa: float) -> Allocation:
+        """The best plan of at most `budget` bytes of weights files, all its layers computed.
+
+        Raises:
+            ConfigError: no plan is so small.
+        """
+        found = self.choices.within(self.priced(kappa), budget)
+        for _ in range(ROUNDS):
+            if not self._settle(found.chosen):
+                return found
+            found = self.choices.within(self.priced(kappa), budget)
+        self._settle(found.chosen)
+        return found
+
+    def sizes(self, count: int, kappa: float) -> list[int]:
+        """Budgets of `count` plans along the curve, spread evenly in the logarithm of bytes."""
+        stops = [a.nbytes + self.choices.fixed for a in curve(self.priced(kappa))]
+        least, most = stops[0], stops[-1]
+        ratio = (most / least) ** (1.0 / max(1, count - 1))
+        return [min(most, round(least * ratio**i)) for i in range(count)]
+
+    def anchor(self, found: Allocation) -> Anchor:
+        """Measure a plan in memory, its embedding left as it is."""
+        if found.chosen not in self._anchors:
+            schemes = self.choices.schemes(found.chosen)
+            inner = {n: s for n, s in schemes.items() if n in self.bank.layers.names}
+            kl = self._comparison.kl(layers=lambda block: self.bank.layers.rounded(block, inner))
+            proxy = sum(self._prices.cost(name, scheme) for name, scheme in inner.items())
+            nbytes = found.nbytes + self.choices.fixed
+            self._anchors[found.chosen] = Anchor(nbytes=nbytes, proxy=proxy, kl=kl)
+        return self._anchors[found.chosen]
+
+    def kappa(self, budgets: Sequence[int]) -> float:
+        """The factor from prices to nats, from plans of these sizes that are measured.
+
+        The plans are those that the factor itself would choose, so that forecast and anchors are
+        of one kind: plans chosen by their price turn out dearer than others of the same price.
+        """
+        kappa = 1.0
+        anchors: list[Anchor] = []
+        for done, budget in enumerate(budgets):
+            found = self.solve(budget, kappa)
+            share, said = 0.65 + 0.15 * done / len(budgets), f"plan {done + 1} of {len(budgets)}"
+            self.context.progress(share, f"measuring {said}")
+            anchors.append(self.anchor(found))
+            kappa = fit_kappa([a.proxy for a in anchors], [a.kl for a in anchors])
+        return kappa
+
+    def best(self, budget: int) -> Found:
+        """The best plan of at most `budget` bytes, with anchors of about its size.
+
+        Raises:
+            ConfigError: no plan is so small, or need be so large.
+        """
+        self.choices.require(budget)
+        least, most = self.choices.interval
+        near = [min(most, max(least, round(share * budget))) for share in ANCHORS]
+        kappa = self.kappa(list(dict.fromkeys(near)))
+        return self.found(self.solve(budget, kappa), kappa)
+
+    def found(self, plan: Allocation, kappa: float) -> Found:
+        """An allocation as schemes and record."""
+        schemes = self.choices.schemes(plan.chosen)
+        units = [
+            UnitPlan(
+                layers=unit.unit.layers,
+                option=scheme_word(unit.schemes[place]),
+                nbytes=unit.nbytes[place],
+                kl=self._cost(unit, unit.schemes[place], kappa),
+            )
+            for unit, place in zip(self.choices.units, plan.chosen, strict=True)
+        ]
+        record = PlanRecord(
+            parameters=self.source.spec.parameters,
+            nbytes=plan.nbytes + self.choices.fixed,
+            kl=sum(unit.kl or 0.0 for unit in units),
+            kappa=kappa,
+            anchors=tuple(sorted(self._anchors.values(), key=lambda a: a.nbytes)),
+            tokens=self._gradient_tokens.numel(),
+            units=tuple(units),
+        )
+        return Found(schemes, record)
+
+
+def _first(schemes: Sequence[Scheme]) -> list[Scheme]:
+    """The schemes of a unit that are computed first: of the usual widths, else the nearest to 4."""
+    usual = [scheme for scheme in schemes if scheme.bits in FIRST_BITS]
+    return usual or [min(schemes, key=lambda s: (abs(s.bits - 4), s.bits))]

@@ -1,0 +1,207 @@
+"""What a plan chooses among: the units of a model, and what the target's runtime holds of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from paredown.analysis.allocation import Allocation, Priced, best_within, curve, interval
+from paredown.errors import ConfigError
+from paredown.methods.shared.groups import packed_tensors_of, predict_schemes
+from paredown.runtimes import registry as runtimes
+from paredown.spec.embeddings import copy_of_tied, packable_embeddings
+from paredown.spec.filesize import frame_bytes, stored_bytes
+from paredown.spec.layers import Format, LayerOption, LayerUnit
+from paredown.spec.model import ModelSpec
+from paredown.spec.scheme import Scheme
+from paredown.spec.structure import matches, matrix_shape, select_linears
+from paredown.spec.units import human_bytes
+
+BITS = (2, 3, 4, 5, 6, 8)
+"""Widths that a plan may choose; 7 bits are never worth what they take."""
+_USUAL_GROUP = 64
+"""Smaller groups and symmetric grids were seen to add nothing to a choice among these widths."""
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """A unit and what it may become.
+
+    Attributes:
+        unit: its layers.
+        schemes: fewest bits first; None, as it is stored, comes last.
+        nbytes: of each: all stored tensors of the unit with their entries in the file's header.
+        numel: weights of the unit.
+        is_embedding: whether it is the embedding or the head.
+    """
+
+    unit: LayerUnit
+    schemes: tuple[Scheme | None, ...]
+    nbytes: tuple[int, ...]
+    numel: int
+    is_embedding: bool
+
+    @property
+    def rounded(self) -> tuple[Scheme, ...]:
+        """The schemes among the options."""
+        return tuple(scheme for scheme in self.schemes if scheme is not None)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """All units of a model that a plan decides about, embedding and head first.
+
+    Attributes:
+        fixed: bytes of everything that no plan changes, headers included.
+    """
+
+    units: tuple[UnitOptions, ...]
+    fixed: int
+
+    @property
+    def interval(self) -> tuple[int, int]:
+        """Bytes of the smallest and of the largest weights files that a plan can give."""
+        least, most = interval(self.priced_flat())
+        return self.fixed + least, self.fixed + most
+
+    def priced_flat(self) -> list[list[Priced]]:
+        """Options priced as if all weights were alike: what is known without any calibration."""
+        return [
+            [
+                Priced(0.0 if s is None else float(u.numel) * 4.0**-s.bits, n)
+                for s, n in zip(u.schemes, u.nbytes, strict=True)
+            ]
+            for u in self.units
+        ]
+
+    def within(self, priced: Sequence[Sequence[Priced]], budget: int) -> Allocation:
+        """The best plan whose weights files take at most `budget` bytes.
+
+        Raises:
+            ConfigError: no plan is so small.
+        """
+        self.require(budget)
+        return best_within(priced, budget - self.fixed)
+
+    def require(self, budget: int) -> None:
+        """See that a plan can be so small, and need not be larger.
+
+        Raises:
+            ConfigError: with the interval of sizes that can be had.
+        """
+        least, most = self.interval
+        if least <= budget <= most:
+            return
+        which = "smaller than the smallest" if budget < least else "larger than the largest"
+        raise ConfigError(
+            f"{budget} bytes ({human_bytes(budget)}) are {which} plan: between {least} "
+            f"({human_bytes(least)}) and {most} bytes ({human_bytes(most)}) of weights files can "
+            "be had, scales, embedding and headers included"
+        )
+
+    def schemes(self, chosen: Sequence[int]) -> dict[str, Scheme]:
+        """Scheme by layer name of an allocation; layers that stay as they are are left out."""
+        picked = [u.schemes[i] for u, i in zip(self.units, chosen, strict=True)]
+        return {
+            name: scheme
+            for u, scheme in zip(self.units, picked, strict=True)
+            if scheme is not None
+            for name in u.unit.layers
+        }
+
+    def flat_plan(self, budget: int) -> dict[str, Scheme]:
+        """A plan of about that size that nothing was measured for: what a prediction shows."""
+        self.require(budget)
+        stops = [a for a in curve(self.priced_flat()) if a.nbytes <= budget - self.fixed]
+        return self.schemes(stops[-1].chosen)
+
+
+def choices_of(spec: ModelSpec, runtime: str, skip: tuple[str, ...] = ()) -> Choices:
+    """What a runtime holds of every unit of an uncompressed model.
+
+    Args:
+        skip: layers that stay as they are, by name or wildcard.
+
+    Raises:
+        ConfigError: nothing of the model can be rounded, or `skip` matches nothing.
+    """
+    key = ("choices", runtime, skip)
+    if key not in spec.derived:
+        spec.derived[key] = _choices_of(spec, runtime, skip)
+    found: Choices = spec.derived[key]
+    return found
+
+
+def _choices_of(spec: ModelSpec, runtime: str, skip: tuple[str, ...]) -> Choices:
+    embeddings = packable_embeddings(spec)
+    spared = [name for name in embeddings if any(matches(name, p) for p in skip)]
+    wanted = {*select_linears(spec, skip), *embeddings} - {*spared}
+    digits = len(str(spec.weight_bytes))
+    units = []
+    for unit, offers in runtimes.load(runtime).options(spec).items():
+        if not wanted.issuperset(unit.layers):
+            continue
+        schemes = _chosen([offer.option for offer in offers], spec.dtype)
+        if not schemes:
+            continue
+        every = (*schemes, None)
+        shapes = [matrix_shape(spec, name) for name in unit.layers]
+        units.append(
+            UnitOptions(
+                unit=unit,
+                schemes=every,
+                nbytes=tuple(_unit_bytes(spec, unit, scheme, digits) for scheme in every),
+                numel=sum(rows * width for rows, width in shapes),
+                is_embedding=any(name in embeddings for name in unit.layers),
+            )
+        )
+    if not units:
+        raise ConfigError(
+            f"mixed: {runtime} holds no integer grid of any layer of this {spec.architecture}"
+        )
+    units.sort(key=lambda u: not u.is_embedding)
+    decided = {f"{name}.weight" for u in units for name in u.unit.layers}
+    if (copy := copy_of_tied(spec)) and any(u.is_embedding for u in units):
+        decided.add(f"{copy}.weight")
+    rest = sum(stored_bytes(t, digits) for t in spec.tensors if t.name not in decided)
+    return Choices(tuple(units), rest + frame_bytes(spec.weight_bytes))
+
+
+def _chosen(options: Sequence[LayerOption], dtype: str) -> tuple[Scheme, ...]:
+    """Of each width the grid that keeps most for its bytes, fewest bits first."""
+    grids = [o for o in options if o.format is Format.GRID and o.scale_dtype == dtype]
+    found = []
+    for bits in BITS:
+        alike = [Scheme(bits, o.group_size, o.symmetric) for o in grids if o.bits == bits]
+        if alike:
+            found.append(min(alike, key=_rank))
+    return tuple(found)
+
+
+def _rank(scheme: Scheme) -> tuple[int, int, bool]:
+    # Groups of 64; of others the nearest, finer before coarser; whole rows last.
+    size = scheme.group_size if scheme.group_size > 0 else 1 << 20
+    coarser = size > _USUAL_GROUP
+    apart = size // _USUAL_GROUP if coarser else _USUAL_GROUP // size
+    return coarser, apart, scheme.symmetric
+
+
+def _unit_bytes(spec: ModelSpec, unit: LayerUnit, scheme: Scheme | None, digits: int) -> int:
+    total = 0
+    for name in unit.layers:
+        if scheme is not None:
+            shape = matrix_shape(spec, name)
+            total += sum(
+                stored_bytes(t, digits) for t in packed_tensors_of(name, shape, scheme, spec.dtype)
+            )
+            continue
+        total += stored_bytes(spec.by_name[f"{name}.weight"], digits)
+        copy = copy_of_tied(spec)
+        if copy and name in packable_embeddings(spec):  # stored twice as long as it is dense
+            total += stored_bytes(spec.by_name[f"{copy}.weight"], digits)
+    return total
+
+
+def predict_plan(spec: ModelSpec, schemes: Mapping[str, Scheme]) -> ModelSpec:
+    """The spec of a model whose layers have these schemes; itself where none has any."""
+    return predict_schemes(spec, schemes) if schemes else spec
