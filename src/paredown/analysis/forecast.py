@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 
 def fit_kappa(proxies: Sequence[float], measured: Sequence[float]) -> float:
@@ -55,6 +55,9 @@ def forecast_quality(forecast: Sequence[float], measured: Sequence[float]) -> Fo
     )
 
 
+_Values = NDArray[np.float64]
+
+
 def spearman(one: ArrayLike, two: ArrayLike) -> float | None:
     """Rank correlation, ties with their mean rank; None for fewer than three or constant values."""
     first, second = _ranks(np.asarray(one, dtype=float)), _ranks(np.asarray(two, dtype=float))
@@ -63,8 +66,9 @@ def spearman(one: ArrayLike, two: ArrayLike) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def _ranks(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> ArrayLike:
+def _ranks(values: _Values) -> _Values:
     """Mean rank of each value among those equal to it."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
-    return ((ends - (counts - 1) / 2.0)[place]).astype(float)
+    means: _Values = ends - (counts - 1) / 2.0
+    return means[place]

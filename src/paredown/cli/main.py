@@ -39,6 +39,10 @@ class _Commands(LazyGroup):
             "paredown.cli.compress", "compress",
             "Compress a model with one strategy, and prove that the artifact reloads.",
         ),
+        "plan": (
+            "paredown.cli.plan", "plan",
+            "Show what a plan gives to each layer, or how two plans differ.",
+        ),
         "evaluate": (
             "paredown.cli.evaluate", "evaluate",
             "Measure a model: benchmarks, perplexity, KL to its base, latency, memory, size.",

@@ -20,7 +20,7 @@ from paredown.blocks.rounding import GptqRounding, PlanRounding
 from paredown.errors import ConfigError
 from paredown.methods.base import Context
 from paredown.methods.shared.groups import hessians_on
-from paredown.methods.shared.units import Choices, predict_plan
+from paredown.methods.shared.units import Choices, predict_plan, unit_bytes
 from paredown.spec.filesize import most_bytes
 from paredown.spec.plan import PLAN_FILE, PlanRecord, UnitPlan, scheme_word
 from paredown.spec.scheme import Scheme
@@ -99,13 +99,17 @@ class PlanBank:
 
     def _given(self, schemes: Mapping[str, Scheme]) -> PlanRecord:
         """The record of a plan that was given: what it is, without a forecast."""
-        units = []
-        for unit in self.choices.units:
-            for name in unit.unit.layers:
-                scheme = schemes.get(name)
-                units.append(UnitPlan(layers=(name,), option=scheme_word(scheme), nbytes=0))
+        spec = self.source.spec
+        units = [
+            UnitPlan(
+                layers=unit.unit.layers,
+                option=scheme_word(schemes.get(unit.unit.layers[0])),
+                nbytes=unit_bytes(spec, unit.unit, schemes.get(unit.unit.layers[0])),
+            )
+            for unit in self.choices.units
+        ]
         return PlanRecord(
-            parameters=self.source.spec.parameters,
-            nbytes=most_bytes(predict_plan(self.source.spec, schemes)),
+            parameters=spec.parameters,
+            nbytes=most_bytes(predict_plan(spec, schemes)),
             units=tuple(units),
         )

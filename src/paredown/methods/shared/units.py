@@ -150,7 +150,7 @@ def _choices_of(spec: ModelSpec, runtime: str, skip: tuple[str, ...]) -> Choices
             UnitOptions(
                 unit=unit,
                 schemes=every,
-                nbytes=tuple(_unit_bytes(spec, unit, scheme, digits) for scheme in every),
+                nbytes=tuple(unit_bytes(spec, unit, scheme) for scheme in every),
                 numel=sum(rows * width for rows, width in shapes),
                 is_embedding=any(name in embeddings for name in unit.layers),
             )
@@ -186,19 +186,20 @@ def _rank(scheme: Scheme) -> tuple[int, int, bool]:
     return coarser, apart, scheme.symmetric
 
 
-def _unit_bytes(spec: ModelSpec, unit: LayerUnit, scheme: Scheme | None, digits: int) -> int:
+def unit_bytes(spec: ModelSpec, unit: LayerUnit, scheme: Scheme | None) -> int:
+    """What is stored of a unit on a scheme, headers included; None: of the unit as it is."""
+    digits = len(str(spec.weight_bytes))
+    copy = copy_of_tied(spec)
     total = 0
     for name in unit.layers:
         if scheme is not None:
             shape = matrix_shape(spec, name)
-            total += sum(
-                stored_bytes(t, digits) for t in packed_tensors_of(name, shape, scheme, spec.dtype)
-            )
-            continue
-        total += stored_bytes(spec.by_name[f"{name}.weight"], digits)
-        copy = copy_of_tied(spec)
-        if copy and name in packable_embeddings(spec):  # stored twice as long as it is dense
-            total += stored_bytes(spec.by_name[f"{copy}.weight"], digits)
+            stored = packed_tensors_of(name, shape, scheme, spec.dtype)
+        else:
+            stored = (spec.by_name[f"{name}.weight"],)
+            if copy and name in packable_embeddings(spec):  # stored twice as long as it is dense
+                stored += (spec.by_name[f"{copy}.weight"],)
+        total += sum(stored_bytes(tensor, digits) for tensor in stored)
     return total
 
 
