@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from paredown.methods import registry
 from paredown.pipeline.executors.local import LocalExecutor
+from paredown.spec import plugins
 
 
 @pytest.fixture(scope="session")
@@ -24,12 +24,12 @@ def shared_executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalE
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
         sys.path.insert(0, str(site))
-        registry._plugins.cache_clear()
+        plugins.installed.cache_clear()
         with LocalExecutor() as executor:
             executor.start()
             yield executor
         sys.path.remove(str(site))
-    registry._plugins.cache_clear()
+    plugins.installed.cache_clear()
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from typing import final
 
@@ -15,6 +13,7 @@ from paredown.errors import ConfigError, MissingExtraError, StrategyError, did_y
 from paredown.methods.base import AnyMethod, Kind, Params
 from paredown.runtimes import registry as runtimes
 from paredown.runtimes.base import require_read
+from paredown.spec import plugins
 from paredown.spec.model import ModelSpec
 from paredown.spec.reference import plain_model, seeing_model
 from paredown.spec.strategy import Step, Strategy, parse_strategy
@@ -60,23 +59,13 @@ MAX_REMEMBERED = 1000
 met twice, and the spec after it takes a hundred kilobytes."""
 
 
-@cache
 def _plugins() -> tuple[EntryPoint, ...]:
-    """Installed plug-ins; read once, because it searches every installed package."""
-    return tuple(entry_points(group=GROUP))
+    return plugins.installed(GROUP)
 
 
 def names() -> dict[str, str]:
     """Every known method, name -> "module:Class". A plug-in may not shadow another method."""
-    found = dict(BUILTIN)
-    for entry in _plugins():
-        if entry.name in found:
-            raise ConfigError(
-                f"method {entry.name!r} is provided by both {found[entry.name]} and "
-                f"{entry.value}; uninstall one of them"
-            )
-        found[entry.name] = entry.value
-    return found
+    return plugins.merged("method", BUILTIN, _plugins())
 
 
 def load(name: str) -> AnyMethod:
@@ -90,8 +79,7 @@ def load(name: str) -> AnyMethod:
         raise StrategyError(
             f"no compression method is called {name!r}; {did_you_mean(name, known)}"
         )
-    module, _, attribute = known[name].partition(":")
-    method: AnyMethod = getattr(import_module(module), attribute)()
+    method: AnyMethod = plugins.create(known[name])
     return method
 
 

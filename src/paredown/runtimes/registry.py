@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from paredown.errors import ConfigError, did_you_mean
 from paredown.runtimes.base import Claim, Engine, Runtime
+from paredown.spec import plugins
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Device
 
@@ -20,23 +20,13 @@ BUILTIN: dict[str, str] = {
 GROUP = "paredown.runtimes"
 
 
-@cache
 def _plugins() -> tuple[EntryPoint, ...]:
-    """Installed plug-ins; read once, because it searches every installed package."""
-    return tuple(entry_points(group=GROUP))
+    return plugins.installed(GROUP)
 
 
 def names() -> dict[str, str]:
     """Every known runtime, name -> "module:Class". A plug-in may not shadow another runtime."""
-    found = dict(BUILTIN)
-    for entry in _plugins():
-        if entry.name in found:
-            raise ConfigError(
-                f"runtime {entry.name!r} is provided by both {found[entry.name]} and "
-                f"{entry.value}; uninstall one of them"
-            )
-        found[entry.name] = entry.value
-    return found
+    return plugins.merged("runtime", BUILTIN, _plugins())
 
 
 @cache
@@ -49,8 +39,7 @@ def load(name: str) -> Runtime:
     known = names()
     if name not in known:
         raise ConfigError(f"no runtime is called {name!r}; {did_you_mean(name, known)}")
-    module, _, attribute = known[name].partition(":")
-    runtime: Runtime = getattr(import_module(module), attribute)()
+    runtime: Runtime = plugins.create(known[name])
     return runtime
 
 
