@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -71,6 +73,32 @@ def test_the_deadline_is_one_over_everything(advisors: list[Advisor], name: str)
         with pytest.raises(AdviceError, match=r"no whole answer in 1 s|imed out|429"):
             advisors[0].ask(QUESTION, {"type": "object"})
         assert time.monotonic() - start < 4
+
+
+def test_a_name_that_is_looked_up_for_long_is_not_waited_for(
+    advisors: list[Advisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whoever was left behind with it sends nothing once it is found."""
+    found, look_up = threading.Event(), socket.getaddrinfo
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        found.wait(30)
+        return look_up(*args, **kwargs)
+
+    with LlmServer(GOOD, GOOD) as server:
+        ask(advisors, server)  # the client is made
+        advisors[0].config = LlmConfig(timeout_s=1.0)
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        start = time.monotonic()
+        with pytest.raises(AdviceError, match="no whole answer in 1 s"):
+            advisors[0].ask(QUESTION, {"type": "object"})
+        assert time.monotonic() - start < 4
+        left = [t for t in threading.enumerate() if t.name == "question"]
+        assert len(left) == 1
+        found.set()
+        left[0].join(10)
+        assert not left[0].is_alive()
+        assert (len(server.seen), server.asked) == (1, 2)  # it was connected to, and told nothing
 
 
 def test_a_passing_fault_is_asked_again_within_the_deadline(advisors: list[Advisor]) -> None:

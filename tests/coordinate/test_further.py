@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from paredown.coordinate.crew import Crew
-from paredown.coordinate.further import ask_further, cheapest
+from paredown.coordinate.further import Bought, ask_between, ask_further, cheapest
 from paredown.coordinate.interrupt import Interrupt
-from paredown.coordinate.nodes import keep_front_only
+from paredown.coordinate.keeping import keep_front_only
 from paredown.judge.findings import judge
 from paredown.judge.undecided import undecided
 from paredown.pipeline import trial
@@ -220,3 +220,47 @@ def test_artifacts_of_what_is_open_stay_until_it_is_decided(
     assert kept() == {1, 2}
     keep_front_only(run.experiment, config, ended=True)
     assert kept() == {2}
+
+
+def test_between_trials_half_of_the_time_is_spent_and_the_rest_waits_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = made(1, 100, 0.04, size=0.5, seconds=20.0)
+    run, asked = run_of(
+        tmp_path / "e", monkeypatch, narrowing, mine, further_rounds=9, base_s=20.0
+    )  # 40 s of measuring: 20 may be spent between trials
+    ask_between(run)
+    # 5 s of each were spent on 100 more items. 200 more are expected to take 25 s.
+    assert asked == [(0, 200), (1, 200)]
+    assert "open_decisions" not in [e["event"] for e in read_experiment(tmp_path / "e").events]
+    ask_further(run)
+    assert asked[2:] == [(0, 400), (1, 400)]
+    assert last(tmp_path / "e")["open"] == []
+
+
+def test_a_resumed_run_goes_on_counting_rounds_and_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = made(1, 100, 0.04, size=0.5, seconds=60.0)
+    run, asked = run_of(
+        tmp_path / "e", monkeypatch, lambda r, n: asked_again(r, n, 0.04), wide, further_rounds=1
+    )
+    ask_between(run)
+    assert asked == [(0, 200), (1, 200)]
+    again = SimpleNamespace(**vars(run) | {"experiment": Experiment(tmp_path / "e")})
+    ask_further(again)
+    assert len(asked) == 2
+    assert "--further-rounds" in last(tmp_path / "e")["reason"]
+    bought = Bought.in_log(read_experiment(tmp_path / "e").events, 1)
+    assert (dict(bought.rounds), bought.seconds) == ({1: 1}, 10.0)
+
+
+def test_when_the_base_cannot_be_asked_nobody_else_is_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = Failure(kind=FailureKind.TIMEOUT, message="stopped after 1s", stage="score")
+    mine = made(1, 100, 0.04, size=0.5)
+    run, asked = run_of(tmp_path / "e", monkeypatch, lambda r, n: failure, mine, further_rounds=2)
+    ask_between(run)
+    ask_further(run)
+    assert asked == [(0, 200)]  # once, though it was the base that failed and not episode 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from paredown.coordinate import nodes
 from paredown.coordinate.interrupt import REASON
 from paredown.coordinate.nodes import (
     coordinator,
@@ -376,3 +377,16 @@ def test_a_bug_in_one_trial_stops_the_others_and_ends_the_run(tmp_path: Path) ->
     assert released.is_set()  # the crew waited until it had stopped
     assert [r.episode for r in run.experiment.results()] == [0]
     assert [b.episode for b in run.experiment.in_flight()] == [1, 2]
+
+
+def test_open_decisions_are_asked_further_after_each_trial_but_not_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[int] = []
+    monkeypatch.setattr(nodes, "ask_between", lambda run: known.append(len(run.experiment.results())))
+    run, _ = fake_run(tmp_path, FakeExecutor(), episodes=3)
+    go(run)
+    assert known == [2, 3, 4]  # the base, and one trial more each time
+    run.steering.command("stop")
+    nodes.update_state({"finished": ()}, run)
+    assert len(known) == 3

@@ -168,8 +168,10 @@ class Advisor:
             client = client.bind(response_format={"type": "json_schema", "json_schema": form})
         start = time.monotonic()
         try:
-            with untraced(), self._exchange.within(self.config.timeout_s):
-                answer = self._invoke(client, list(messages))
+            with untraced():
+                answer = self._exchange.carry_out(
+                    lambda: self._invoke(client, list(messages)), self.config.timeout_s
+                )
             return self._reply(answer, messages, time.monotonic() - start)
         except openai.BadRequestError as error:
             if schema is not None and "response_format" in str(error):

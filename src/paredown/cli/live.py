@@ -71,7 +71,8 @@ def _agenda(fields: dict[str, Any]) -> str:
 
 def _final(fields: dict[str, Any]) -> str:
     which = f"episode {fields['episode']}" if fields["episode"] else "baseline"
-    return f"after the search: {which}, {fields['reason']}"
+    when = "after the search" if fields["action"] == "final" else "further items"
+    return f"{when}: {which}, {fields['reason']}"
 
 
 _SAID: dict[str, Callable[[dict[str, Any]], str]] = {

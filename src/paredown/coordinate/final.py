@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from paredown.coordinate.state import Run
 from paredown.coordinate.turn import time_limit
@@ -63,16 +63,23 @@ def _score(run: Run, result: TrialResult, timeout_s: float) -> None:
 
 
 def ask(
-    run: Run, result: TrialResult, *, limit: int, timeout_s: float, why: str
+    run: Run,
+    result: TrialResult,
+    *,
+    limit: int,
+    timeout_s: float,
+    why: str,
+    action: Literal["final", "further"] = "final",
 ) -> TrialResult | Failure:
     """Score a result that is kept on more items, and record it; or why that failed.
 
     Args:
         limit: items per benchmark; 0 means all.
         why: told to the display.
+        action: whether all of the front is scored, or this one for a decision.
     """
     episode, config = result.episode, run.prepared.config
-    run.listen("final", {"episode": episode, "action": "final", "reason": why})
+    run.listen("final", {"episode": episode, "action": action, "reason": why})
     found = trial.rescore(
         run.bench,
         result,

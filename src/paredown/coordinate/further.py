@@ -1,13 +1,14 @@
-"""After the search: further benchmark items, where a decision depends on them."""
+"""Further benchmark items, where a decision depends on them: between trials, and at the end."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from paredown.coordinate.final import ask, shown_scores
-from paredown.coordinate.nodes import keep_front_only
+from paredown.coordinate.keeping import keep_front_only
 from paredown.coordinate.state import Run
 from paredown.coordinate.turn import time_limit
 from paredown.judge.findings import judge
@@ -15,7 +16,13 @@ from paredown.judge.limits import broken
 from paredown.judge.undecided import Undecided, items_left, undecided
 from paredown.report.write import write_progress_files
 from paredown.spec.result import TrialResult
+from paredown.store.events import read_events
 from paredown.store.experiment import read_experiment
+
+FURTHER = "further_items"
+"""The event that tells of a purchase."""
+_BETWEEN = 0.5
+"""Share of the time of measuring that items bought in the search may have taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,39 +41,89 @@ class Purchase:
     decides: str
 
 
-def ask_further(run: Run) -> None:
-    """Buy items until every decision is made, or rounds, time or items are used up.
+@dataclass(frozen=True, kw_only=True)
+class Bought:
+    """What was bought so far, in this session and earlier ones.
 
-    The cheapest purchase comes first, and what is open is judged again after each: one may settle
-    several decisions. A result is asked twice as many items each time, for an interval shrinks
-    with the square root of them. All together take no longer than measuring took in the search,
-    so that a tie that no number of items would break does not eat the night.
+    Attributes:
+        rounds: by episode, how often it was asked for a decision.
+        seconds: that all of it took.
     """
-    config = run.prepared.config
+
+    rounds: Mapping[int, int]
+    seconds: float
+
+    @staticmethod
+    def in_log(events: Iterable[Mapping[str, Any]], rounds: int) -> Bought:
+        """Read off the events of an experiment.
+
+        Args:
+            rounds: that a result may have at most. What failed once would fail again: it has had
+                all of them.
+        """
+        had: Counter[int] = Counter()
+        seconds = 0.0
+        for event in events:
+            if event["event"] != FURTHER:
+                continue
+            episode = event.get("asked_for", event["episode"])
+            if event["status"] != "ok":
+                had[episode] += rounds
+            elif episode == event["episode"]:  # else it is the base, asked along with it
+                had[episode] += 1
+            seconds += event.get("seconds", 0.0)
+        return Bought(rounds=had, seconds=seconds)
+
+
+def ask_between(run: Run) -> None:
+    """Between two trials: buy items for what is open, so that the search goes on from what is sure.
+
+    Cheapest first, as after the search, and within `_BETWEEN` of the time of measuring: what a
+    later trial beats anyway needs no decision.
+    """
+    _ask_until_decided(run, _BETWEEN)
+
+
+def ask_further(run: Run) -> None:
+    """After the search: buy items until every decision is made, or rounds, time or items are
+    used up, and say what stays open.
+
+    All together, with those that were bought in the search, take no longer than measuring took, so
+    that a tie that no number of items would break does not eat the night.
+    """
     first = _open(run)
-    bought: Counter[int] = Counter()
-    allowance = sum(r.evaluate_s for r in run.experiment.results())
-    reason = ""
-    while still := _open(run):
-        results = run.experiment.results()
-        chosen = cheapest(results, still, bought, rounds=config.further_rounds)
-        if chosen is None:
-            reason = _used_up(still, bought, config.further_rounds)
-            break
-        if reason := _why_not(run, chosen, allowance):
-            break
-        before = sum(r.evaluate_s for r in results)
-        was_asked = _buy(run, chosen)
-        # What failed once would fail again: it has had all of its rounds.
-        bought[chosen.result.episode] += 1 if was_asked else config.further_rounds
-        allowance -= sum(r.evaluate_s for r in run.experiment.results()) - before
+    still, reason = _ask_until_decided(run, 1.0)
     if not run.interrupt.asked:  # else they may be needed when the run goes on
-        keep_front_only(run.experiment, config, ended=True)
+        keep_front_only(run.experiment, run.prepared.config, ended=True)
     if not first:
         return
     words = [each.reason for each in still]
     run.experiment.events.add("open_decisions", open=words, reason=reason or None)
     write_progress_files(read_experiment(run.experiment.folder))
+
+
+def _ask_until_decided(run: Run, share: float) -> tuple[tuple[Undecided, ...], str]:
+    """Buy until nothing is open; what is, and why no more is bought.
+
+    The cheapest purchase comes first, and what is open is judged again after each: one may settle
+    several decisions. A result is asked twice as many items each time, for an interval shrinks
+    with the square root of them.
+
+    Args:
+        share: of the time that measuring took, which all purchases together may take.
+    """
+    rounds = run.prepared.config.further_rounds
+    while still := _open(run):
+        results = run.experiment.results()
+        bought = Bought.in_log(read_events(run.experiment.events.path), rounds)
+        chosen = cheapest(results, still, bought.rounds, rounds=rounds)
+        if chosen is None:
+            return still, _used_up(still, bought.rounds, rounds)
+        measuring = sum(r.evaluate_s for r in results) - bought.seconds
+        if reason := _why_not(run, chosen, share * measuring - bought.seconds):
+            return still, reason
+        _buy(run, chosen)
+    return (), ""
 
 
 def cheapest(
@@ -131,8 +188,8 @@ def _open(run: Run) -> tuple[Undecided, ...]:
     return tuple(each for each in undecided(found) if each.episode not in lost)
 
 
-def _buy(run: Run, purchase: Purchase) -> bool:
-    """Ask the result, and the base before it if it was asked fewer; whether that succeeded.
+def _buy(run: Run, purchase: Purchase) -> None:
+    """Ask the result, and the base before it if it was asked fewer.
 
     Tables show both scores, and a share is of what the base scores on the same items.
     """
@@ -142,20 +199,25 @@ def _buy(run: Run, purchase: Purchase) -> bool:
         for r in results
         if r.episode == 0 and any(s.n < min(limit, s.n_available) for s in r.scores)
     ]
-    return all(_ask_one(run, result, purchase) for result in (*behind, purchase.result))
+    for result in (*behind, purchase.result):
+        if not _ask_one(run, result, purchase):
+            return
 
 
 def _ask_one(run: Run, result: TrialResult, purchase: Purchase) -> bool:
+    """Whether it succeeded; an event tells of it either way, from which rounds are counted."""
     why = f"{purchase.limit} items decide {purchase.decides}"
     left = time_limit(run)
-    answer = ask(run, result, limit=purchase.limit, timeout_s=left, why=why)
-    succeeded = isinstance(answer, TrialResult)
+    answer = ask(run, result, limit=purchase.limit, timeout_s=left, why=why, action="further")
+    told = answer if isinstance(answer, TrialResult) else result
     run.experiment.events.add(
-        "further_items",
+        FURTHER,
         episode=result.episode,
-        status="ok" if succeeded else "failed",
+        asked_for=purchase.result.episode,
+        status="ok" if isinstance(answer, TrialResult) else "failed",
         reason=None if isinstance(answer, TrialResult) else answer.message,
         decides=purchase.decides,
-        scores=shown_scores(answer if isinstance(answer, TrialResult) else result),
+        seconds=round(told.evaluate_s - result.evaluate_s, 1),
+        scores=shown_scores(told),
     )
-    return succeeded
+    return isinstance(answer, TrialResult)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from functools import partial
 
 from paredown.coordinate.crew import Assigned
+from paredown.coordinate.further import ask_between
 from paredown.coordinate.identity import inputs_of
+from paredown.coordinate.keeping import keep_front_only
 from paredown.coordinate.state import Run, State
 from paredown.coordinate.steering import USER
 from paredown.coordinate.turn import is_ending, next_trials, time_limit
 from paredown.errors import ConfigError
-from paredown.judge.findings import judge
-from paredown.judge.undecided import undecided
 from paredown.methods import registry
 from paredown.pipeline import trial
 from paredown.pipeline.bench import discard
@@ -144,7 +143,8 @@ def evaluation(state: State, run: Run) -> State:
 
 
 def update_state(state: State, run: Run) -> State:
-    """Record what came in, keep the artifacts worth keeping, tell the display.
+    """Record what came in, keep the artifacts worth keeping, tell the display; ask further
+    benchmark items where what came in leaves a decision open.
 
     Raises:
         BaseException: what ended a trial and must end the run; what finished beside it is recorded
@@ -158,6 +158,8 @@ def update_state(state: State, run: Run) -> State:
             errors.append(finished.result)
     for error in errors:
         raise error
+    if not is_ending(run) and not run.steering.paused:
+        ask_between(run)
     return {"assigned": (), "finished": ()}
 
 
@@ -182,24 +184,6 @@ def _record(assigned: Assigned, found: TrialResult, run: Run) -> None:
     keep_front_only(run.experiment, run.prepared.config)
     write_progress_files(read_experiment(run.experiment.folder))
     run.listen("result", {"result": result})
-
-
-def keep_front_only(experiment: Experiment, config: RunConfig, *, ended: bool = False) -> None:
-    """Delete the artifacts that the judge does not keep; measurements stay.
-
-    Args:
-        ended: nothing will be asked any more. Until then, those whose further benchmark items may
-            turn a decision stay: without its artifact nobody can be asked.
-    """
-    results = experiment.results()
-    found = judge(results, config.objectives, config.limits)
-    kept = found.kept
-    if config.further_rounds and not ended:
-        kept |= {each.episode for each in undecided(found)}
-    for result in results:
-        if result.artifact is not None and result.episode not in kept:
-            shutil.rmtree(experiment.folder / result.artifact, ignore_errors=True)
-            experiment.finish(result.model_copy(update={"artifact": None}))
 
 
 def measure_baseline(run: Run) -> TrialResult:

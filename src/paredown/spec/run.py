@@ -234,8 +234,8 @@ class RunConfig(BaseModel):
     further_rounds: Annotated[int, Option(panel=MEASURING, metavar="ROUNDS")] = Field(
         default=2, ge=0, le=16
     )
-    """How often a result may be asked as many benchmark items again, once the search has ended,
-    where a limit, the recommendation or the front depends on them; 0: never."""
+    """How often a result may be asked as many benchmark items again, where a limit, the
+    recommendation or the front depends on them; 0: never."""
     limits: Annotated[Limits, Group("", LIMITS)] = Limits()
     objectives: Annotated[
         tuple[Objective, ...],
