@@ -7,13 +7,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from paredown.errors import ConfigError, MissingExtraError
 from paredown.evaluate import carbon, energy
-from paredown.evaluate.carbon import WORLD, Estimate, Meter, NoEstimateError, check_country
+from paredown.evaluate.carbon import (
+    WORLD,
+    Estimate,
+    Meter,
+    NoEstimateError,
+    Sum,
+    check_country,
+)
 from paredown.evaluate.energy import Counted, joules_per_token, measure_energy
 from paredown.runtimes.torch.load import load
 from paredown.runtimes.torch.session import TorchSession
@@ -245,3 +253,30 @@ def test_a_country_that_nobody_would_heed_is_refused(monkeypatch: pytest.MonkeyP
     check_country(None)
     with pytest.raises(MissingExtraError, match=r"paredown\[energy\]"):
         check_country("DEU")
+
+
+def reading(seconds: float, cpu_kj: float, gpu_kj: float = 0.0) -> SimpleNamespace:
+    """CodeCarbon's totals; a kilogram of CO2e per kWh."""
+    cpu, gpu = cpu_kj / 3600, gpu_kj / 3600
+    return SimpleNamespace(duration=seconds, cpu_energy=cpu, gpu_energy=gpu,
+                           energy_consumed=cpu + gpu, emissions=cpu + gpu)  # fmt: skip
+
+
+def test_a_counter_that_starts_again_adds_nothing_to_the_run() -> None:
+    """RAPL of 262 kJ is reset between two readings 15 s apart: 17 kW, which no machine takes."""
+    kept = Sum()
+    for at, kj in ((15, 3.0), (30, 6.0), (45, 6.0 + 262.1), (60, 9.0 + 262.1)):
+        kept.add(reading(at, kj))
+    assert kept.kwh == pytest.approx(9.0 / 3600)
+    assert kept.kg_co2e == pytest.approx(9.0 / 3600)
+    assert (kept.seconds, kept.left_out) == (60, 1)
+
+
+@pytest.mark.parametrize(("cpu_kw", "gpu_kw", "left_out"), [(2.5, 12.0, 0), (3.5, 0, 1), (0, 22, 1),
+                                                            (-0.1, 1, 1)])  # fmt: skip
+def test_only_what_no_machine_takes_is_left_out(cpu_kw: float, gpu_kw: float, left_out: int) -> None:
+    kept = Sum()
+    kept.add(reading(15, 0.0))
+    kept.add(reading(115, 100 * cpu_kw, 100 * gpu_kw))
+    assert kept.left_out == left_out
+    assert kept.kwh == pytest.approx(0.0 if left_out else (cpu_kw + gpu_kw) * 100 / 3600)

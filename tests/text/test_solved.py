@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from paredown.errors import DataError
+from paredown.evaluate.task_data import lm_eval_tasks
 from paredown.spec.benchmarks import BENCHMARKS
-from paredown.text.solved import TRAINING_SPLITS
+from paredown.text.solved import HUB, TRAINING_SPLITS
 from paredown.text.texts import check_calibration, open_source
 
 _ARC = {"question": "Why?", "choices": {"text": ["so", "thus"], "label": ["1", "2"]},
@@ -67,3 +69,52 @@ def test_what_is_missing_or_malformed_is_told(tmp_path: Path) -> None:
     (write(tmp_path) / "arc_easy" / "train.jsonl").write_text('{"question": "Why?"}\n')
     with pytest.raises(DataError, match="line 1: not a solved item"):
         open_source("arc_easy", data_dir=tmp_path).documents("calibration")
+
+
+def test_without_a_local_folder_the_hub_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows have the form of the local ones; here a table stands for it."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.delenv("PAREDOWN_DATA", raising=False)
+    asked = []
+
+    def load_dataset(repo: str, configuration: str | None, *, split: str) -> list[dict[str, Any]]:
+        asked.append((repo, configuration, split))
+        return [_ARC, _ARC | {"answerKey": "1"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = open_source("arc_easy")
+    assert source.documents("calibration") == [
+        "Question: Why?\nAnswer: thus", "Question: Why?\nAnswer: so",
+    ]  # fmt: skip
+    assert asked == [("allenai/ai2_arc", "ARC-Easy", "train")]
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network\nand more words")
+
+    monkeypatch.setattr(datasets, "load_dataset", gone)
+    with pytest.raises(DataError, match=r"nor to be had from the hub \(no network\)"):
+        open_source("gsm8k").documents("calibration")
+    with pytest.raises(DataError, match="no training part"):
+        open_source("humaneval").documents("calibration")
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_the_hubs_training_part_is_the_one_that_lm_eval_names(name: str) -> None:
+    """Its task files are the list of what lies where: ours is checked against them."""
+    pytest.importorskip("lm_eval")
+    repo, configuration, split = HUB[name]
+    files = sorted(lm_eval_tasks().glob(BENCHMARKS[name].files))
+    told = _task_text(files[0])
+    assert re.search(rf"^dataset_path: {re.escape(repo)}$", told, re.M)
+    assert re.search(rf"^(training|fewshot)_split: {split}$", told, re.M)
+    if configuration not in (None, "all"):
+        assert re.search(rf"^dataset_name: {re.escape(str(configuration))}$", told, re.M)
+
+
+def _task_text(file: Path) -> str:
+    """A task file with what it includes."""
+    text = file.read_text()
+    included = re.search(r"include\"?: \"?([\w.]+)", text)
+    return text if included is None else text + (file.parent / included[1]).read_text()

@@ -12,6 +12,7 @@ from paredown.artifact.source import has_chat_template, locate
 from paredown.errors import ConfigError, ExperimentError, ModelError
 from paredown.evaluate.carbon import check_country
 from paredown.evaluate.task_data import check_benchmarks
+from paredown.hardware.counters import open_rapl
 from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base
@@ -94,6 +95,7 @@ def prepare(config: RunConfig) -> Prepared:
             f"evaluate.chat_template: the tokenizer of {config.model} has none; leave it out"
         )
     require_read(runs_in, spec, device, what=config.model)  # the base is measured in it as well
+    check_energy_limit(config, device)
     target = Target(device=device, runtime=config.runtime, limits=config.limits)
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     needs = [evaluation_need(config.evaluate, spec)]
@@ -120,6 +122,25 @@ def check_memory_limit(config: RunConfig) -> None:
             f"max_memory_gb {asked:g}: a process of {config.runtime} takes about {needed:g} GB of "
             "memory before any model is in it; give more"
         )
+
+
+def check_energy_limit(config: RunConfig, device: Device) -> None:
+    """Refuse a limit on energy where no counter can be read: nothing would ever be shown to meet
+    it, for an estimate is none.
+
+    Raises:
+        ConfigError: with what is missing.
+    """
+    if config.limits.max_energy is None:
+        return
+    if config.evaluate.energy_s == 0:
+        raise ConfigError("max_energy: evaluate.energy_s is 0, so no energy is measured; raise it")
+    counter: object = open_rapl()
+    if device == "cuda":  # which counter is its own, the worker finds out with torch
+        found = importlib.util.find_spec("pynvml") is not None
+        counter = found or "a GPU's counter needs nvidia-ml-py: pip install 'paredown[gpu]'"
+    if isinstance(counter, str):
+        raise ConfigError(f"max_energy: no energy can be measured here ({counter}); leave it out")
 
 
 def check_final(config: RunConfig) -> None:

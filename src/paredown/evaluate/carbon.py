@@ -29,6 +29,8 @@ WORLD = "world"
 """Stands for the average of the world, where no country is given."""
 HOW_TO_GET = "pip install 'paredown[energy]'"
 _MIX = Path("data", "private_infra", "global_energy_mix.json")
+_MOST_KW = {"cpu_energy": 3.0, "gpu_energy": 20.0}
+"""More than the processors and the GPUs of one machine take."""
 _START_S = 60.0
 _ANSWER_S = 15.0
 
@@ -48,6 +50,8 @@ class Used:
     """ISO code, or `world`."""
     codecarbon: str
     """Its version."""
+    left_out: int = 0
+    """Stretches in which a counter of the hardware jumped, which are no part of the sums."""
 
 
 def check_country(code: str | None) -> None:
@@ -153,6 +157,8 @@ def _tracker(country: str | None, mode: Literal["machine", "process"], outputs: 
         output_dir=os.curdir,
         output_methods=[],
         output_handlers=outputs,
+        # Told of every measurement: over a longer stretch, a jump would look like work.
+        api_call_interval=1,
         allow_multiple_runs=True,
         tracking_mode=mode,
         log_level="critical",
@@ -221,26 +227,60 @@ class Meter:
                     pipe.close()
 
 
+@dataclass
+class Sum:
+    """Adds up the readings of a meter, but for stretches in which a counter jumped.
+
+    RAPL starts again at zero when a machine wakes up or a driver is loaded anew. CodeCarbon takes
+    that for a whole turn of the counter, which adds up to hundreds of kilojoules.
+    """
+
+    kwh: float = 0.0
+    kg_co2e: float = 0.0
+    seconds: float = 0.0
+    left_out: int = 0
+
+    def __post_init__(self) -> None:
+        self._last: Any = None
+
+    def add(self, total: Any) -> None:
+        """Take in a reading: CodeCarbon's totals since its start (kWh, kg, seconds)."""
+        last, self._last = self._last, total
+
+        def step(name: str) -> float:
+            before = 0.0 if last is None else getattr(last, name)
+            return float(getattr(total, name) - before)
+
+        seconds = step("duration")
+        self.seconds += seconds
+        # A second more: short stretches are dominated by when a counter moves.
+        hours = (seconds + 1.0) / 3600
+        if any(not 0 <= step(name) <= most * hours for name, most in _MOST_KW.items()):
+            self.left_out += 1
+            return
+        self.kwh += step("energy_consumed")
+        self.kg_co2e += step("emissions")
+
+
 def main(country: str) -> None:
     """Meter the machine; answer each line on stdin with what was used, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     from codecarbon.output_methods.base_output import BaseOutput
 
+    kept = Sum()
+
     class Keep(BaseOutput):
-        latest: Any = None
-
         def out(self, total: Any, delta: Any) -> None:
-            self.latest = total
+            kept.add(total)
 
-    kept = Keep()
-    tracker = _tracker(None if country == WORLD else country, "machine", [kept])
+        live_out = out
+
+    tracker = _tracker(None if country == WORLD else country, "machine", [Keep()])
     tracker.start()
     for _ in sys.stdin:
         tracker.flush()
         used = Used(
-            kwh=kept.latest.energy_consumed,
-            kg_co2e=kept.latest.emissions,
-            seconds=kept.latest.duration,
+            **asdict(kept),
             country=country,
             codecarbon=_version(),
         )

@@ -22,6 +22,7 @@ class SearchEnergy:
         kwh, kg_co2e: of the whole machine, estimated by CodeCarbon.
         seconds: over which they were metered.
         countries: ISO codes of the grids, or `world` for its average.
+        left_out: stretches of some seconds in which a counter jumped: no part of the sums.
     """
 
     kwh: float
@@ -29,6 +30,7 @@ class SearchEnergy:
     seconds: float
     countries: tuple[str, ...]
     codecarbon: str
+    left_out: int = 0
     source: str = "estimated"
 
 
@@ -63,6 +65,7 @@ def search_energy(events: tuple[dict[str, Any], ...]) -> SearchEnergy | None:
         seconds=sum(float(event["seconds"]) for event in read),
         countries=tuple(dict.fromkeys(str(event["country"]) for event in read)),
         codecarbon=str(read[-1]["codecarbon"]),
+        left_out=sum(int(event.get("left_out", 0)) for event in read),
     )
 
 
@@ -109,9 +112,12 @@ def energy_lines(findings: Judged) -> list[str]:
         "average of the world (--country sets it)" if country == "world" else country
         for country in used.countries
     )
+    jumps = ""
+    if used.left_out:
+        jumps = f"; {used.left_out} stretches in which a counter jumped are left out"
     return [
         f"energy: {human_energy(used.kwh)}, {human_mass(used.kg_co2e)} CO2e (grid: {grid}); of the "
-        f"whole machine, idle included, estimated by CodeCarbon {used.codecarbon}",
+        f"whole machine, idle included, estimated by CodeCarbon {used.codecarbon}{jumps}",
         f"payback: {payback(findings).in_words}",
     ]
 
