@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request
 from paredown.spec.explain import checked, checked_call
 from paredown.spec.model import ModelSpec
-from paredown.spec.progress import StageProgress
+from paredown.spec.progress import Progress, StageProgress, unheard
 from paredown.spec.result import LoadsIn, TrialResult
 from paredown.spec.run import CalibrationConfig, DeviceName, EvaluateConfig, RunConfig
 from paredown.spec.strategy import Strategy
@@ -219,7 +220,7 @@ def compress(
         noted = check_enough(text, folder, needs)
         require_disk([canonical], spec, output.parent)
         bench = Bench(
-            base=open_base(model, folder, spec),
+            base=open_base(model, folder, spec, _checking(watch)),
             text=text,
             calibration=calibration,
             evaluate=EvaluateConfig(),
@@ -276,7 +277,9 @@ def evaluate(
     with LocalExecutor() as executor, tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         executor.start()
         folder = locate(str(model))
-        base_model = _base_of(folder, base or str(model), is_given=base is not None)
+        base_model = _base_of(
+            folder, base or str(model), is_given=base is not None, progress=_checking(watch)
+        )
         if not only_benchmarks:
             check_enough(text, base_model.folder, [evaluation_need(config, base_model.spec)])
         result = trial.measure_folder(
@@ -327,14 +330,20 @@ def _what_to_measure(
     return config, check_text(name, None, data_dir)
 
 
-def _base_of(folder: Path, name: str, *, is_given: bool) -> Base:
+def _checking(watch: StageProgress | None) -> Progress:
+    """What is told before the first stage, as a stage."""
+    return unheard if watch is None else partial(watch, "check")
+
+
+def _base_of(folder: Path, name: str, *, is_given: bool, progress: Progress) -> Base:
     """The base that a model is compared with: as given, else the artifact's own, else itself."""
     from paredown.artifact.description import read_description
 
     described = None if is_given else read_description(folder)
     base_name = described["base_model"]["name"] if described else name
     base_folder = locate(base_name)
-    return open_base(base_name, base_folder, infer.infer_spec(base_folder, name=base_name))
+    spec = infer.infer_spec(base_folder, name=base_name)
+    return open_base(base_name, base_folder, spec, progress)
 
 
 def _new_folder(path: str | Path) -> Path:

@@ -247,7 +247,7 @@ def test_a_resumed_run_goes_on_counting_rounds_and_seconds(
     )
     ask_between(run)
     assert asked == [(0, 200), (1, 200)]
-    again = SimpleNamespace(**vars(run) | {"experiment": Experiment(tmp_path / "e")})
+    again: Any = SimpleNamespace(**vars(run) | {"experiment": Experiment(tmp_path / "e")})
     ask_further(again)
     assert len(asked) == 2
     assert "--further-rounds" in last(tmp_path / "e")["reason"]

@@ -383,7 +383,9 @@ def test_open_decisions_are_asked_further_after_each_trial_but_not_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: list[int] = []
-    monkeypatch.setattr(nodes, "ask_between", lambda run: known.append(len(run.experiment.results())))
+    monkeypatch.setattr(
+        nodes, "ask_between", lambda run: known.append(len(run.experiment.results()))
+    )
     run, _ = fake_run(tmp_path, FakeExecutor(), episodes=3)
     go(run)
     assert known == [2, 3, 4]  # the base, and one trial more each time

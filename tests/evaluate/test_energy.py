@@ -274,7 +274,9 @@ def test_a_counter_that_starts_again_adds_nothing_to_the_run() -> None:
 
 @pytest.mark.parametrize(("cpu_kw", "gpu_kw", "left_out"), [(2.5, 12.0, 0), (3.5, 0, 1), (0, 22, 1),
                                                             (-0.1, 1, 1)])  # fmt: skip
-def test_only_what_no_machine_takes_is_left_out(cpu_kw: float, gpu_kw: float, left_out: int) -> None:
+def test_only_what_no_machine_takes_is_left_out(
+    cpu_kw: float, gpu_kw: float, left_out: int
+) -> None:
     kept = Sum()
     kept.add(reading(15, 0.0))
     kept.add(reading(115, 100 * cpu_kw, 100 * gpu_kw))

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
@@ -54,8 +53,6 @@ class InteractiveProgress(RunProgress):
     ) -> None:
         super().__init__(console, episodes, objectives, show_front=not console.is_terminal)
         self.steering = steering
-        self._shown: tuple[str, float, float | None] = ("starting", 0.0, None)
-        self._since = time.monotonic()
         self._notice = ""
         self._front: RenderableType | None = None
         self._wishes = ""
@@ -68,6 +65,8 @@ class InteractiveProgress(RunProgress):
 
     def __enter__(self) -> Self:
         # Not the bar of the base class: two displays cannot share the last lines of a terminal.
+        if not self.console.is_terminal:
+            super().__enter__()
         self._commands.__enter__()
         return self
 
@@ -78,6 +77,7 @@ class InteractiveProgress(RunProgress):
         trace: TracebackType | None,
     ) -> None:
         self._commands.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
     def __call__(self, event: str, fields: dict[str, Any]) -> None:
         super().__call__(event, fields)
@@ -85,18 +85,10 @@ class InteractiveProgress(RunProgress):
             self._notice = "paused; resume goes on, stop ends the run"
         elif event == "resumed":
             self._notice = ""
-        elif event == "decision" and fields["action"] != "end":
-            self.show(f"episode {fields['episode']}: starting", self._shown[1], 0.0, None)
         elif event in {"result", "earlier"} and self.console.is_terminal:
             self._front = self._front_table()
         if event in {"decision", "result", "wishes"} and fields.get("episode") != 0:
             self._wishes = str(self.steering.wishes())
-
-    def show(self, what: str, done: float, elapsed: float, left: float | None = None) -> None:
-        if not self.console.is_terminal:
-            super().show(what, done, elapsed, left)
-            return
-        self._shown, self._since = (what, done, left), time.monotonic()
 
     def _entered(self, line: str) -> None:
         """A command, its answer above the view."""
@@ -122,10 +114,7 @@ class InteractiveProgress(RunProgress):
         if self._notice:
             parts.append(Text(self._notice, style="bold yellow"))
         else:
-            what, done, left = self._shown  # times go on although nothing is heard
-            now = time.monotonic()
-            left = None if left is None else max(left - (now - self._since), 0.0)
-            parts.append(self.line(what, done, now - self._start, left))
+            parts.append(self.now())
         if self._wishes:
             parts.append(Text(self._wishes, style="yellow", overflow="ellipsis", no_wrap=True))
         return Group(*parts)

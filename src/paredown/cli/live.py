@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -20,20 +22,16 @@ if TYPE_CHECKING:
     from paredown.report.terminal import TextTable
     from paredown.store.experiment import ExperimentRecord
 
-_STAGES = {
-    "compress": (0.0, 0.5),
-    "verify": (0.5, 0.6),
-    "evaluate": (0.6, 0.8),
-    "score": (0.8, 1.0),
-}
-"""Where each stage lies within an episode; only used to show how far it is."""
 _TELLING = 0.03
 """Share of a stage from which on the time it took says how long the rest takes."""
+_TELLING_S = 1.0
 _FEWEST = 8
 """Characters of a stage that are shown in the narrowest terminal."""
-_QUIET_S = 5.0
+_QUIET_S = 4.0
 """Without a terminal, one progress line at most this often, and hardly less often: a reader must
 see that it goes on."""
+_BEAT_S = 0.5
+"""Between two looks at whether a line is due."""
 
 
 def _coordinator(fields: dict[str, Any]) -> str:
@@ -120,18 +118,39 @@ class Display:
         """Told of the whole experiment, once it has ended by itself."""
 
 
-class StepProgress:
-    """Shows the stages of a single job (compress, evaluate)."""
+@dataclass(frozen=True)
+class _Shown:
+    """What goes on: words, share done, seconds left (None: not known), and when that was said."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.live = Live(console=console, refresh_per_second=5, transient=True)
-        self._printed = 0.0
-        self._start = time.monotonic()
+    what: str
+    done: float
+    left: float | None
+    at: float
+
+
+class StepProgress:
+    """Shows the stages of a single job (compress, evaluate).
+
+    The line lives: between what a worker says its times go on, and where there is no terminal it is
+    printed again, so that nothing is silent for longer than `_QUIET_S`.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self._clock = console, clock
+        self._start = self._printed = clock()
         self._stage = ""
+        self._shown: _Shown | None = _Shown("starting", 0.0, None, self._start)
+        self.live = Live(
+            console=console, refresh_per_second=5, transient=True, get_renderable=self.now
+        )
+        self._closing = threading.Event()
+        self._beat = threading.Thread(target=self._keep_on, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
-        self.live.start()
+        if self.console.is_terminal:
+            self.live.start()
+        else:
+            self._beat.start()
         return self
 
     def __exit__(
@@ -140,24 +159,52 @@ class StepProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._closing.set()
+        if self._beat.is_alive():
+            self._beat.join()  # a line must not come behind what the command prints next
         self.live.stop()
 
     def watch(self, stage: str, share: float, message: str) -> None:
         """Update the display: bar and times are those of the stage."""
         if stage != self._stage:
-            self._stage, self._start = stage, time.monotonic()
-        elapsed = time.monotonic() - self._start
-        left = elapsed * (1 - share) / share if share > _TELLING else None
-        self.show(f"{stage}: {message}", share, elapsed, left)
+            self._stage, self._start = stage, self._clock()
+        elapsed = self._clock() - self._start
+        tells = share > _TELLING and elapsed >= _TELLING_S
+        left = elapsed * (1 - share) / share if tells else None
+        self.show(f"{stage}: {message}", share, left)
 
-    def show(self, what: str, done: float, elapsed: float, left: float | None) -> None:
-        """Show `line`, or print it now and then where there is no terminal."""
-        line = self.line(what, done, elapsed, left)
-        if self.console.is_terminal:
-            self.live.update(line)
-        elif time.monotonic() - self._printed > _QUIET_S:
-            self._printed = time.monotonic()
-            self.console.print(Text(line.plain), soft_wrap=True)
+    def show(self, what: str, done: float, left: float | None = None) -> None:
+        """Show this from now on, or print it where there is no terminal and it is time to."""
+        self._shown = _Shown(what, done, left, self._clock())
+        self.beat()
+
+    def hide(self) -> None:
+        """Nothing goes on."""
+        self._shown = None
+
+    def now(self) -> Text:
+        """The line as it is at this moment, which is later than what it was told."""
+        shown, now = self._shown, self._clock()
+        if shown is None:
+            return Text()
+        left = None if shown.left is None else max(shown.left - (now - shown.at), 0.0)
+        return self.line(shown.what, shown.done, now - self._start, left)
+
+    def say(self, *lines: RenderableType) -> None:
+        """Print above the line."""
+        self._printed = self._clock()
+        for line in lines:
+            self.console.print(line, soft_wrap=isinstance(line, Text))
+
+    def beat(self) -> None:
+        """Print the line again, if nothing was printed for a while and it does not live."""
+        due = self._clock() - self._printed >= _QUIET_S
+        if due and self._shown is not None and not self.console.is_terminal:
+            self.say(Text(self.now().plain))
+
+    def _keep_on(self) -> None:
+        while not self._closing.wait(_BEAT_S):
+            self.beat()
 
     def line(self, what: str, done: float, elapsed: float, left: float | None) -> Text:
         """One line: what, a bar, time passed and time left."""
@@ -190,12 +237,15 @@ class RunProgress(StepProgress, Display):
         StepProgress.__init__(self, console)
         self.episodes, self.objectives, self.show_front = episodes, objectives, show_front
         self.earlier: list[TrialResult] = []
-        self._seconds: list[float] = []
-        self._label = ""
+        self._done = 0.0
 
     def __call__(self, event: str, fields: dict[str, Any]) -> None:
         if event in _SAID:
-            self.console.print(Text(_SAID[event](fields)), soft_wrap=True)
+            self.say(Text(_SAID[event](fields)))
+            if event == "paused":
+                self.hide()
+        elif event == "preparing":
+            self.show(fields["message"], fields["share"])
         elif event == "decision":
             self._decision(fields)
         elif event == "result":
@@ -203,43 +253,45 @@ class RunProgress(StepProgress, Display):
             self._result(fields["result"])
         elif event == "earlier":  # the run was resumed
             self.earlier = list(fields["results"])
-            self._seconds = [result.wall_s for result in self.earlier]
         elif event == "progress":
-            low, high = _STAGES[fields["stage"]]
-            self._progress(fields, low + (high - low) * fields["share"])
+            self._progress(fields)
 
     def _decision(self, fields: dict[str, Any]) -> None:
         if fields["action"] == "end":
-            self.console.print(Text(f"end: {fields['reason']}"))
+            self.say(Text(f"end: {fields['reason']}"))
+            self.show("writing the report", 1.0)
             return
         from paredown.methods import registry
         from paredown.spec.strategy import Strategy
 
         document = fields.get("strategy")
-        self._label = (
+        label = (
             "baseline" if document is None else registry.label(Strategy.model_validate(document))
         )
-        head = f"episode {fields['episode']}/{self.episodes}  {self._label}"
-        line = Text.assemble((head, "bold"), f"  ({fields['reason']})")
-        self.console.print(line, soft_wrap=True)
+        head = f"episode {fields['episode']}/{self.episodes}  {label}"
+        self.say(Text.assemble((head, "bold"), f"  ({fields['reason']})"))
+        self.show(f"episode {fields['episode']}: starting", self._done, self._left)
 
-    def _progress(self, fields: dict[str, Any], share: float) -> None:
-        # Before the base is measured nothing tells how long trials take here; a guess from its
-        # stages would grow with every second that one of them lasts.
-        left = None
-        if self._seconds:
-            mean = sum(self._seconds) / len(self._seconds)
-            waiting = max(self.episodes - len(self._seconds), 0)
-            left = mean * (waiting + 1 - share)
+    @property
+    def _left(self) -> float | None:
+        """Seconds left, as they were told last and have gone on since."""
+        shown = self._shown
+        if shown is None or shown.left is None:
+            return None
+        return max(shown.left - (self._clock() - shown.at), 0.0)
+
+    def _progress(self, fields: dict[str, Any]) -> None:
+        left, passed = fields.get("left_s"), self._clock() - self._start
+        # By time: a bar by episodes would stand still in long ones and jump in short ones.
+        self._done = 0.0 if left is None or passed + left <= 0 else passed / (passed + left)
         what = f"episode {fields['episode']}: {fields['stage']}, {fields['message']}"
-        done = (len(self._seconds) + share) / (self.episodes + 1)
-        self.show(what, done, time.monotonic() - self._start, left)
+        self.show(what, self._done, left)
 
     def _result(self, result: TrialResult) -> None:
-        self._seconds.append(result.wall_s)
-        self.console.print(Text("    " + summary_line(result)), soft_wrap=True)
+        self.say(Text("    " + summary_line(result)))
         if self.show_front:
-            self.console.print(self._front_table())
+            self.say(self._front_table())
+        self.show("choosing what comes next", self._done, self._left)
 
     def _front_table(self) -> TextTable:
         from paredown.judge.front import find_front

@@ -15,6 +15,7 @@ from paredown.errors import ExperimentError
 from paredown.evaluate.task_data import rows_hash
 from paredown.methods import registry
 from paredown.spec.benchmarks import expand
+from paredown.spec.progress import Progress, unheard
 from paredown.spec.run import RunConfig
 from paredown.spec.strategy import Strategy
 from paredown.store.content import model_files
@@ -27,8 +28,12 @@ _SHOWN = 4
 """Differences that are named; more would hide what they have in common."""
 
 
-def content_of(config: RunConfig) -> dict[str, str]:
+def content_of(config: RunConfig, progress: Progress = unheard) -> dict[str, str]:
     """Hashes of all that the measurements of a request depend on: model, text, benchmark items.
+
+    Args:
+        config: the request.
+        progress: told while large files are read for the first time.
 
     Raises:
         ModelError, DataError: something of it is not there.
@@ -36,8 +41,9 @@ def content_of(config: RunConfig) -> dict[str, str]:
     calibration = config.calibration.source
     text = texts_content(config.data, calibration, data_dir=config.data_dir)
     items = {name: rows_hash(name, config.data_dir) for name in expand(config.evaluate.benchmarks)}
+    model = model_files(locate(config.model), progress)
     return {
-        **{f"model/{name}": found for name, found in model_files(locate(config.model)).items()},
+        **{f"model/{name}": found for name, found in model.items()},
         **{f"text/{part}": found for part, found in text.items()},
         **{f"items/{name}": found for name, found in items.items()},
     }

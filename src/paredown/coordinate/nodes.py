@@ -23,7 +23,7 @@ from paredown.spec.result import TrialResult
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.spec.strategy import Strategy
-from paredown.store.experiment import Decided, Experiment, read_experiment
+from paredown.store.experiment import Decided, read_experiment
 
 
 def coordinator(state: State, run: Run) -> State:

@@ -15,6 +15,7 @@ from paredown.advise.client import Advisor
 from paredown.advise.prompts import SKILL_ROWS, Background
 from paredown.artifact.description import library_versions
 from paredown.coordinate.agenda import agenda
+from paredown.coordinate.budget import budget_left
 from paredown.coordinate.coordinator import (
     Coordinator,
     arms,
@@ -31,6 +32,7 @@ from paredown.coordinate.identity import CONTENT, content_of, require_same_conte
 from paredown.coordinate.interrupt import Interrupt
 from paredown.coordinate.memory import Beginning, beginning, remember, skill_store
 from paredown.coordinate.nodes import measure_baseline
+from paredown.coordinate.remaining import Remaining, with_time_left
 from paredown.coordinate.setup import Prepared, check_same, default_name, folder_name, prepare
 from paredown.coordinate.skills import Skill, lines, skills_of, transferable
 from paredown.coordinate.state import Listener, Run
@@ -42,9 +44,11 @@ from paredown.pipeline.executors.local import LocalExecutor, memory_limit
 from paredown.report.write import write_report, write_summary
 from paredown.search.base import Policy
 from paredown.search.policies import registry as policies
+from paredown.spec.progress import Progress
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.store.atomic import require_writable
+from paredown.store.events import read_events
 from paredown.store.experiment import (
     Experiment,
     ExperimentRecord,
@@ -93,14 +97,15 @@ def run_experiment(
         store = skill_store(config)
         skills = () if store is None else skills_of(store.evidence())
         config = _settled(folder, config, resume=resume)
+        preparing = _preparing(listen)
         if is_experiment(folder):
-            require_same_content(read_experiment(folder), content_of(config))
+            require_same_content(read_experiment(folder), content_of(config, preparing))
             if _is_finished(folder, config):
                 return read_experiment(folder)
         memory = memory_limit(config.worker_memory_gb)
         # Torch is imported there while the request is checked here.
         executor = at_end.enter_context(LocalExecutor(memory_bytes=memory, workers=config.workers))
-        prepared = prepare(config)
+        prepared = prepare(config, preparing)
         first = prepared.space.first_of_methods().values()
         require_disk(first, prepared.base.spec, output_dir, at_once=config.workers)
         return _run_prepared(
@@ -119,13 +124,13 @@ def _run_prepared(
     steering: Steering,
 ) -> ExperimentRecord:
     with _claimed(folder), opened_advisor(coordinator, prepared.config) as advisor:
-        experiment = _open(folder, prepared)
+        experiment = _open(folder, prepared, _preparing(listen))
         known = transferable(skills, prepared.base.spec)
         begins = beginning(prepared, experiment, known)
         _announce(coordinator, prepared, experiment, begins, listen)
         policy = _policy(prepared, experiment, advisor, known, begins)
         with RunMeter(prepared.config, experiment.events) as meter:
-            told = meter.after_results(listen)
+            told = with_time_left(meter.after_results(listen), _remaining(prepared, experiment))
             run = _make_run(prepared, experiment, executor, policy, told, steering)
             try:
                 reason = _search(run)
@@ -178,11 +183,16 @@ def _is_finished(folder: Path, config: RunConfig) -> bool:
     return done and not pending(record.results, config)
 
 
-def _open(folder: Path, prepared: Prepared) -> Experiment:
+def _preparing(listen: Listener) -> Progress:
+    """Tells a listener of what comes before the first decision."""
+    return lambda share, message: listen("preparing", {"share": share, "message": message})
+
+
+def _open(folder: Path, prepared: Prepared, progress: Progress) -> Experiment:
     about = {
         "name": folder.name,
         "model": {"name": prepared.base.name, "sha256": prepared.base.hash},
-        CONTENT: content_of(prepared.config),
+        CONTENT: content_of(prepared.config, progress),
         "device": prepared.target.device,
         "versions": {**library_versions(), "python": platform.python_version()},
         "hardware": plain(prepared.machine),
@@ -254,6 +264,17 @@ def _policy(
         knowledge=begins.knowledge,
         arms=arms(llm, config),
         leader=llm if config.llm.leads else None,
+    )
+
+
+def _remaining(prepared: Prepared, experiment: Experiment) -> Remaining:
+    config = prepared.config
+    events = read_events(experiment.events.path) if config.budget_h is not None else ()
+    return Remaining(
+        config.episodes,
+        benchmarks=bool(config.evaluate.benchmarks),
+        workers=config.workers,
+        budget_s=budget_left(config, experiment.results(), events).seconds_left,
     )
 
 

@@ -25,6 +25,7 @@ from paredown.spec.benchmarks import check_text_name
 from paredown.spec.headers import weights_files
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
+from paredown.spec.progress import Progress, unheard
 from paredown.spec.reading import read_object
 from paredown.spec.run import CalibrationConfig, MeasureConfig, RunConfig
 from paredown.spec.scan import scan_weights
@@ -69,8 +70,12 @@ class Prepared:
     """What the user should know before anything is measured."""
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
     """Check the whole request: model, text, device, methods, limits.
+
+    Args:
+        config: the request.
+        progress: told what takes long: a model may have to be fetched, and its weights be read.
 
     Raises:
         ConfigError: whatever is wrong, before anything expensive starts.
@@ -82,12 +87,14 @@ def prepare(config: RunConfig) -> Prepared:
     check_benchmarks(config.evaluate, config.data_dir)
     check_final(config)
     check_memory_limit(config)
+    progress(0.0, "reading the text")
     text = check_text(config.data, config.calibration.source, config.data_dir)
     machine = detect()
     device = choose_device(config.device, machine)
     for name in config.methods or ():
         registry.load(name)  # a misspelt name is told before a model is fetched
     runs_in = engine(config.runtime)  # everything is measured in it, so it must be here
+    progress(0.0, f"finding the model {config.model}")
     folder = locate(config.model)
     spec = infer_spec(folder, name=config.model)
     if config.evaluate.chat_template and not has_chat_template(folder):
@@ -97,12 +104,13 @@ def prepare(config: RunConfig) -> Prepared:
     require_read(runs_in, spec, device, what=config.model)  # the base is measured in it as well
     check_energy_limit(config, device)
     target = Target(device=device, runtime=config.runtime, limits=config.limits)
+    progress(0.0, "planning what can run here")
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     needs = [evaluation_need(config.evaluate, spec)]
     if any(registry.reads_data(strategy) for strategy in space.first_of_methods().values()):
         needs.append(calibration_need(config.calibration))
     notes = check_enough(text, folder, needs)
-    base = open_base(config.model, folder, spec)  # last: it reads every weight
+    base = open_base(config.model, folder, spec, progress)  # last: it reads every weight
     return Prepared(
         config=config, base=base, machine=machine, target=target, text=text, space=space,
         notes=notes,
@@ -161,7 +169,7 @@ def check_final(config: RunConfig) -> None:
         )
 
 
-def open_base(name: str, folder: Path, spec: ModelSpec) -> Base:
+def open_base(name: str, folder: Path, spec: ModelSpec, progress: Progress = unheard) -> Base:
     """The base model, its weights read once for hash and non-finite values.
 
     Raises:
@@ -171,7 +179,7 @@ def open_base(name: str, folder: Path, spec: ModelSpec) -> Base:
         raise ModelError(
             f"{name} is quantized already ({spec.quantization}); start from its 16-bit original"
         )
-    return Base(name=name, folder=folder, hash=_weights_hash(folder), spec=spec)
+    return Base(name=name, folder=folder, hash=_weights_hash(folder, progress), spec=spec)
 
 
 def check_text(data: str, calibration: str | None, data_dir: Path | None) -> TextSpec:
@@ -257,14 +265,14 @@ def _torch_has_cuda() -> bool:
     return re.search(r"^cuda\b[^=]*= *None", text, re.M) is None
 
 
-def _weights_hash(folder: Path) -> str:
+def _weights_hash(folder: Path, progress: Progress) -> str:
     """SHA-256 over the weights, remembered by what the file system says of the files."""
     # Names count, because the hash is over them too; no folders, because they tell nothing.
     stamp = [(file.name, file_stamp(file)) for file in weights_files(folder)]
     memo = home() / "cache" / "scans" / f"{content_hash(stamp, length=32)}.json"
     if (found := _remembered(memo)) is not None:
         return found
-    scan = scan_weights(folder)
+    scan = scan_weights(folder, lambda done, file: progress(done, f"checking the weights, {file}"))
     if scan.nonfinite:
         name, count = next(iter(scan.nonfinite.items()))
         more = f" and {len(scan.nonfinite) - 1} more" if len(scan.nonfinite) > 1 else ""

@@ -23,6 +23,7 @@ from paredown.evaluate.memory import (
 from paredown.evaluate.quality import BaseOutputs, measure_quality
 from paredown.runtimes.packages import open_model, package_of
 from paredown.runtimes.registry import engine
+from paredown.spec.progress import Progress, part
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.speed import SpeedPoint
@@ -43,13 +44,13 @@ def evaluate_folder(
     *,
     tokens: Tensor,
     protocol: str,
-    base: Callable[[], BaseOutputs],
+    base: Callable[[Progress], BaseOutputs],
     base_folder: Path,
     base_bytes: int,
     config: EvaluateConfig,
     device: Device,
     trust_remote_code: bool,
-    progress: Callable[[float, str], None],
+    progress: Progress,
     runtime: str = "torch",
 ) -> Evaluation:
     """Measure a model folder as it will run, in the engine that will run it.
@@ -80,12 +81,15 @@ def evaluate_folder(
             session,
             config.grid,
             cache_bytes=cache[0].value if cache else 0.0,
-            progress=lambda share, message: progress(0.3 + 0.1 * share, message),
+            progress=part(progress, 0.3, 0.4),
         )
     progress(0.4, "quality")
     # After all that is timed or weighed, because it may change the dtype.
     session.for_many_tokens()
-    quality = measure_quality(session, tokens, base(), protocol=protocol)
+    outputs = base(part(progress, 0.4, 0.6))
+    quality = measure_quality(
+        session, tokens, outputs, protocol=protocol, progress=part(progress, 0.6, 0.85)
+    )
     notes = session.notes
     session.close()
     del session  # the next models need its room

@@ -25,6 +25,7 @@ from paredown.ops.readout import Readout
 from paredown.runtimes.packages import open_model
 from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Session
+from paredown.spec.progress import Progress, unheard
 from paredown.spec.result import Measurement
 from paredown.spec.target import Device
 from paredown.spec.units import Unit
@@ -70,6 +71,7 @@ class BaseOutputs:
         device: Device,
         runtime: str = "torch",
         trust_remote_code: bool = False,
+        progress: Progress = unheard,
     ) -> None:
         key = {
             **code(_CODE), "model": model_hash(base), "tokens": tokens_hash, "device": device,
@@ -86,6 +88,7 @@ class BaseOutputs:
                 ),
                 tokens,
                 p,
+                progress,
             ),
         )
         self._file = safe_open(path, framework="pt", device=device)
@@ -102,7 +105,9 @@ class BaseOutputs:
         return outputs.float() if self._readout is None else self._readout.logits(outputs)
 
 
-def _write_base(open_base: Callable[[], Session], tokens: Tensor, path: Path) -> None:
+def _write_base(
+    open_base: Callable[[], Session], tokens: Tensor, path: Path, progress: Progress
+) -> None:
     """Run the base over all windows; keep hidden states, or logits where the engine shows none."""
     session = open_base()
     session.for_many_tokens()
@@ -119,6 +124,7 @@ def _write_base(open_base: Callable[[], Session], tokens: Tensor, path: Path) ->
         if not torch.isfinite(logits).all():
             raise MethodError("the base model's logits are not finite: its weights are damaged")
         stored[f"window.{i}"] = kept.cpu()
+        progress((i + 1) / len(tokens), f"what the base says, window {i + 1} of {len(tokens)}")
     if readout is not None:
         stored["head"] = readout.weight.detach().cpu().clone()
         stored["post"] = torch.tensor([readout.scale, readout.cap])
@@ -139,7 +145,12 @@ def _reproduces(session: Session, readout: Readout, window: Tensor) -> bool:
 
 @torch.no_grad()
 def measure_quality(
-    session: Session, tokens: Tensor, base: Outputs | None, *, protocol: str
+    session: Session,
+    tokens: Tensor,
+    base: Outputs | None,
+    *,
+    protocol: str,
+    progress: Progress = unheard,
 ) -> list[Measurement]:
     """Perplexity, accuracy, and against `base` KL and top-1 agreement, on (count, length) tokens.
 
@@ -164,6 +175,7 @@ def measure_quality(
             sums.kl.append(float(scores.kl.sum()))
             sums.more.append(float((scores.nll - scores.base_nll).sum()))
             sums.agree.append(float(scores.agree.sum()))
+        progress((i + 1) / len(tokens), f"quality, window {i + 1} of {len(tokens)}")
     length = tokens.shape[1]
     how = (
         f"{protocol}; {len(tokens)} windows of {length} tokens without overlap, "

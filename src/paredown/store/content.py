@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from paredown.spec.progress import Progress, unheard
 from paredown.spec.serial import content_hash
 from paredown.store.cache import Cache
 
@@ -48,14 +50,19 @@ def _version(name: str) -> str | None:
         return None
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def file_hash(path: Path, tell: Callable[[int], None] = lambda nbytes: None) -> str:
+    """SHA-256 of a file's bytes.
+
+    Args:
+        path: the file.
+        tell: told how many bytes were read since it was told last; nothing where none are.
+    """
     status = path.stat()
     written = max(status.st_mtime, status.st_ctime)
     if status.st_size < _LARGE or time.time() - written < _SETTLED_S:
-        return _digest(path)
+        return _digest(path, tell)
     kept = Cache.default().get_or_put(
-        "hashes", file_stamp(path), ".txt", lambda memo: memo.write_text(_digest(path))
+        "hashes", file_stamp(path), ".txt", lambda memo: memo.write_text(_digest(path, tell))
     )
     return kept.read_text()
 
@@ -69,9 +76,13 @@ def file_stamp(path: Path) -> list[int]:
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path, tell: Callable[[int], None]) -> str:
+    digest, buffer = hashlib.sha256(), bytearray(_LARGE)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            tell(count)
+    return digest.hexdigest()
 
 
 def folder_hash(folder: Path) -> str:
@@ -80,14 +91,22 @@ def folder_hash(folder: Path) -> str:
     return content_hash([(str(f.relative_to(folder)), file_hash(f)) for f in files], length=64)
 
 
-def model_files(folder: Path) -> dict[str, str]:
+def model_files(folder: Path, progress: Progress = unheard) -> dict[str, str]:
     """SHA-256 of every file in a model folder that decides what the model answers, by its name.
 
     Weights, and just as well config, tokenizer, chat template, generation settings and code: with
-    another rotary base or vocabulary the same weights are another model.
+    another rotary base or vocabulary the same weights are another model. `progress` is told of
+    files that are read; of a model of gigabytes, that takes minutes the first time.
     """
     files = sorted(file for file in folder.rglob("*") if _decides(folder, file))
-    return {str(file.relative_to(folder)): file_hash(file) for file in files}
+    total, done = max(sum(file.stat().st_size for file in files), 1), 0
+
+    def tell(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(min(done / total, 1.0), f"identifying the model by its content, {folder.name}")
+
+    return {str(file.relative_to(folder)): file_hash(file, tell) for file in files}
 
 
 def model_hash(folder: Path) -> str:

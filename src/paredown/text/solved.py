@@ -108,7 +108,9 @@ def _of_hub(name: str) -> list[str]:
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
     except ImportError:
-        raise MissingExtraError(f"calibration on {name} from the hub", "datasets", "tasks") from None
+        raise MissingExtraError(
+            f"calibration on {name} from the hub", "datasets", "tasks"
+        ) from None
     repo, configuration, split = HUB[name]
     try:
         rows = load_dataset(repo, configuration, split=split)

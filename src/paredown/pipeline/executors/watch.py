@@ -28,6 +28,8 @@ PROCESSES = threading.Lock()
 """Held while a process is started or its exit code is read. Of the module: what multiprocessing
 does at both goes over all children of this Python process."""
 _POLL_S = 0.1
+_AGAIN_S = 2.0
+"""What a worker said last is told again after so long, so that a listener knows that it goes on."""
 _LOST = 255
 """Exit code that multiprocessing gives to a worker that ended with its fork server."""
 
@@ -61,14 +63,15 @@ def wait_for(
 ) -> Failure | None:
     """Wait until the worker ends, must end for a limit (the reason is returned), or is stopped."""
     pid = _pid(process)
+    tell = None if watch is None else _Teller(folder / PROGRESS_FILE, watch)
     while not connection.wait([process.sentinel], _POLL_S):
         if is_stopped():
             return None
         reason = limits.broken_by(pid)
         if reason is not None:
             return reason
-        if watch is not None:
-            _report(folder, watch)
+        if tell is not None:
+            tell()
     return None
 
 
@@ -113,12 +116,27 @@ def _memory(pid: int) -> int:
         return 0
 
 
-def _report(folder: Path, watch: Progress) -> None:
-    try:
-        found = json.loads((folder / PROGRESS_FILE).read_text())
-    except (FileNotFoundError, ValueError):
-        return
-    watch(found["share"], found["message"])
+class _Teller:
+    """Tells what a worker says of its progress when that is new, and now and then when it is not.
+
+    Until it has said anything, it is loading its libraries and what it needs.
+    """
+
+    def __init__(
+        self, file: Path, watch: Progress, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._file, self._watch, self._clock = file, watch, clock
+        self._told, self._at = (0.0, "starting"), -_AGAIN_S
+
+    def __call__(self) -> None:
+        try:
+            found = json.loads(self._file.read_text())
+            said = float(found["share"]), str(found["message"])
+        except (FileNotFoundError, ValueError):
+            said = self._told
+        if said != self._told or self._clock() - self._at >= _AGAIN_S:
+            self._told, self._at = said, self._clock()
+            self._watch(*said)
 
 
 def read_reply(job: Job[D], folder: Path, code: int) -> D | Failed:

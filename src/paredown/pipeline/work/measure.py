@@ -20,7 +20,7 @@ def evaluate(job: EvaluateJob, progress: Progress) -> EvaluateDone:
         job.model,
         tokens=tokens,
         protocol=protocol(job.held_out),
-        base=lambda: base_outputs(job.held_out, tokens, job),
+        base=lambda told: base_outputs(job.held_out, tokens, job, told),
         base_folder=job.held_out.base,
         base_bytes=job.base_bytes,
         config=job.held_out.config,

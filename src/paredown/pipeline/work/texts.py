@@ -14,7 +14,7 @@ from paredown.blocks.skeleton import read_config
 from paredown.evaluate.quality import BaseOutputs
 from paredown.pipeline.messages import DeployJob, EvaluateJob, HeldOut, TextSpec, VerifyJob
 from paredown.runtimes.torch.writer import write_texts
-from paredown.spec.progress import Progress
+from paredown.spec.progress import Progress, unheard
 from paredown.store.cache import Cache
 from paredown.text.windows import TextRequest, windows
 
@@ -57,7 +57,12 @@ def evaluation_tokens(
     return read()
 
 
-def base_outputs(held_out: HeldOut, tokens: Tensor, job: VerifyJob | EvaluateJob) -> BaseOutputs:
+def base_outputs(
+    held_out: HeldOut,
+    tokens: Tensor,
+    job: VerifyJob | EvaluateJob,
+    progress: Progress = unheard,
+) -> BaseOutputs:
     """What the base says to these tokens, computed when it is first asked for."""
     return BaseOutputs(
         held_out.base,
@@ -67,6 +72,7 @@ def base_outputs(held_out: HeldOut, tokens: Tensor, job: VerifyJob | EvaluateJob
         device=job.device,
         runtime=job.runtime,
         trust_remote_code=job.trust_remote_code,
+        progress=progress,
     )
 
 
