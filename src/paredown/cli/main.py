@@ -59,6 +59,10 @@ class _Commands(LazyGroup):
             "paredown.cli.check", "check",
             "Look whether a served model, or a package, is ready.",
         ),
+        "bench": (
+            "paredown.cli.bench", "bench",
+            "Load-test a server or a package, or two in turns.",
+        ),
         "analyze": (
             "paredown.cli.analyze", "analyze",
             "Show what an experiment found: recommendation, front, failures, cost.",

@@ -1,0 +1,167 @@
+"""`paredown bench`: a load test of a server or package, or of two in turns. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from paredown.deploy.loadstats import Level, Spread
+
+_COLUMNS = ("at once", "n", "failed", "req/s", "tokens/s", "tokens/s each", "ttft", "itl", "e2el")
+
+
+def bench(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="URL|PACKAGE [URL|PACKAGE]", help="One, or two to compare."),
+    ],
+    concurrency: Annotated[
+        str, typer.Option(metavar="N[,N...]", help="Requests at once, level by level.")
+    ] = "1,2,4,8",
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X[,X...]", help="Instead: requests per second, at random times (Poisson)."
+        ),
+    ] = None,
+    requests: Annotated[int, typer.Option(min=2, help="Of each level.")] = 32,
+    seconds: Annotated[
+        float, typer.Option(min=1.0, help="After which a level ends, however far it is.")
+    ] = 120.0,
+    prompt_tokens: Annotated[int, typer.Option(min=2, help="Of each request, about.")] = 128,
+    output_tokens: Annotated[int, typer.Option(min=2, help="Of each answer.")] = 64,
+    slo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=MS[,...]", help="Service levels for goodput: ttft=500,itl=50,e2el=5000."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model at a URL; by default the first it lists.")
+    ] = None,
+    request_timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="For one answer.")
+    ] = 300.0,
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table.")] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Also draw tokens/s of each against those of all."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Load-test a server, or a package that is served for the purpose, with GuideLLM.
+
+    Prompts are unique, the warm-up is not counted, tokens are counted by the server. Two targets,
+    such as a compressed package and its base, are measured in turns, level by level. Only the
+    hosts that are named are spoken to; their key is read from PAREDOWN_API_KEY.
+    """
+    import json
+    import os
+
+    from paredown.cli.terminal import make_console
+    from paredown.deploy.bench import BenchOptions
+    from paredown.deploy.bench import bench as measure
+    from paredown.deploy.load import LoadPlan
+    from paredown.deploy.loadstats import Slo, as_csv, knee_of
+    from paredown.runtimes.base import KEY_VARIABLE
+    from paredown.spec.serial import plain
+    from paredown.store.atomic import require_writable, write_text
+
+    for file in filter(None, (csv, figure)):
+        require_writable(file.parent)
+    console = make_console(stderr=as_json)
+    plan = LoadPlan(
+        levels=_numbers(concurrency if rate is None else rate), is_open=rate is not None,
+        requests=requests, seconds=seconds, prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens, seed=seed,
+    )  # fmt: skip
+    key = os.environ.get(KEY_VARIABLE) or None
+    found = measure(
+        targets,
+        plan,
+        slo=None if slo is None else Slo.parse(slo),
+        options=BenchOptions(key=key, name=name, request_s=request_timeout),
+        words=lambda line: console.print(line, soft_wrap=True, style="dim"),
+        tell=lambda level: console.print(_line(level), soft_wrap=True, style="dim"),
+    )
+    if csv is not None:
+        write_text(csv, as_csv(found))
+    if figure is not None:
+        from paredown.deploy.loadfigure import draw
+
+        draw(found, figure)
+    if as_json:
+        knees = {t: _level_of(knee_of([x for x in found if x.target == t])) for t in targets}
+        print(json.dumps({"levels": plain(found), "knee": knees}, indent=2))
+        return
+    _print(console, targets, found, is_open=plan.is_open)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    from paredown.errors import ConfigError
+
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{text[:80]!r}: give numbers with commas, as in 1,2,4") from None
+
+
+def _line(level: Level) -> str:
+    return f"  {level.target}, {level.level:g}: {level.output_tokens_per_s:.1f} tokens/s in all"
+
+
+def _level_of(level: Level | None) -> float | None:
+    return None if level is None else level.level
+
+
+def _print(
+    console: Console, targets: Sequence[str], found: Sequence[Level], *, is_open: bool
+) -> None:
+    from paredown.deploy.loadstats import WORDS, knee_of
+    from paredown.report.terminal import TextTable
+
+    first = "req/s sent" if is_open else _COLUMNS[0]
+    for target in targets:
+        mine = [level for level in found if level.target == target]
+        has_goodput = any(level.goodput for level in mine)
+        columns = (first, *_COLUMNS[1:], *(("goodput req/s", "kept to it") if has_goodput else ()))
+        rows = [_cells(level) for level in mine]
+        console.print(TextTable(columns=columns, rows=rows, title=target))
+        knee = knee_of(mine)
+        if knee is not None:
+            console.print(f"knee: {knee.level:g}; beyond it each pays more than all gain")
+        if (cached := max(level.cached_share for level in mine)) > 0:
+            console.print(f"of the prompts' tokens up to {cached:.0%} were read before")
+        console.print()
+    console.print("times in ms: p50 / p90 / p99; 95 % intervals and n of each are in --json")
+    for short, words in WORDS.items():
+        console.print(f"  {short}: {words}")
+
+
+def _cells(level: Level) -> tuple[str, ...]:
+    good = level.goodput
+    cells: tuple[Any, ...] = (
+        f"{level.level:g}", f"{level.n}", f"{level.failed}", f"{level.requests_per_s:.2f}",
+        f"{level.output_tokens_per_s:.1f}", f"{level.tokens_per_s_per_user:.1f}",
+        *(_three(level.spread(name)) for name in ("ttft", "itl", "e2el")),
+    )  # fmt: skip
+    if good is None:
+        return cells
+    share = f"{good.met:.0%} ({good.low:.0%} to {good.high:.0%})"
+    return (*cells, f"{good.requests_per_s:.2f}", share)
+
+
+def _three(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    return " / ".join(
+        f"{q.value:.3g}" if q.value < 1000 else f"{q.value:.0f}" for q in spread.quantiles
+    )
