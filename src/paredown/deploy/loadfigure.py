@@ -15,7 +15,6 @@ _COLOURS = ("#0072b2", "#d55e00")
 
 def draw(levels: Sequence[Level], file: Path) -> None:
     """Write a PNG; the knee of each curve is ringed, and levels stand beside their points."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -37,5 +36,5 @@ def draw(levels: Sequence[Level], file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     buffer = BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format="png")
     write_bytes(file, buffer.getvalue())
