@@ -127,8 +127,8 @@ def _verify(
     if checked.kl_engine is not None:
         notes.append(
             f"{bench.runtime} answers as the artifact does in torch up to KL "
-            f"{checked.kl_engine:.2g} nats per token; its own arithmetic, on the uncompressed "
-            f"model, makes {checked.kl_arithmetic:.2g}"
+            f"{checked.kl_engine:.2g} nats per token, on random tokens; its own arithmetic, on the "
+            f"uncompressed model, makes {checked.kl_arithmetic:.2g}"
         )
     seen = {"torch"} | ({"transformers"} if checked.kl_transformers is not None else set())
     seen |= {bench.runtime} if checked.kl_engine is not None else set()

@@ -268,8 +268,9 @@ class Engine(Runtime):
 
     Class attributes:
         own_files: whether it reads files of its own, which `export` writes; else the artifact's.
-        kl_bound: mean KL from the artifact in float32, nats per token, that its arithmetic explains
-            on real models; an artifact that differs by more is not what was made.
+        kl_bound: mean KL from the artifact in float32, nats per token of random tokens (on which
+            rounding shows most), that its arithmetic explains; what differs by more is another
+            model.
         export_code: of `export`; goes up when it would write other files of the same artifact.
     """
 

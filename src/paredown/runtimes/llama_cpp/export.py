@@ -180,7 +180,7 @@ def _proved_cut(vocabulary: Vocabulary) -> str:
     key = {"code": _CODE, "engine": _engine_version(), "tokenizer": vocabulary.identity}
 
     def prove(path: Path) -> None:
-        path.write_text(proved_cut(vocabulary, _encode))
+        path.write_text(proved_cut(vocabulary, encode_with))
 
     return Cache.default().get_or_put("gguf-cuts", key, ".txt", prove).read_text()
 
@@ -201,7 +201,7 @@ def end_tokens(folder: Path, config: Any) -> list[int]:
     return list(dict.fromkeys(t for t in found if isinstance(t, int) and t >= 0))
 
 
-def _encode(header: dict[str, Number], texts: Sequence[str]) -> list[list[int]]:
+def encode_with(header: dict[str, Number], texts: Sequence[str]) -> list[list[int]]:
     """Token ids as llama.cpp makes them, by a file that holds nothing but a tokenizer."""
     with TemporaryDirectory(prefix="paredown-gguf-") as scratch:
         file = Path(scratch) / FILE
