@@ -124,7 +124,7 @@ def _verify(
         notes.append(
             f"predicted {built.predicted_bytes} bytes of tensors, stored {built.stored_bytes}"
         )
-    if checked.kl_engine is not None:
+    if checked.kl_engine is not None and checked.kl_arithmetic is not None:
         notes.append(
             f"{bench.runtime} answers as the artifact does in torch up to KL "
             f"{checked.kl_engine:.2g} nats per token, on random tokens; its own arithmetic, on the "

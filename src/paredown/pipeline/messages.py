@@ -165,8 +165,8 @@ class VerifyJob(Job[VerifyDone]):
 
     kind: Literal["verify"] = "verify"
     artifact: Path
-    base: Path
-    """The uncompressed model, for what an engine's own arithmetic does."""
+    base: Path | None = None
+    """The uncompressed model, for what an engine's own arithmetic does; None: it is not asked."""
     expected: Path | None
     plain: bool
     """Whether plain transformers must load it too."""

@@ -116,8 +116,11 @@ class Enumerated(Space):
         _require_some(methods, possible, refused)
         if len(too_large) == len(possible):
             raise ConfigError(_unreachable(possible, rules))
-        labels = {registry.label(possible[key]): reason for key, reason in too_large.items()}
-        kept = {key: s for key, s in possible.items() if key not in too_large}
+        left_out = dict(too_large)
+        if rules.has_own_types:
+            left_out |= _no_smaller(possible, rules)
+        labels = {registry.label(possible[key]): reason for key, reason in left_out.items()}
+        kept = {key: s for key, s in possible.items() if key not in left_out}
         return cls(
             by_hash=kept,
             sizes={key: rules.predicted_bytes(s) for key, s in kept.items()},
@@ -161,6 +164,63 @@ class Enumerated(Space):
             refused=self.refused,
             baseline_bytes=self.baseline_bytes,
         )
+
+
+@dataclass(frozen=True, order=True)
+class _Grid:
+    """How fine the grid of a strategy is; the finer of two loses less."""
+
+    bits: int
+    fineness: float
+    """1 / group size; 0 for a group per row."""
+
+    def is_finer(self, other: _Grid) -> bool:
+        return self != other and self.bits >= other.bits and self.fineness >= other.fineness
+
+
+def _no_smaller(possible: dict[str, Strategy], rules: Rules) -> dict[str, str]:
+    """Why strategies are left out, by their hash: a finer grid takes no more in the files.
+
+    An engine may store 3 bits in the place of 4, and a scale for every 32 weights whatever the
+    groups are; a trial of the coarser grid could only lose.
+    """
+    alike: dict[str, list[tuple[_Grid, str]]] = {}
+    for key, strategy in possible.items():
+        split = _grid_apart(strategy)
+        if split is not None:
+            grid, rest = split
+            alike.setdefault(rest, []).append((grid, key))
+    found = {}
+    for same in alike.values():
+        for grid, key in same:
+            size = rules.predicted_bytes(possible[key])
+            finer = [
+                other
+                for other, name in same
+                if other.is_finer(grid) and rules.predicted_bytes(possible[name]) <= size
+            ]
+            if finer:
+                best = max(finer)
+                group = f"groups of {1 / best.fineness:g}" if best.fineness else "a group per row"
+                found[key] = (
+                    f"in {rules.target.runtime} it takes as much as {best.bits} bits in {group}, "
+                    "which lose less"
+                )
+    return found
+
+
+def _grid_apart(strategy: Strategy) -> tuple[_Grid, str] | None:
+    """The grid of the step that has one, and a hash of everything else; None without a grid."""
+    gridded = [i for i, s in enumerate(strategy.steps) if {"bits", "group_size"} <= set(s.params)]
+    if len(gridded) != 1:
+        return None
+    step = strategy.steps[gridded[0]]
+    bits, group = step.params["bits"], step.params["group_size"]
+    rest = {k: v for k, v in step.params.items() if k not in {"bits", "group_size"}}
+    steps = list(strategy.steps)
+    steps[gridded[0]] = step.model_copy(update={"params": rest})
+    grid = _Grid(bits=bits, fineness=1 / group if group > 0 else 0.0)
+    return grid, strategy.model_copy(update={"steps": tuple(steps)}).hash
 
 
 def _unreachable(possible: dict[str, Strategy], rules: Rules) -> str:

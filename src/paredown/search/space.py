@@ -18,6 +18,7 @@ from paredown.judge.limits import broken_by_size
 from paredown.methods import registry
 from paredown.methods.base import Kind
 from paredown.runtimes import registry as runtimes
+from paredown.runtimes.base import Engine
 from paredown.search.index import Genome, Index, genome, kind_of, strategy_of
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import Strategy
@@ -43,6 +44,11 @@ class Rules:
         self._planner = registry.Planner(spec, target)
         self._runtime = runtimes.load(target.runtime)
         self._bytes: dict[str, int] = {}
+
+    @property
+    def has_own_types(self) -> bool:
+        """Whether the runtime stores grids in types of its own, several in the same one."""
+        return isinstance(self._runtime, Engine) and self._runtime.own_files
 
     def predicted_bytes(self, strategy: Strategy) -> int:
         """Weights after a strategy (canonical), in the files of the target's runtime.

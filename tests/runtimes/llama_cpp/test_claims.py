@@ -6,6 +6,7 @@ import pytest
 
 from paredown.methods import registry
 from paredown.runtimes.llama_cpp.runtime import LlamaCpp
+from paredown.search.enumerated import Enumerated
 from paredown.spec.layers import LayerUnit, grid_option
 from paredown.spec.model import ModelSpec
 from paredown.spec.reference import plain_model, seeing_model
@@ -83,3 +84,27 @@ def test_models_that_see_and_gpus_are_refused() -> None:
     assert "llava" in LlamaCpp().reads(seeing_model()).why
     option = grid_option(4, 32, symmetric=True, scale_dtype="BF16")
     assert not LlamaCpp().holds(plain_model(), UNIT, option, "cuda").holds
+
+
+def test_a_search_tries_no_grid_that_a_finer_one_takes_no_more_than() -> None:
+    """3 bits are stored in the blocks of 4, 6 in those of 8, and a scale for every 32 weights."""
+    found = {}
+    for runtime in ("torch", "llama.cpp"):
+        target = Target(runtime=runtime)
+        space = Enumerated.build(plain_model(), target, methods=("rtn",), max_steps=1)
+        found[runtime] = {
+            (step.params["bits"], step.params["group_size"])
+            for strategy in space.strategies
+            for step in strategy.steps
+            if step.params["symmetric"] and step.params["embedding_bits"] is None
+        }
+    assert len({group for _, group in found["torch"]}) > 1
+    assert {bits for bits, _ in found["torch"]} > {bits for bits, _ in found["llama.cpp"]}
+    assert found["llama.cpp"] == {(4, 32), (5, 32), (8, 32)}
+    why = [text for text in space.refused.values() if "takes as much as" in text]
+    assert any("4 bits in groups of 32" in text for text in why)
+
+
+def test_grids_that_cost_more_where_they_are_finer_are_all_tried() -> None:
+    space = Enumerated.build(plain_model(), Target(), methods=("rtn",), max_steps=1)
+    assert not any("takes as much as" in text for text in space.refused.values())

@@ -64,7 +64,8 @@ def verify(job: VerifyJob, progress: Progress) -> VerifyDone:
         slack = 0.0 if is_exact else ROUNDED
         kl_engine = engine_kl(runs_in, job.artifact, expected, tokens, slack=slack)
         dtype = torch.float32 if is_exact else None
-        kl_arithmetic = arithmetic_kl(runs_in, job.base, tokens, dtype=dtype, slack=slack)
+        if job.base is not None:
+            kl_arithmetic = arithmetic_kl(runs_in, job.base, tokens, dtype=dtype, slack=slack)
     if screened is not None:
         raise ScreenedError(screened)
     return VerifyDone(
