@@ -16,6 +16,7 @@ BUILTIN: dict[str, str] = {
     "transformers": "paredown.runtimes.transformers:Transformers",
     "vllm": "paredown.runtimes.vllm:Vllm",
     "llama.cpp": "paredown.runtimes.llama_cpp.runtime:LlamaCpp",
+    "onnxruntime": "paredown.runtimes.onnxruntime.runtime:OnnxRuntime",
 }
 GROUP = "paredown.runtimes"
 

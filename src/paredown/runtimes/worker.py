@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class NotFiniteError(Exception):
 class Worker(ABC):
     """One model and the sequence that it has read."""
 
+    errors: ClassVar[tuple[type[Exception], ...]] = ()
+    """What the engine raises besides `EngineError` when it cannot do what was asked."""
     vocabulary: int
     """Number of token ids; known once a model is loaded."""
 
@@ -166,7 +168,7 @@ class Worker(ABC):
             request = json.loads(line)
             try:
                 answer = getattr(self, f"do_{request.pop('do')}")(**request)
-            except (EngineError, NotFiniteError) as error:
+            except (EngineError, NotFiniteError, *self.errors) as error:
                 answer = {"error": str(error), "diverged": isinstance(error, NotFiniteError)}
             self._say(answer)
 
@@ -192,6 +194,26 @@ def run(worker: type[Worker]) -> None:
     # Ctrl-C is the parent's to answer: it ends this process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker(answers).serve(sys.stdin.buffer)
+
+
+_BEHIND = 64
+"""Tokens of a prompt with which its continuation is decoded."""
+
+
+def text_behind(
+    decode: Callable[[list[int]], str], prompt: Sequence[int], written: Sequence[int]
+) -> str:
+    """The text that tokens add to a prompt, by a tokenizer that leaves special tokens out.
+
+    Decoded together with the end of the prompt, of which the text is cut off: alone, a
+    SentencePiece decoder takes the first blank away.
+    """
+    end = list(prompt[-_BEHIND:])
+    whole, head = decode([*end, *written]), decode(end)
+    # A prompt whose last token is half a character ends otherwise when the other half follows.
+    pairs = enumerate(zip(whole, head, strict=False))
+    shared = next((i for i, (a, b) in pairs if a != b), min(len(whole), len(head)))
+    return whole[shared:]
 
 
 def _before(text: str, stops: Sequence[str]) -> str | None:

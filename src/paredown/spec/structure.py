@@ -141,6 +141,15 @@ def matrix_shape(spec: ModelSpec, name: str) -> tuple[int, int]:
     return (second, first) if stored_transposed(spec, name) else (first, second)
 
 
+def layer_shape(spec: ModelSpec, name: str) -> tuple[int, int] | None:
+    """(rows, inputs) of a layer, packed or not; None where the spec does not tell."""
+    stored = spec.packed_shapes.get(name)
+    if stored is None:
+        tensor = spec.by_name.get(f"{name}.weight")
+        stored = None if tensor is None else tensor.shape
+    return None if stored is None or len(stored) != 2 else (stored[0], stored[1])
+
+
 def uncovered(spec: ModelSpec) -> tuple[float, TensorInfo | None]:
     """Share of the blocks' weights that is in no linear, and the largest tensor that is none.
 

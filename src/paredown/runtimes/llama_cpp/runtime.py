@@ -22,7 +22,7 @@ from paredown.spec.layers import Format, LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec
 from paredown.spec.reading import read_object
 from paredown.spec.result import Evidence
-from paredown.spec.structure import is_expert
+from paredown.spec.structure import is_expert, layer_shape
 from paredown.spec.target import Device
 from paredown.store.atomic import new_folder, write_json
 
@@ -81,7 +81,7 @@ class LlamaCpp(Engine):
 
     def _blocks(self, spec: ModelSpec, unit: LayerUnit, option: LayerOption) -> Claim:
         for name in unit.layers:
-            shape = _shape(spec, name)
+            shape = layer_shape(spec, name)
             if shape is None:
                 continue
             group = option.group_size if option.group_size > 0 else shape[1]
@@ -117,7 +117,7 @@ class LlamaCpp(Engine):
             for t in spec.tensors
             if not t.name.startswith(packed)
         )
-        shapes = ((option, _shape(spec, name)) for name, option in spec.options.items())
+        shapes = ((option, layer_shape(spec, name)) for name, option in spec.options.items())
         return found + sum(self.option_bytes(o, s) for o, s in shapes if s is not None)
 
     def export(self, artifact: Path, out: Path) -> Package:
@@ -175,12 +175,3 @@ def _file(folder: Path) -> Path:
     if not file.is_file():
         raise ModelError(f"{folder}: there is no {FILE}; it is no package of llama.cpp")
     return file
-
-
-def _shape(spec: ModelSpec, name: str) -> tuple[int, int] | None:
-    """(rows, inputs) of a layer, packed or not; None where the spec does not tell."""
-    stored = spec.packed_shapes.get(name)
-    if stored is None:
-        tensor = spec.by_name.get(f"{name}.weight")
-        stored = None if tensor is None else tensor.shape
-    return None if stored is None or len(stored) != 2 else (stored[0], stored[1])

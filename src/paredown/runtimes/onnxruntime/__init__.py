@@ -1,0 +1,1 @@
+"""The runtime `onnxruntime`: ONNX files with an artifact's own numbers, opened by GenAI."""
