@@ -21,6 +21,7 @@ CONTRIB = "com.microsoft"
 _PRODUCT = re.compile(r"/(?:model/layers\.(\d+)/(attn|mlp)/)?(\w+)/MatMulNBits$")
 _LEAST_BYTES = 64
 _GATHER = "/model/embed_tokens/Gather"
+_PACKED_GATHER = f"{_GATHER}BlockQuantized"
 
 
 class Graph:
@@ -39,7 +40,7 @@ class Graph:
         self._embedding = embedding
 
     def fill(self) -> dict[str, Matrix]:
-        """Put the model's numbers in; the matrix of every packed product, by its node."""
+        """Put the model's numbers in; the matrix of every packed node by name."""
         packed = {}
         for node in list(self._graph):
             found = _PRODUCT.search(node.name or "")
@@ -51,13 +52,20 @@ class Graph:
             else:
                 self._make_packed(node, matrix)
                 packed[str(node.name)] = matrix
-        self._fill_embedding()
+        packed |= self._fill_embedding()
         return packed
 
     def save(self, out: Path) -> None:
         """Write graph and weights, one matrix at a time."""
         self._drop_unused()
-        ir.save(self._model, out / FILE, external_data=DATA, size_threshold_bytes=0, max_workers=1)
+        ir.save(
+            self._model,
+            out / FILE,
+            external_data=DATA,
+            # Shapes stay in the graph, where they are looked at when it is loaded.
+            size_threshold_bytes=_LEAST_BYTES,
+            max_workers=1,
+        )
 
     def _matrix(self, layer: str) -> Matrix:
         if layer == HEAD and self._is_tied:
@@ -117,7 +125,7 @@ class Graph:
 
     # --- The embedding --------------------------------------------------------------------------
 
-    def _fill_embedding(self) -> None:
+    def _fill_embedding(self) -> dict[str, Matrix]:
         node = next(node for node in self._graph if node.name == _GATHER)
         matrix = Matrix(
             self._checkpoint,
@@ -129,8 +137,9 @@ class Graph:
                 f"{self._embedding}.weight", matrix.shape, ir.DataType.FLOAT, matrix.dense
             )
             node.replace_input_with(0, weight)
-            return
+            return {}
         self._gather_packed(node, matrix)
+        return {_PACKED_GATHER: matrix}
 
     def _gather_packed(self, node: ir.Node, matrix: Matrix) -> None:
         """Rows taken out of codes: those of the head, where it is the same matrix."""
@@ -164,7 +173,7 @@ class Graph:
                 "quantize_axis": 2,
             },
             domain=CONTRIB,
-            name=f"{_GATHER}BlockQuantized",
+            name=_PACKED_GATHER,
         )  # fmt: skip
         whole = self._value(
             f"{self._embedding}.shape", (3,), ir.DataType.INT64,

@@ -16,7 +16,7 @@ _AT_ONCE = 1 << 22
 
 
 def require_equal(folder: Path, packed: dict[str, Matrix]) -> None:
-    """See that every packed product of a file stands for the artifact's weights.
+    """See that every packed matrix of a file stands for the artifact's weights.
 
     Args:
         packed: what was to be written, by the node's name.
@@ -40,20 +40,27 @@ def require_equal(folder: Path, packed: dict[str, Matrix]) -> None:
 
 
 def dequantized(node: ir.Node, start: int, end: int) -> Array:
-    """Rows of the weights of a `MatMulNBits`, (rows, inputs) float32, from its constants alone."""
+    """Rows of the weights of a packed node, (rows, inputs) float32, from its constants alone.
+
+    Args:
+        node: `MatMulNBits`, or `GatherBlockQuantized`, whose zero-points have a byte each.
+    """
     numbers = {name: attribute.as_int() for name, attribute in node.attributes.items()}
-    bits, block, width = numbers["bits"], numbers["block_size"], numbers["K"]
+    bits, block, rows = numbers["bits"], numbers["block_size"], end - start
     codes, scale, *zero = (
         np.asarray(value.const_value.numpy()[start:end])
-        for value in node.inputs[1:]
+        for value in node.inputs
         if value is not None and value.const_value is not None
     )
-    rows = end - start
-    unsigned = _unpacked(codes.reshape(rows, -1), bits)[:, :width].reshape(rows, -1, block)
-    middle = np.full((rows, width // block), 2 ** (bits - 1), dtype=np.uint8)
-    zeros = _unpacked(zero[0], bits)[:, : width // block] if zero else middle
-    whole = unsigned.astype(np.float32) - zeros[..., None].astype(np.float32)
-    found: Array = (whole * scale.reshape(rows, -1, 1)).reshape(rows, width)
+    unsigned = _unpacked(codes.reshape(rows, -1), bits).reshape(rows, -1, block)
+    scale = scale.reshape(rows, -1, 1)
+    zeros: Array = np.full(scale.shape, 2 ** (bits - 1), dtype=np.uint8)
+    if zero:
+        each = 8 if node.op_type == "GatherBlockQuantized" else bits
+        told = _unpacked(zero[0].reshape(rows, -1), each)
+        zeros = told[:, : scale.shape[1], None]
+    whole = unsigned.astype(np.float32) - zeros.astype(np.float32)
+    found: Array = (whole * scale).reshape(rows, -1)
     return found
 
 

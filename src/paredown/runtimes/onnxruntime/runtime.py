@@ -94,11 +94,6 @@ class OnnxRuntime(Engine):
         return self.package(out)
 
     def package(self, folder: Path) -> Package:
-        """The package that lies in a folder.
-
-        Raises:
-            ModelError: there is none.
-        """
         files = [folder / FILE, folder / DATA]
         if missing := [file.name for file in files if not file.is_file()]:
             raise ModelError(f"{folder}: there is no {missing[0]}; it is no package of {self.name}")
@@ -109,6 +104,11 @@ class OnnxRuntime(Engine):
             nbytes=sum(file.stat().st_size for file in files),
             notes=tuple(read_object(notes)["notes"]) if notes.exists() else (),
         )
+
+    def stored_kinds(self, package: Package) -> dict[str, int]:
+        from paredown.runtimes.onnxruntime.contents import bytes_by_kind
+
+        return bytes_by_kind(package.folder / FILE)
 
     def open(self, folder: Path, *, device: Device, trust_remote_code: bool = False) -> Session:
         from paredown.runtimes.onnxruntime.session import OnnxSession

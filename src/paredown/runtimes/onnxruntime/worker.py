@@ -83,14 +83,15 @@ class OnnxWorker(Worker):
             raise EngineError("no sequence was begun")
         return self._sequence
 
-    def _new(self, tokens: int, rows: int) -> _Sequence:
-        room = min((tokens + _ROOM - 1) // _ROOM * _ROOM, self._context)
-        return _Sequence(self._model, max(room, tokens), rows)
+    def _new(self, tokens: int, rows: int, *, spare: int = 0) -> _Sequence:
+        """An empty sequence with room for `tokens`, and for more as far as the model goes."""
+        wish = (tokens + spare + _ROOM - 1) // _ROOM * _ROOM
+        return _Sequence(self._model, max(min(wish, self._context), tokens), rows)
 
     # --- States ---------------------------------------------------------------------------------
 
     def do_prefill(self, rows: list[list[int]]) -> Answer:
-        sequence = self._new(len(rows[0]) + _SPARE, len(rows))
+        sequence = self._new(len(rows[0]), len(rows), spare=_SPARE)
         sequence.begin(rows)
         return {"state": self._keep(sequence)}
 
@@ -139,10 +140,14 @@ class _Sequence:
 
     def __init__(self, model: Any, room: int, rows: int) -> None:
         params = og.GeneratorParams(model)
-        params.set_search_options(max_length=room, min_length=0, batch_size=rows, do_sample=False)
+        # No row of several may end before the others.
+        least = room if rows > 1 else 0
+        params.set_search_options(
+            max_length=room, min_length=least, batch_size=rows, do_sample=False
+        )
         self._generator = og.Generator(model, params)
         self.room, self.rows, self.is_used = room, [[] for _ in range(rows)], False
-        self._next: list[list[int]] = []
+        self._next = 0
 
     @property
     def length(self) -> int:
@@ -151,8 +156,12 @@ class _Sequence:
 
     def begin(self, rows: list[list[int]]) -> None:
         """Read a prompt."""
-        self.rows = rows
-        self._next = self.read(rows)[:, -1].argmax(-1)[:, None].tolist()
+        self.rows, logits = rows, self.read(rows)
+        if len(rows) > 1:
+            # Several rows go on by its own search only: this picks the tokens, and reads nothing.
+            self._generator.generate_next_token()
+        else:
+            self._next = int(logits[0, -1].argmax())
 
     def read(self, rows: list[list[int]]) -> Any:
         """(rows, tokens, vocabulary) float32 logits behind tokens."""
@@ -162,7 +171,10 @@ class _Sequence:
     def step(self) -> None:
         """Read the likeliest token of every row."""
         self.is_used = True
-        self._next = self.read(self._next)[:, -1].argmax(-1)[:, None].tolist()
+        if len(self.rows) > 1:
+            self._generator.generate_next_token()
+        else:
+            self._next = int(self.read([[self._next]])[0, -1].argmax())
 
     def cut(self, length: int) -> None:
         """Forget what was read behind `length` tokens."""
