@@ -39,8 +39,8 @@ class NotFiniteError(Exception):
 class Worker(ABC):
     """One model and the sequence that it has read."""
 
-    errors: ClassVar[tuple[type[Exception], ...]] = ()
-    """What the engine raises besides `EngineError` when it cannot do what was asked."""
+    errors: ClassVar[tuple[type[Exception], ...]] = (EngineError,)
+    """What is raised where the engine cannot do what was asked; anything else is a bug."""
     vocabulary: int
     """Number of token ids; known once a model is loaded."""
 
@@ -168,8 +168,10 @@ class Worker(ABC):
             request = json.loads(line)
             try:
                 answer = getattr(self, f"do_{request.pop('do')}")(**request)
-            except (EngineError, NotFiniteError, *self.errors) as error:
-                answer = {"error": str(error), "diverged": isinstance(error, NotFiniteError)}
+            except NotFiniteError as error:
+                answer = {"error": str(error), "diverged": True}
+            except self.errors as error:
+                answer = {"error": str(error)}
             self._say(answer)
 
     def beat(self) -> None:

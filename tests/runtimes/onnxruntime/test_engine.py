@@ -22,7 +22,7 @@ WIDTHS = {"q_proj": (0, 64), "k_proj": (64, 96), "v_proj": (96, 128)}
 """Rows of q, k and v of the tiny Llama in their one product."""
 
 
-def products(folder: Path) -> dict[str, Any]:
+def products(folder: Path) -> dict[str, Tensor]:
     """Weights of every product and of the embedding, float32, by their name in the graph."""
     from onnx import numpy_helper
 

@@ -24,8 +24,8 @@ _SPARE = 1024
 class OnnxWorker(Worker):
     """One package and what was read with it."""
 
-    errors: ClassVar[tuple[type[Exception], ...]] = (RuntimeError,)
-    """GenAI raises its own only as these."""
+    # GenAI raises its own only as RuntimeError.
+    errors: ClassVar[tuple[type[Exception], ...]] = (EngineError, RuntimeError)
 
     def __init__(self, answers: BinaryIO) -> None:
         super().__init__(answers)
@@ -146,7 +146,8 @@ class _Sequence:
             max_length=room, min_length=least, batch_size=rows, do_sample=False
         )
         self._generator = og.Generator(model, params)
-        self.room, self.rows, self.is_used = room, [[] for _ in range(rows)], False
+        self.room, self.is_used = room, False
+        self.rows: list[list[int]] = [[] for _ in range(rows)]
         self._next = 0
 
     @property

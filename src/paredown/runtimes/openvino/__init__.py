@@ -1,1 +1,0 @@
-"""The runtime `openvino`: models with an artifact's own codes as constants, on the CPU."""
