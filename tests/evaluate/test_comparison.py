@@ -205,6 +205,27 @@ def test_the_divergence_after_the_prompts_is_paired_by_item() -> None:
     )
 
 
+def along(found: TaskItems, *steps: list[tuple[float, float]]) -> TaskItems:
+    """The items with two tokens' probabilities along what the base has written."""
+    changed = [
+        replace(item, along=tuple(Likeliest((7, 9), (math.log(a), math.log(b))) for a, b in odds))
+        for item, odds in zip(found.items, steps, strict=True)
+    ]
+    return replace(found, items=tuple(changed))
+
+
+def test_written_answers_are_compared_token_by_token() -> None:
+    half, quarter = (0.5, 0.5), (0.25, 0.75)
+    base = along(told(items([1, 0]), half, half), [half, half, half], [])
+    mine = along(told(items([1, 0]), half, quarter), [half, quarter, half], [])
+    off = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    # One of three tokens of the first; the second was answered with nothing: the first token of it.
+    assert compare(mine, base, margin=0.02).kl == pytest.approx((off / 3 + off) / 2)
+    shorter = along(mine, [half, quarter], [])  # asked along another text
+    assert compare(shorter, base, margin=0.02).kl is None
+    assert TaskItems.from_json(base.to_json()) == base
+
+
 def test_a_divergence_of_some_of_the_items_is_none() -> None:
     base = told(items([1, 0]), (0.5, 0.5), (0.5, 0.5))
     assert compare(told(items([1, 0]), (0.5, 0.5), None), base, margin=0.02).kl is None

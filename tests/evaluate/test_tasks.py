@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
+from torch import Tensor
 
 import paredown
+from paredown.analysis.divergence import kl_of_likeliest
 from paredown.errors import ConfigError, DataError
-from paredown.evaluate import humaneval
+from paredown.evaluate import humaneval, scores
 from paredown.evaluate.items import Responses, draw
 from paredown.evaluate.scores import ScoreRequest, answer_items, measure_scores
 from paredown.evaluate.task_data import check_benchmarks, lm_eval_tasks, task_files
@@ -83,6 +86,7 @@ def test_scores_equal_those_of_lm_evals_own_model(chatter: Path, tmp_path: Path,
     class Theirs(HFLM):  # type: ignore[misc]
         truncated: ClassVar[set[Any]] = set()
         following: ClassVar[dict[Any, Any]] = {}
+        along: ClassVar[dict[Any, Any]] = {}
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
             found = super().loglikelihood(requests, disable_tqdm=True)
@@ -248,6 +252,37 @@ def test_a_user_file_is_scored_like_a_benchmark(chatter: Path, tmp_path: Path) -
     assert (written.metric, len(written.items)) == ("exact_match", 2)
     assert all(isinstance(item.answer, str) for item in written.items)
     assert all(item.next is not None for item in (*mine.items, *written.items))
+    assert not any(item.along for item in mine.items)  # there is nothing written to go along with
+
+
+@needs_data
+def test_written_answers_are_compared_along_what_the_base_has_written(
+    chatter: Path, tmp_path: Path
+) -> None:
+    """Against a model of other weights; the divergence is taken by hand from whole logits."""
+    free, question = tmp_path / "free.jsonl", "b?"
+    free.write_text(json.dumps({"question": question, "answer": "B."}) + "\n")
+    asked = request(tmp_path, str(free), limit=0)
+    other = tiny_chatter(tmp_path / "other", seed=5)
+    (theirs,) = answer_items(chatter, asked, quiet)[str(free)].items
+    (found,) = measure_scores(other, chatter, asked, items=tmp_path / "items", progress=quiet)
+    base, mine = scores._Lazy(chatter, asked), scores._Lazy(other, asked)
+    (text,) = [answer[0] for answer in base.responses()._known.values()
+               if answer and isinstance(answer[0], str)]  # fmt: skip
+    answer = base.tokenizer.encode(text)[:64]
+    assert len(theirs.along) == len(answer) > 1
+    prompt = base.tokenizer.encode(f"Question: {question}\nAnswer:")
+    ids = torch.tensor([[*prompt, *answer]])
+
+    def by_hand(model: scores._Lazy) -> list[dict[int, float]]:
+        rows = next(model.session().logprobs(ids))[len(prompt) - 1 :].topk(32)
+        return [
+            dict(zip(i, v, strict=True)) for v, i in zip(*map(Tensor.tolist, rows), strict=True)
+        ]
+
+    wanted = [kl_of_likeliest(p, q) for p, q in zip(by_hand(base), by_hand(mine), strict=True)]
+    assert found.versus_base is not None
+    assert found.versus_base.kl == pytest.approx(sum(wanted) / len(answer), rel=1e-3)
 
 
 @pytest.mark.slow

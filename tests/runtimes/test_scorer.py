@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from paredown.errors import ConfigError, DivergedError
-from paredown.runtimes.session import TOP, Pair, Scored
+from paredown.runtimes.session import TOP, Pair, Scored, Session
 from paredown.runtimes.torch.scorer import CausalScorer
-from tests.evaluate.tasks_samples import scorer_of, tiny_chatter
+from tests.evaluate.tasks_samples import scorer_of, session_of, tiny_chatter
 
 FORKS = [
     [Pair((5, 6, 7, 8), (10, 11)), Pair((5, 6, 7, 8), (12, 13, 14)), Pair((5, 6, 7, 8), (10,))],
@@ -74,6 +74,21 @@ def test_what_may_follow_a_prompt_is_told_with_a_text(tmp_path: Path) -> None:
         ids, logprobs = likeliest_by_hand(scorer.model, prompts[i])
         assert list(written.next.ids[:8]) == ids[:8]
         assert written.next.logprobs == pytest.approx(logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_what_may_come_along_a_given_text(tmp_path: Path, one_pass: bool) -> None:
+    """In one pass over each text, and the way of engines that score and tell nothing else."""
+    session = session_of(tiny_chatter(tmp_path))
+    pairs = [Pair((5, 6, 7), (8, 9, 10, 11)), Pair((20,), (21,)), Pair((3, 4), (5, 5))]
+    found = dict(session.along(pairs) if one_pass else Session.along(session, pairs))
+    for i, pair in enumerate(pairs):
+        assert len(found[i]) == len(pair.continuation)
+        for k, told in enumerate(found[i]):
+            context = (*pair.context, *pair.continuation[:k])
+            ids, logprobs = likeliest_by_hand(session.model, context)
+            assert list(told.ids[:8]) == ids[:8]
+            assert told.logprobs == pytest.approx(logprobs, abs=1e-4)
 
 
 def test_a_greedy_answer_is_told(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from paredown.analysis.paired import (
 )
 from paredown.analysis.statistics import Estimate, Interval, mean_stderr, paired_bootstrap_ci
 from paredown.evaluate.items import Item, TaskItems
+from paredown.runtimes.session import Likeliest
 from paredown.spec.result import Measurement
 from paredown.spec.scores import Comparison, Part, TaskScore
 from paredown.spec.units import Unit
@@ -156,17 +157,27 @@ def _pairs(mine: TaskItems, base: TaskItems) -> list[tuple[Item, Item]]:
 
 
 def _divergence(pairs: Sequence[tuple[Item, Item]]) -> Estimate | None:
-    """Mean KL(base, mine) of the token after each prompt; None where one item does not tell."""
-    known = [
-        kl_of_likeliest(
-            dict(zip(base.next.ids, base.next.logprobs, strict=True)),
-            dict(zip(mine.next.ids, mine.next.logprobs, strict=True)),
-        )
-        for mine, base in pairs
-        if mine.next is not None and base.next is not None
-    ]
+    """Mean KL(base, mine) over items; None where one of them does not tell."""
+    known = [kl for mine, base in pairs if (kl := _item_divergence(mine, base)) is not None]
     # A mean over some of the items would not be that of the items that are scored.
     return mean_stderr(known) if len(known) == len(pairs) else None
+
+
+def _item_divergence(mine: Item, base: Item) -> float | None:
+    """Mean KL(base, mine) per token along what the base has written; of items that are not
+    written, and of empty answers, that of the token after the prompt."""
+    if base.along:
+        if len(mine.along) != len(base.along):
+            return None
+        steps = zip(base.along, mine.along, strict=True)
+        return _mean([kl_of_likeliest(_by_id(b), _by_id(m)) for b, m in steps])
+    if mine.next is None or base.next is None:
+        return None
+    return kl_of_likeliest(_by_id(base.next), _by_id(mine.next))
+
+
+def _by_id(told: Likeliest) -> dict[int, float]:
+    return dict(zip(told.ids, told.logprobs, strict=True))
 
 
 def _changed(pairs: Sequence[tuple[Item, Item]]) -> int | None:

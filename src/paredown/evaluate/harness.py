@@ -20,6 +20,9 @@ from paredown.spec.progress import Progress
 from paredown.spec.units import human_seconds
 
 _Found = TypeVar("_Found")
+_ALONG, _ALONG_TOP = 64, 32
+"""Tokens of a written answer along which models are compared, and likeliest ones that are kept at
+each: thirty kilobytes an item. The first tokens decide how an answer goes on."""
 _MAX_TOKENS = 256
 """Of an answer, where the task does not say; lm-eval's own."""
 
@@ -33,9 +36,19 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         tokenizer: Any,
         responses: Responses,
         progress: Progress,
+        base: Responses | None = None,
     ) -> None:
-        """`open_session` loads the model; called only if a request was never answered."""
+        """
+        Args:
+            open_session: loads the model; called only if a request was never answered.
+            tokenizer: of the model.
+            responses: what it answered before.
+            progress: told how far it is.
+            base: what the base has written, along which this model is asked as well; None: this
+                is the base.
+        """
         super().__init__()
+        self.base = responses if base is None else base
         self.tokenizer, self.responses, self.progress = tokenizer, responses, progress
         self._open = open_session
         self._session: Session | None = None
@@ -43,11 +56,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """Task and row of requests that lost the beginning of their prompt."""
         self.following: dict[tuple[str, int], Likeliest] = {}
         """By task and row, what the model takes for likely after the prompt."""
+        self.along: dict[tuple[str, int], tuple[Likeliest, ...]] = {}
+        """By task and row, what it takes for likely along what the base has written."""
 
     def forget(self) -> None:
         """Forget what was noted by task and row: another benchmark begins."""
         self.truncated.clear()
         self.following.clear()
+        self.along.clear()
 
     @property
     def session(self) -> Session:
@@ -150,7 +166,38 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             for k, written in pace.watched(found):
                 answer = [written.text, False, written.truncated, _kept(written.next)]
                 self.responses.add({keys[chosen[k]]: answer})
+        self._ask_along(requests, keys)
         return [str(self._answer(k, r)[0]) for k, r in zip(keys, requests, strict=True)]
+
+    def _ask_along(self, requests: list[Any], keys: Sequence[str]) -> None:
+        """Note what the model takes for likely at each token of what the base has written.
+
+        Where two models go on by themselves, their texts part after a few tokens, and what they
+        take for likely there is no answer to the same question.
+        """
+        texts = {i: str(found[0]) for i, key in enumerate(keys) if (found := self.base.get(key))}
+        asked = {
+            i: Responses.key("along", [requests[i].args[0], text]) for i, text in texts.items()
+        }
+        new = {i: text for i, text in texts.items() if self.responses.get(asked[i]) is None}
+        pairs = {i: self._text_pair(requests[i].args[0], text) for i, text in new.items()}
+        pairs = {i: pair for i, pair in pairs.items() if pair.continuation}
+        order = list(pairs)
+        if order:
+            told = self.session.along([pairs[i] for i in order])
+            for k, steps in self._watched(told, len(order)):
+                kept = [[step.ids[:_ALONG_TOP], step.logprobs[:_ALONG_TOP]] for step in steps]
+                self.responses.add({asked[order[k]]: kept})
+        for i, key in asked.items():
+            self.along[_row_of(requests[i])] = tuple(
+                Likeliest(tuple(ids), tuple(values))
+                for ids, values in self.responses.get(key) or ()
+            )
+
+    def _text_pair(self, prompt: str, text: str) -> Pair:
+        """A prompt and the first tokens of a text that was written behind it; there may be none."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return Pair(tuple(self.tok_encode(prompt)), tuple(ids[:_ALONG]))
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> Any:
         raise AssertionError("loglikelihood does not come here")

@@ -76,6 +76,7 @@ def run_humaneval(
             metrics={"pass@1": float(solved.passed > 0)},
             truncated=(HUMANEVAL, i) in model.truncated,
             next=model.following.get((HUMANEVAL, i)),
+            along=model.along.get((HUMANEVAL, i), ()),
         )
         for i, problem, text, solved in zip(chosen, asked, texts, judged.solved, strict=True)
     )

@@ -29,6 +29,8 @@ class Item:
         metrics: all metrics of the item.
         truncated: its prompt lost its beginning.
         next: the likeliest tokens after its prompt; None where the engine does not tell.
+        along: of a written answer, the likeliest tokens at each of the first tokens of what the
+            *base* has written; empty where there is none, or the engine does not tell.
     """
 
     id: str
@@ -39,13 +41,18 @@ class Item:
     metrics: Mapping[str, float]
     truncated: bool
     next: Likeliest | None = None
+    along: tuple[Likeliest, ...] = ()
 
     @staticmethod
     def read(data: Mapping[str, Any]) -> Item:
         """From `asdict`, through JSON."""
         told = data["next"]
-        next_ = None if told is None else Likeliest(tuple(told["ids"]), tuple(told["logprobs"]))
-        return Item(**{**data, "next": next_})
+        next_ = None if told is None else _likeliest(told)
+        return Item(**{**data, "next": next_, "along": tuple(map(_likeliest, data["along"]))})
+
+
+def _likeliest(told: Mapping[str, Any]) -> Likeliest:
+    return Likeliest(tuple(told["ids"]), tuple(told["logprobs"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +81,9 @@ class TaskItems:
 
     def write_items(self, path: Path) -> None:
         """One line per item, for comparisons and for people."""
-        # What follows a prompt is for comparisons by machine: it would hide everything else.
-        shown = [{k: v for k, v in asdict(i).items() if k != "next"} for i in self.items]
+        # What may follow a prompt is for comparisons by machine: it would hide everything else.
+        told = ("next", "along")
+        shown = [{k: v for k, v in asdict(i).items() if k not in told} for i in self.items]
         lines = [json.dumps(item, ensure_ascii=False) for item in shown]
         write_text(path, "\n".join(lines) + "\n")
 

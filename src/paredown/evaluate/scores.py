@@ -25,7 +25,7 @@ from paredown.store.cache import Cache
 from paredown.store.content import code, model_hash
 from paredown.text.windows import load_tokenizer
 
-_CODE = 3
+_CODE = 4
 """Goes up when the same request may be answered differently."""
 _STAGES = (4, 2)
 """A candidate is first asked so many parts of the items, one over each."""
@@ -72,7 +72,7 @@ def measure_scores(
     theirs = answer_items(base, request, lambda done, text: progress(done / 2, f"base, {text}"))
     # The base went with `answer_items`: its room is given back before the next model is loaded.
     release()
-    model = _Lazy(folder, request)
+    model = _Lazy(folder, request, base=base)
     found = []
     for k, (name, reference) in enumerate(theirs.items()):
 
@@ -136,7 +136,7 @@ def _answered(
 ) -> TaskItems:
     config = request.config.model_copy(update={"limit": limit})
     asked = replace(request, config=config)
-    key = {**_settings(name, asked), "model": model.hash}
+    key = {**_settings(name, asked), "model": model.hash, "along": model.base_hash}
 
     def write(path: Path) -> None:
         write_text(path, _answer(name, model, asked, progress).to_json())
@@ -162,9 +162,11 @@ def _settings(name: str, request: ScoreRequest) -> dict[str, Any]:
 class _Lazy:
     """A model folder that is loaded once, and only if an answer is missing."""
 
-    def __init__(self, folder: Path, request: ScoreRequest) -> None:
+    def __init__(self, folder: Path, request: ScoreRequest, *, base: Path | None = None) -> None:
+        """`base` is the model along whose answers this one is asked; None: itself."""
         self.folder, self.request = folder, request
         self.hash = model_hash(folder)
+        self.base_hash = self.hash if base is None else model_hash(base)
         self._session: Session | None = None
         self.tokenizer = load_tokenizer(folder, trust_remote_code=request.trust_remote_code)
 
@@ -180,11 +182,11 @@ class _Lazy:
             self._session.for_many_tokens()
         return self._session
 
-    def responses(self) -> Responses:
-        """What the model has answered before."""
+    def responses(self, *, of_base: bool = False) -> Responses:
+        """What the model, or its base, has answered before."""
         key = {
             **code(_CODE),
-            "model": self.hash,
+            "model": self.base_hash if of_base else self.hash,
             "device": self.request.device,
             "runtime": self.request.runtime,
         }
@@ -198,7 +200,8 @@ def _answer(name: str, model: _Lazy, request: ScoreRequest, progress: Progress) 
 
     progress(0.0, "reading the benchmark")
     config = request.config
-    asked = HarnessModel(model.session, model.tokenizer, model.responses(), progress)
+    base = None if model.base_hash == model.hash else model.responses(of_base=True)
+    asked = HarnessModel(model.session, model.tokenizer, model.responses(), progress, base)
     if name == HUMANEVAL:
         return run_humaneval(
             asked,

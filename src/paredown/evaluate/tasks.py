@@ -227,6 +227,7 @@ def _item(
         metrics={**_numbers(values), **extras.get(identity, {})},
         truncated=row in model.truncated,
         next=model.following.get(row),
+        along=model.along.get(row, ()),
     )
 
 

@@ -152,6 +152,30 @@ class Session(ABC):
             DivergedError: logits that are not finite.
         """
 
+    def along(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[Likeliest]]]:
+        """What may come at each token of continuations that are given, not written.
+
+        An engine that tells it in one pass over a pair does better than this, which asks for every
+        token anew.
+
+        Yields:
+            The index of a pair, in any order, and one entry per token of its continuation; none
+            where the engine does not tell.
+
+        Raises:
+            DivergedError: logits that are not finite.
+        """
+        groups = [
+            [
+                Pair((*p.context, *p.continuation[:k]), (token,))
+                for k, token in enumerate(p.continuation)
+            ]
+            for p in pairs
+        ]
+        for i, scored in self.score(groups):
+            known = [s.next for s in scored if s.next is not None]
+            yield i, known if len(known) == len(scored) else []
+
     @abstractmethod
     def generate(
         self,

@@ -14,6 +14,8 @@ from paredown.spec.model import TensorInfo, VisionSpec
 
 _TOWER = re.compile(r"(^|\.)(vision_tower|vision_model|vision_encoder|image_tower|visual)\.")
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(?P<index>\d+)\.(?P<tail>.+)$")
+_COUNTED = ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "vocabulary")
+"""Facts of which no model has none."""
 EXPERT = re.compile(r"(^|\.)experts\.(?:(?P<index>\d+)\.)?")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
 
@@ -63,12 +65,27 @@ class Reading:
         return reading
 
     def check_complete(self, name: str) -> None:
-        """Refuse a folder of which a whole weights file was lost without an index to tell."""
+        """Refuse a folder of which a whole weights file was lost without an index to tell, and a
+        config that tells of nothing or of another number of layers."""
+        for key in (key for keys in KEYS.values() for key in keys):
+            value = self.text.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+                raise ModelError(f"{name}: {CONFIG} tells of {key} {value}; download it again")
+        for field in _COUNTED:
+            if self.family and self.told(field) == 0:
+                raise ModelError(
+                    f"{name}: {CONFIG} tells of no {field.replace('_', ' ')} (0); download it again"
+                )
         told = self.told("layers")
         if self.family and told and self.blocks is not None and self.blocks < told:
             raise ModelError(
                 f"{name}: {CONFIG} tells of {told} layers, the weights files hold {self.blocks}; "
                 "a weights file is missing: download the model again"
+            )
+        if self.family and told and self.blocks is not None and self.blocks > told:
+            raise ModelError(
+                f"{name}: {CONFIG} tells of {told} layers, the weights files hold {self.blocks}; "
+                "a loader would leave the others out: correct it, or download the model again"
             )
 
     def told(self, field: str) -> int | None:

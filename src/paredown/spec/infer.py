@@ -20,6 +20,7 @@ from paredown.spec.headers import read_config, read_headers
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.packed import adapter_tensors, is_targeted, packed_shapes, stored_options
 from paredown.spec.remote import remote_headers
+from paredown.spec.shapes import require_shapes
 from paredown.spec.widths import FIELD
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
@@ -46,12 +47,13 @@ def infer_spec(folder: Path, *, name: str | None = None) -> ModelSpec:
 
     Raises:
         ModelError: no model folder, pickle weights, files missing or damaged, tensors missing or
-            misnamed, or two different output heads.
+            misnamed, shapes that contradict the config, or two different output heads.
     """
     config = read_config(folder)
     called = name or folder.resolve().name
     spec = spec_from(config, read_headers(folder), name=called, path=folder)
     require_complete(spec)
+    require_shapes(spec)
     require_one_head(folder, spec)
     if spec.quantization is None:
         return spec
@@ -73,6 +75,7 @@ def infer_remote(repo_id: str) -> ModelSpec:
     config, tensors = remote_headers(repo_id)
     spec = spec_from(config, tensors, name=repo_id, path=None)
     require_complete(spec)
+    require_shapes(spec)
     return spec
 
 

@@ -81,6 +81,24 @@ class CausalScorer:
                     del waiting[row.group]
 
     @torch.inference_mode()
+    def along(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[Likeliest]]]:
+        """What may come at each token of given continuations: one pass over each pair.
+
+        Yields:
+            The index of a pair, and one entry per token of its continuation.
+
+        Raises:
+            DivergedError: logits that are not finite.
+        """
+        rows = [Row.of(i, [pair], self.context) for i, pair in enumerate(pairs)]
+        rows.sort(key=lambda row: (-row.length, row.group))
+        for batch in batches(rows, self.batch_tokens):
+            logits = self._finite_logits(batch)
+            told = iter(_likeliest(logits.log_softmax(-1)))
+            for row in batch:
+                yield row.group, [next(told) for _ in row.targets]
+
+    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -154,9 +172,7 @@ class CausalScorer:
         return [row.only(k) for k in range(len(row.branches))]
 
     def _score_rows(self, rows: Sequence[Row]) -> list[list[Scored]]:
-        logits = self._logits(rows)
-        if not torch.isfinite(logits).all():
-            raise DivergedError("the model's logits are not finite")
+        logits = self._finite_logits(rows)
         targets = torch.tensor([t for row in rows for t in row.targets], device=logits.device)
         logprobs = logits.log_softmax(-1)
         chosen = logprobs.gather(1, targets[:, None])[:, 0].tolist()
@@ -176,6 +192,12 @@ class CausalScorer:
                 at += size
             found.append(scored)
         return found
+
+    def _finite_logits(self, rows: Sequence[Row]) -> Tensor:
+        logits = self._logits(rows)
+        if not torch.isfinite(logits).all():
+            raise DivergedError("the model's logits are not finite")
+        return logits
 
     def _logits(self, rows: Sequence[Row]) -> Tensor:
         """(targets, vocabulary) float32: logits at the positions that predict a target, no others.

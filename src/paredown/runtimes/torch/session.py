@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.ops.readout import Readout
-from paredown.runtimes.session import Pair, Scored, Session, Written
+from paredown.runtimes.session import Likeliest, Pair, Scored, Session, Written
 from paredown.runtimes.torch.load import is_packed
 from paredown.runtimes.torch.packed import dense_dtype
 from paredown.runtimes.torch.scorer import CausalScorer, context_length
@@ -121,6 +121,9 @@ class TorchSession(Session):
 
     def score(self, groups: Sequence[Sequence[Pair]]) -> Iterator[tuple[int, list[Scored]]]:
         return self._scorer.score(groups)
+
+    def along(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, list[Likeliest]]]:
+        return self._scorer.along(pairs)
 
     def generate(
         self,
