@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from paredown.cli.live import _agenda
 from paredown.coordinate.agenda import agenda
 from paredown.coordinate.memory import Beginning
 from paredown.coordinate.setup import Prepared, prepare
 from paredown.methods import registry
-from paredown.pipeline.disk import need_of
+from paredown.pipeline.disk import cache_note, need_of
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
+from paredown.spec.units import human_bytes
 from paredown.store.cache import Cache
 from paredown.testing.tiny import tiny_model
 from tests.samples import write_text_file
@@ -63,3 +66,21 @@ def test_it_is_told_in_two_lines_with_what_is_needed_and_what_is_free(tmp_path: 
     assert told.startswith("ahead: up to 1 trial within 1h30m, of ")
     assert "2.0 GB of disk (51.0 GB are free)" in told.splitlines()[1]
     assert "of memory" not in _agenda({**fields, "memory_bytes": None})
+
+
+def test_a_cache_that_is_too_small_for_a_pass_is_told_with_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = prepared(tmp_path)
+    assert ready.notes == ()
+    monkeypatch.setenv("PAREDOWN_CACHE_GB", "0.0001")  # 100 kB, of which a pass may take half
+    firsts = ready.space.first_of_methods().values()
+    note = cache_note(firsts, ready.base.spec)
+    # Two blocks: three inputs of 64 features and one of 160, as triangles in float32; and a byte
+    # for each of the 2 x 43,008 weights of the linears.
+    whole = 2 * 4 * (3 * 64 * 65 // 2 + 160 * 161 // 2) + 2 * 43_008
+    assert f"({human_bytes(whole)})" in note
+    assert "PAREDOWN_CACHE_GB=1 " in note
+    monkeypatch.setenv("PAREDOWN_CACHE_GB", "1")
+    assert cache_note(firsts, ready.base.spec) == ""
+    assert cache_note([registry.canonical("rtn(bits=8)")], ready.base.spec) == ""

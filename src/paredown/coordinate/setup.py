@@ -16,6 +16,7 @@ from paredown.hardware.counters import open_rapl
 from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base
+from paredown.pipeline.disk import cache_note
 from paredown.pipeline.messages import TextSpec
 from paredown.runtimes.base import require_read
 from paredown.runtimes.registry import engine
@@ -107,13 +108,14 @@ def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
     progress(0.0, "planning what can run here")
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
     needs = [evaluation_need(config.evaluate, spec)]
-    if any(registry.reads_data(strategy) for strategy in space.first_of_methods().values()):
+    firsts = tuple(space.first_of_methods().values())
+    if any(registry.reads_data(strategy) for strategy in firsts):
         needs.append(calibration_need(config.calibration))
     notes = check_enough(text, folder, needs)
     base = open_base(config.model, folder, spec, progress)  # last: it reads every weight
     return Prepared(
         config=config, base=base, machine=machine, target=target, text=text, space=space,
-        notes=notes,
+        notes=tuple(filter(None, (*notes, cache_note(firsts, spec)))),
     )  # fmt: skip
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from paredown.blocks.moments import PASS_SHARE
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import Strategy
-from paredown.spec.units import human_bytes
+from paredown.spec.units import GB, human_bytes
 from paredown.store.cache import Cache
 
 
@@ -62,6 +64,33 @@ def need_for(strategies: Iterable[Strategy], spec: ModelSpec, out: Path) -> Disk
     needs = [need_of(strategy, spec, cache) for strategy in strategies]
     largest = max((need.output + need.cache for need in needs), default=0)
     return Disk(nbytes=largest, free=shutil.disk_usage(_existing(out)).free)
+
+
+def cache_note(strategies: Iterable[Strategy], spec: ModelSpec) -> str:
+    """What a user should know of a model whose passes over text do not fit into the cache.
+
+    Args:
+        strategies: that may be run.
+        spec: of the model they start from.
+
+    Returns:
+        What is computed again in every trial, and the size of a cache that would keep it; empty
+        where all is kept.
+    """
+    cache, all_of_it = Cache.default(), 0
+    for strategy in strategies:
+        # The same cache without a limit: what a trial would keep if it could.
+        unlimited = need_of(strategy, spec, Cache(cache.folder, float("inf"))).cache
+        if unlimited > need_of(strategy, spec, cache).cache:
+            all_of_it = max(all_of_it, unlimited)
+    if not all_of_it:
+        return ""
+    enough = math.ceil(all_of_it / PASS_SHARE / GB)
+    return (
+        f"what a pass of this model over calibration text leaves ({human_bytes(all_of_it)}) does "
+        f"not fit into the cache ({human_bytes(int(cache.limit_bytes))}), and is computed again in "
+        f"every trial that needs it; PAREDOWN_CACHE_GB={enough} keeps it, where the disk has room"
+    )
 
 
 def require_disk(
