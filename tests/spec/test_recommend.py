@@ -209,7 +209,9 @@ def test_what_ruins_models_is_not_recommended() -> None:
 
 
 def test_pipelines_that_divide_are_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Known(model="m", strategy="l2_structured(ratio=0.2) > gptq(bits=4)", quality=1.05)
+    row = Known(
+        model="m", strategy="l2_structured(ratio=0.2) > gptq(bits=4)", quality=1.05, kl=0.05
+    )
     monkeypatch.setattr(advice, "known", lambda: (row,))
     pipeline = "l2_structured(ratio=0.2) > gptq(bits=4, group_size=-1)"
     assert strategies(make_spec(width=80)) == [pipeline]
@@ -220,7 +222,8 @@ def test_pipelines_that_divide_are_recommended(monkeypatch: pytest.MonkeyPatch) 
 def test_the_median_over_models_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def rows(*qualities: float) -> tuple[Known, ...]:
         return tuple(
-            Known(model=f"m{i}", strategy="rtn(bits=4)", quality=q) for i, q in enumerate(qualities)
+            Known(model=f"m{i}", strategy="rtn(bits=4)", quality=q, kl=0.1)
+            for i, q in enumerate(qualities)
         )
 
     monkeypatch.setattr(advice, "known", lambda: rows(1.04, 1.1, 9.0))
