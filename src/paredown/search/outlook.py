@@ -14,11 +14,14 @@ from paredown.judge.hypervolume import Score, measured, scores
 from paredown.judge.limits import bounded_quality, bounds_named_quality, breaks
 from paredown.judge.quantities import KEPT, QUANTITIES, bounds, finished_baseline
 from paredown.search.base import Remembered, View
-from paredown.search.regression import Forecast, forecast, rows_of
+from paredown.search.regression import PRIOR_SCALE, Forecast, forecast, rows_of
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits
 
+USUAL_COST = 0.2
+"""Scale of the logarithms of speed, memory and energy before any trial. They move far less than a
+loss of quality does: were they thought as uncertain, the first trials would go after them."""
 BEYOND = 1.5
 """Losses count up to this multiple of the end of their axis (both as logarithms): how far beyond
 it something is matters to nobody, and would only bend the model."""
@@ -180,7 +183,8 @@ class _Known:
             for s in self.here
             if name == "quality" or "failed" not in s.violations
         ]
-        return self._learned(here, _elsewhere(self.told, name, end))
+        scale = PRIOR_SCALE if name == "quality" else USUAL_COST
+        return self._learned(here, _elsewhere(self.told, name, end), scale)
 
     def named_quality(self) -> Forecast:
         """Of what a limit bounds. What the text lost, here and elsewhere, stands beside it as one
@@ -192,7 +196,7 @@ class _Known:
                 if "quality" in self.names and "failed" not in s.violations]  # fmt: skip
         remembered = _elsewhere([m for m in self.told if m.kept is None], "quality", end)
         there = [*self.scored_there(), *text, *remembered]
-        return self._learned([*self.scored_here(), *failed], there)
+        return self._learned([*self.scored_here(), *failed], there, PRIOR_SCALE)
 
     def scored_here(self) -> list[tuple[Strategy, float]]:
         """Trials that were scored, by the logarithm of what a limit bounds over the base's."""
@@ -218,11 +222,11 @@ class _Known:
         ]
 
     def _learned(
-        self, here: list[tuple[Strategy, float]], there: list[tuple[Strategy, float]]
+        self, here: list[tuple[Strategy, float]], there: list[tuple[Strategy, float]], scale: float
     ) -> Forecast:
         new = rows_of(self.view.space, self.view.left)
         elsewhere = _points(self.view, there) if there else None
-        return forecast(*_points(self.view, here), new, elsewhere=elsewhere)
+        return forecast(*_points(self.view, here), new, elsewhere=elsewhere, scale=scale)
 
 
 def _end(name: Objective) -> float:

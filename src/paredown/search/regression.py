@@ -27,7 +27,7 @@ ALIKE = (0.8, 0.98, 0.0)
 SIZE = 4.0
 """Weight of how much is compressed, against that of one value of one parameter."""
 PRIOR_SCALE, PRIOR_TRIALS = 0.5, 2.0
-"""Scale of the logarithms before any trial, and how many trials that counts for."""
+"""Scale of a loss's logarithm before any trial, and how many trials that counts for."""
 
 
 @final
@@ -109,6 +109,7 @@ def forecast(
     new: FloatArray,
     *,
     elsewhere: tuple[FloatArray, FloatArray] | None = None,
+    scale: float = PRIOR_SCALE,
 ) -> Forecast:
     """Gaussian process through what was seen, its kernel chosen by the marginal likelihood.
 
@@ -122,6 +123,7 @@ def forecast(
         new: (strategies, features).
         elsewhere: features and values seen on other models. How alike the models are (a factor on
             the kernel between them; 0: nothing is learned from there) is chosen as well.
+        scale: of the logarithms before any trial.
 
     Source: Rasmussen, Williams 2006, "Gaussian processes for machine learning", algorithm 2.1;
     scale integrated out with an inverse-gamma prior, as in section 5.1 of Gramacy 2020,
@@ -136,7 +138,7 @@ def forecast(
     inner, apart = points @ points.T, _distances(points, points)
     choices = product(LINEAR, REACH, NOISE, _likenesses(len(seen), len(rows)))
     best = max(
-        (_fit(_Kernel(*choice), inner, apart, here, wanted) for choice in choices),
+        (_fit(_Kernel(*choice), inner, apart, here, wanted, scale) for choice in choices),
         key=lambda fit: fit.likelihood,
     )
     cross = best.kernel.between(points @ new.T, _distances(points, new))
@@ -184,13 +186,14 @@ def _fit(
     apart: FloatArray,
     here: NDArray[np.bool_],
     wanted: FloatArray,
+    prior_scale: float,
 ) -> _Fit:
     """`inner`, `apart`: (points, points); `here` (seen on this model), `wanted`: (points,)."""
     joint = np.where(here[:, None] == here, 1.0, kernel.alike) * kernel.between(inner, apart)
     root = np.asarray(np.linalg.cholesky(joint + kernel.noise * np.eye(len(joint))), np.float64)
     white = np.linalg.solve(root, wanted)  # |white|^2 = y' K^-1 y
     freedom = len(wanted) + PRIOR_TRIALS
-    scale = float(white @ white + PRIOR_TRIALS * PRIOR_SCALE**2) / freedom
+    scale = float(white @ white + PRIOR_TRIALS * prior_scale**2) / freedom
     # With the scale integrated out; the determinant of K is that of its root, squared.
     likelihood = float(-freedom / 2 * np.log(scale) - np.log(np.diag(root)).sum())
     return _Fit(kernel, likelihood, root, scale)
