@@ -11,6 +11,12 @@ A build that was stopped goes on where it was. A second table of the same model 
 text (`--data`), given as `--check`, shows how much of the gain was luck: the searches see the
 first, and are judged on the second.
 
+`--cold A B` shows what the first trials find on each of two tables with what is known of the other
+model (`search_cold.py`), and `--live MODEL --out DIR` what they find on a real one:
+
+    python benchmarks/search.py --cold benchmarks/data/search-{demo,sibling}.json.gz --seeds 20
+    python benchmarks/search.py --live demo --out DIR
+
 `--record FILE` has the local LLM lead on the table and keeps its answers, which `--policies
 portfolio+FILE@1` replays.
 """
@@ -267,6 +273,19 @@ def record(options: argparse.Namespace) -> None:
     options.record.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
 
 
+def show_cold(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Print what the first trials find."""
+    import search_cold
+
+    if options.cold:
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        print(search_cold.report(options.cold, seeds))
+        return
+    if options.out is None:
+        parser.error("--live needs --out DIR, where its experiments are kept")
+    print(search_cold.live(options.live, options.out, search_cold.SMALL))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Build or replay."""
     parser = argparse.ArgumentParser(
@@ -275,6 +294,8 @@ def main(arguments: list[str] | None = None) -> None:
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--build", type=Path, metavar="TABLE", help="make or complete a table")
     task.add_argument("--replay", type=Path, metavar="TABLE", help="compare policies on a table")
+    task.add_argument("--cold", type=Path, nargs=2, metavar="TABLE", help="the first trials")
+    task.add_argument("--live", metavar="MODEL", help="the first trials on a real model; --out DIR")
     parser.add_argument("--model", default="demo", help="demo, or a model folder")
     parser.add_argument("--strategies", type=int, default=1000, help="at most so many")
     parser.add_argument("--data", default="pydoc", help="text source")
@@ -295,6 +316,9 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep a local LLM's answers")
     options = parser.parse_args(arguments)
+    if options.cold or options.live:
+        show_cold(options, parser)
+        return
     if options.record is not None and options.replay is not None:
         record(options)
         return

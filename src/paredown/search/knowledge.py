@@ -15,9 +15,10 @@ from typing import final
 from paredown.errors import ConfigError
 from paredown.judge.limits import breaks
 from paredown.methods import registry
+from paredown.methods.base import Kind
 from paredown.methods.shared.knowledge import Known, known
 from paredown.search.base import Remembered
-from paredown.search.index import genome
+from paredown.search.index import genome, kind_of
 from paredown.search.space import Space
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Strategy
@@ -52,15 +53,18 @@ class Knowledge:
     effects: tuple[Remembered, ...]
 
 
-def effects(qualities: Sequence[str] = ()) -> tuple[Remembered, ...]:
+def effects(
+    qualities: Sequence[str] = (), *, rows: Sequence[Known] | None = None
+) -> tuple[Remembered, ...]:
     """The rows as the forecast takes them: losses, the median over models that had the strategy.
 
     Args:
         qualities: what counts as quality (`RunConfig.named_qualities`). The rows know the
             perplexity of a text and the divergence on it, and no benchmark's score.
+        rows: None: those that the package ships.
     """
     found = []
-    for strategy, row in _effects():
+    for strategy, row in _effects(rows):
         kept = math.exp(-row.kl) if _is_kl(qualities) else None
         over: dict[Objective, float] = {"quality": row.quality}
         found.append(Remembered(strategy=strategy, over=over, kept=kept))
@@ -79,16 +83,16 @@ class _Effect:
     kl: float
 
 
-def _effects() -> Iterator[tuple[Strategy, _Effect]]:
+def _effects(rows: Sequence[Known] | None) -> Iterator[tuple[Strategy, _Effect]]:
     """Each strategy that this version knows, as the table writes it."""
     seen: dict[str, tuple[Strategy, list[Known]]] = {}
-    for row in known():
+    for row in known() if rows is None else rows:
         strategy = _canonical(row.strategy)
         if strategy is not None:
             seen.setdefault(strategy.hash, (strategy, []))[1].append(row)
-    for strategy, rows in seen.values():
-        quality = _median(row.quality for row in rows)
-        yield strategy, _Effect(quality=quality, kl=_median(row.kl for row in rows))
+    for strategy, same in seen.values():
+        quality = _median(row.quality for row in same)
+        yield strategy, _Effect(quality=quality, kl=_median(row.kl for row in same))
 
 
 def _is_kl(qualities: Sequence[str]) -> bool:
@@ -101,23 +105,29 @@ def _median(values: Iterable[float]) -> float:
 
 
 def anchors(
-    space: Space, limits: Limits, *, episodes: int, qualities: Sequence[str] = ()
+    space: Space,
+    limits: Limits,
+    *,
+    episodes: int,
+    qualities: Sequence[str] = (),
+    rows: Sequence[Known] | None = None,
 ) -> tuple[Strategy, ...]:
     """Strategies to try first on a model that nobody has measured.
 
     In this order: the smallest that is safe, the smallest that usually stays within the user's
     limits, and one between them, each by the sizes that are known for this very model; then, in
-    long runs, the best of those that prune and train. Where a limit is set, what is expected to
-    break it is no anchor.
+    long runs, the best of those that train. Where a limit is set, what is expected to break it is
+    no anchor.
 
     Args:
         space: what may be proposed.
         limits: of the user.
         episodes: of the run.
         qualities: as in `effects`; a loss of a benchmark's score is judged by the text's.
+        rows: as in `effects`.
     """
-    rows = list(_rows(space, limits, is_kl=_is_kl(qualities)))
-    quick = [row for row in rows if not row.recovers]
+    allowed = list(_rows(space, limits, rows, is_kl=_is_kl(qualities)))
+    quick = [row for row in allowed if not row.recovers]
     safe = _smallest([row for row in quick if row.quality <= SAFE])
     bold = _smallest([row for row in quick if row.quality <= _most(limits)])
     found = [row for row in (safe, bold) if row is not None]
@@ -129,7 +139,7 @@ def anchors(
         # Training takes so long that a few percent of the size are no reason for it.
         trained = [
             row
-            for row in rows
+            for row in allowed
             if row.recovers and row.quality <= _most(limits) and row.ratio >= WORTH_TRAINING
         ]
         found += sorted(trained, key=lambda row: row.quality)[:1]
@@ -145,7 +155,7 @@ class _Row:
     """A known effect, and what it would be here.
 
     Attributes:
-        recovers: it has several steps, one of which trains: minutes to hours, not seconds.
+        recovers: one of its steps trains: minutes to hours, not seconds.
     """
 
     strategy: Strategy
@@ -154,9 +164,11 @@ class _Row:
     recovers: bool
 
 
-def _rows(space: Space, limits: Limits, *, is_kl: bool) -> Iterator[_Row]:
+def _rows(
+    space: Space, limits: Limits, rows: Sequence[Known] | None, *, is_kl: bool
+) -> Iterator[_Row]:
     """What is known of strategies that this space has, as far as it is expected to be allowed."""
-    for wanted, effect in _effects():
+    for wanted, effect in _effects(rows):
         strategy = _here(wanted, space)
         if strategy is None:
             continue
@@ -164,9 +176,8 @@ def _rows(space: Space, limits: Limits, *, is_kl: bool) -> Iterator[_Row]:
         quality = math.exp(effect.kl) if is_kl else effect.quality
         over: dict[Objective, float] = {"quality": quality, "size": 1 / ratio}
         if ratio > 1 and not breaks(over, limits, named=is_kl):
-            yield _Row(
-                strategy=strategy, quality=quality, ratio=ratio, recovers=len(strategy.steps) > 1
-            )
+            trains = any(kind_of(step.method) is Kind.TUNING for step in strategy.steps)
+            yield _Row(strategy=strategy, quality=quality, ratio=ratio, recovers=trains)
 
 
 def _smallest(rows: list[_Row]) -> _Row | None:

@@ -24,6 +24,11 @@ NOISE = (0.003, 0.03)
 """Variance of a trial that no strategy explains, relative to the scale."""
 ALIKE = (0.8, 0.98, 0.0)
 """Correlation of the effects on two models of a family; the first until trials tell."""
+BITS = ("bits", "embedding_bits")
+"""Parameters whose values are numbers, not names: 6 bits lie between 5 and 8, for every method."""
+ROUNDING, COARSEST = 1.4, 8.0
+"""Weight of the power of the rounding error, in units of that of 4 bits, and the most that counts:
+2 bits and less are ruined alike."""
 SIZE = 4.0
 """Weight of how much is compressed, against that of one value of one parameter."""
 PRIOR_SCALE, PRIOR_TRIALS = 0.5, 2.0
@@ -54,23 +59,36 @@ class Features:
 
     Attributes:
         space: whose strategies these are.
-        columns: of each method, and of each value of each parameter that the space varies.
+        columns: of each method, and of each value of each parameter that the space varies, but for
+            `BITS`.
     """
 
     space: Space
     columns: dict[tuple[str, ...], int]
 
     def rows(self, strategies: Sequence[Strategy]) -> FloatArray:
-        """(n, columns + 2). The ratio is known before running, and what is cut more loses more:
-        so the last two columns are its logarithm and that squared."""
-        found = np.zeros((len(strategies), len(self.columns) + 2))
+        """(n, columns + 4). The power of the rounding error goes with 4^-bits, which stands for
+        the bits. The ratio is known before running, and what is cut more loses more: so the last
+        two columns are its logarithm and that squared."""
+        found = np.zeros((len(strategies), len(self.columns) + len(BITS) + 2))
         for row, strategy in zip(found, strategies, strict=True):
             for feature in parts(strategy):
                 if feature in self.columns:
                     row[self.columns[feature]] = 1.0
+            for place, name in enumerate(BITS, start=len(self.columns)):
+                row[place] = ROUNDING * _rounding(strategy, name)
             log_ratio = np.log2(self.space.ratio(strategy))
             row[-2:] = SIZE * log_ratio, SIZE * log_ratio**2 / 2
         return found
+
+
+def _rounding(strategy: Strategy, name: str) -> float:
+    """Power of the rounding error of what a parameter gives the bits of; 0 where it is not rounded.
+
+    Source: the error of a uniform grid, step^2 / 12, with 2^bits steps over the same range.
+    """
+    bits = [value for step in strategy.steps if (value := step.params.get(name)) is not None]
+    return sum(min(4.0 ** (4 - float(each)), COARSEST) for each in bits)
 
 
 @lru_cache(maxsize=4)
@@ -81,7 +99,7 @@ def features_of(space: Space) -> Features:
     for strategy in space.strategies:
         for feature in parts(strategy):
             # A value that all strategies share tells none of them apart.
-            if len(feature) == 1 or feature[:2] in varied:
+            if len(feature) == 1 or (feature[:2] in varied and feature[1] not in BITS):
                 columns.setdefault(feature, len(columns))
     return Features(space=space, columns=columns)
 

@@ -13,6 +13,9 @@ from paredown.search.outlook import Outlook
 from paredown.spec.run import OBJECTIVES, Objective
 from paredown.spec.strategy import Strategy
 
+CAREFUL = 4
+"""Trials before one is risked that is expected to break a limit: a short run cannot afford it."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,9 @@ class Informed(Policy):
 def hopeful(view: View, objectives: tuple[Objective, ...]) -> View:
     """The view without what is forecast to break a limit, or to lie beyond the end of an axis.
 
+    In the first trials, what is expected to break a limit is left out; later, what would do so even
+    if it came out better by a standard error: then a gain is worth a miss.
+
     Nothing is left out where nothing is known to forecast from, and where nothing better is left:
     what is hopeless in a forecast may still be all there is. The forecast goes along with the view.
     """
@@ -97,7 +103,10 @@ def hopeful(view: View, objectives: tuple[Objective, ...]) -> View:
     if outlook is None or not outlook.informed:
         return view
     means = {name: found.mean for name, found in outlook.forecasts.items()}
-    hopeless = outlook.allowed(means, None if outlook.named is None else outlook.named.mean) == 0
+    luck = float(len(outlook.seen) >= CAREFUL)
+    lucky = {name: found.mean - luck * found.error for name, found in outlook.forecasts.items()}
+    named = outlook.named
+    hopeless = outlook.allowed(lucky, named and named.mean - luck * named.error) == 0
     for name in outlook.axes:
         hopeless |= means[name] > math.log(QUANTITIES[name].worst)
     shunned = {s.hash for s, is_so in zip(outlook.strategies, hopeless, strict=True) if is_so}
