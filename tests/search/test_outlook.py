@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, final
+from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import Field
 
 from paredown.analysis.pareto import FloatArray
 from paredown.methods import registry
-from paredown.methods.base import Kind, Method, Params
 from paredown.search.base import Budget, Remembered, View
 from paredown.search.outlook import Outlook, shortlist
 from paredown.search.policies.grid import GridSearch
 from paredown.search.policies.surrogate import Expected
 from paredown.search.regression import Forecast, forecast
 from paredown.search.start import Informed, hopeful
-from paredown.spec.domain import Choice
-from paredown.spec.model import ModelSpec
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.strategy import Step, Strategy
-from paredown.spec.target import Limits, Target
+from paredown.spec.target import Limits
 from paredown.spec.units import Unit
-from tests.search.search_fakes import (
-    NoApply,
-    _resized,
-    build,
-    failure,
-    result,
-    use_fakes,
-)
+from tests.search.search_fakes import build, failure, result, use_fakes
 
 
 @pytest.fixture(autouse=True)
@@ -228,43 +217,6 @@ def test_without_a_score_the_text_stands_for_it_and_that_is_said() -> None:
     told = Remembered(strategy=registry.canonical("cut"), over={"quality": 2.0}, kept=0.99)
     view = replace(_named_view(scored=False), remembered=(told,))
     assert "text" not in policy.choose(view).reason
-
-
-def test_between_two_numbers_of_bits_lies_a_third() -> None:
-    """Known are 8 bits, which lose nothing, and 5, which lose a tenth; 6 were seen nowhere."""
-    names = {"cut": "tests.search.search_fakes:Cut", "round": "tests.search.test_outlook:Finer"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "BUILTIN", names)
-        space = build(max_steps=1)
-        told = tuple(
-            Remembered(strategy=registry.canonical(f"round(bits={bits})"), over={"quality": over})
-            for bits, over in ((8, 1.001), (5, 1.1), (4, 1.45), (3, 4.0))
-        )
-        view = View(history=_history(0), space=space, limits=Limits(),
-                    budget=Budget(episodes_left=5), remembered=told)  # fmt: skip
-        outlook = Outlook.of(view, ("quality",))
-        assert outlook is not None
-        six, _ = _forecast(outlook, "quality", "round(bits=6)")
-        assert 0.95 < six < 1.1
-        assert _forecast(outlook, "quality", "round(bits=3)")[0] > 1.5
-
-
-class FinerParams(Params):
-    bits: Annotated[int, Field(ge=1, le=8), Choice(4, 8, 3, 6, 5)] = 4
-
-
-@final
-class Finer(NoApply, Method[FinerParams]):
-    name = "round"
-    kind = Kind.QUANTIZATION
-    summary = "rounds to any number of bits"
-    params_type = FinerParams
-
-    def check(self, spec: ModelSpec, params: FinerParams, target: Target) -> None:
-        pass
-
-    def predict(self, spec: ModelSpec, params: FinerParams) -> ModelSpec:
-        return _resized(spec, rows=params.bits / 8).model_copy(update={"quantization": self.name})
 
 
 def test_what_is_barely_expected_to_break_a_limit_is_risked_after_the_first_trials(

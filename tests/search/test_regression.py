@@ -116,6 +116,22 @@ def test_two_models_are_one_where_they_are_wholly_alike(monkeypatch: pytest.Monk
     assert halves.error == pytest.approx(whole.error)
 
 
+def test_bits_count_by_the_power_of_the_rounding_error() -> None:
+    """So 6 bits, seen nowhere, lie between 5 and 8; as a name they would be like no other.
+    A step of half the size makes a quarter of the error.
+    """
+    features = features_of(build())
+    assert not [column for column in features.columns if column[1:2] == ("bits",)]
+    place = len(features.columns)
+    found = {
+        text: features.rows([registry.canonical(text)])[0, place]
+        for text in ("round(bits=8)", "round(bits=4)", "solve(bits=4)", "round(bits=2)", "cut")
+    }
+    assert found["round(bits=4)"] == found["solve(bits=4)"] == 4**4 * found["round(bits=8)"] > 0
+    assert found["round(bits=2)"] == 8 * found["round(bits=4)"]  # the most that counts
+    assert found["cut"] == 0
+
+
 def test_features_tell_strategies_apart_and_know_the_ratio() -> None:
     space = build()
     rows = rows_of(space, space.strategies)
