@@ -44,13 +44,13 @@ SERVER_S = 60.0
 """Seconds within which a server has to answer."""
 
 
-def make(strategy: str, folder: Path) -> Path:
-    """A tiny Llama compressed by one step, as an artifact."""
+def make(strategy: str, folder: Path, family: str = "llama") -> Path:
+    """A tiny model of a family compressed by one step, as an artifact."""
     ((method, params),) = methods.resolve(parse_strategy(strategy))
     out = folder / "artifact"
     out.mkdir()
     # A kind of tokenizer that engines with tokenizers of their own have, too.
-    base = tiny_model(folder / "base", tokenizer=False)
+    base = tiny_model(folder / "base", family, tokenizer=False)
     write_byte_tokenizer(base)
     source = Checkpoint(base)
     method.apply(source, out, params, MethodConformance().context(folder))

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.errors import ConfigError
+from paredown.ops.affine import dequantize
 from paredown.ops.divergence import kl_rows
 from paredown.runtimes.llama_cpp.architectures import ARCHITECTURES, numbers
 from paredown.runtimes.packages import open_model
@@ -72,6 +75,9 @@ def base_of(folder: Path, family: str, **changes: Any) -> Path:
         }}),
         ("phi3", {"rope_parameters": LONG, "max_position_embeddings": 1024}),
         ("gpt2", {}),
+        ("mixtral", {}),
+        ("qwen2_moe", {}),
+        ("qwen3_moe", {"norm_topk_prob": True}),
     ],
 )  # fmt: skip
 def test_a_family_answers_as_in_torch(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
@@ -84,8 +90,11 @@ def test_a_family_answers_as_in_torch(tmp_path: Path, family: str, changes: dict
     with torch.no_grad():
         expected = load(base, dtype=torch.float32)(window).logits[0, :-1].log_softmax(-1)
     # 16-bit activations: 1e-5 here. A window of another width, or another base of the positions,
-    # gives 0.05 and more.
-    assert float(kl_rows(expected, found).mean()) < 1e-4
+    # gives 0.05 and more. Where two experts are nearly as good, rounding may choose the other one,
+    # so that single tokens differ: most do not.
+    kl = kl_rows(expected, found)
+    assert float(kl.median()) < 1e-4
+    assert float(kl.mean()) < (5e-3 if "moe" in family or family == "mixtral" else 1e-4)
     factors = 4 * sum(len(w) for name, w in weights(package.folder).items() if "rope" in name)
     foretold = engine("llama.cpp").weights_bytes(infer_spec(base))
     assert session.weights_bytes() == foretold + factors
@@ -131,6 +140,8 @@ def test_the_file_says_what_it_mostly_is(tmp_path: Path) -> None:
         ("llama", {"hidden_act": "gelu"}, "'gelu' is not"),
         ("qwen2", {"head_dim": 32}, "make 128 of 64"),
         ("opt", {}, "family opt"),
+        ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob = True"),
+        ("qwen3_moe", {"norm_topk_prob": True, "mlp_only_layers": [0]}, "without experts"),
     ],
 )  # fmt: skip
 def test_what_would_be_computed_otherwise_is_refused(
@@ -147,6 +158,22 @@ def test_a_window_that_is_not_computed_bounds_the_context() -> None:
     assert found["llama.context_length"] == 32
     wider = numbers(tiny_config("mistral", sliding_window=512), ARCHITECTURES["mistral"])
     assert wider["llama.context_length"] == 256
+
+
+def test_experts_are_held_one_behind_the_other(tmp_path: Path) -> None:
+    """Number by number: expert i of the file is expert i of the artifact."""
+    artifact = make("rtn(bits=4, group_size=32)", tmp_path, "mixtral")
+    package = engine("llama.cpp").export(artifact, tmp_path / "out")
+    found = weights(package.folder)
+    checkpoint = Checkpoint(artifact)
+    schemes = read_schemes(checkpoint)
+    for mine, theirs in (("w1", "gate"), ("w2", "down"), ("w3", "up")):
+        stacked = found[f"blk.1.ffn_{theirs}_exps.weight"]
+        assert len(stacked) == 4
+        for i in range(4):
+            name = f"model.layers.1.block_sparse_moe.experts.{i}.{mine}"
+            expected = dequantize(*read_packed(checkpoint, name, schemes[name]), torch.float32)
+            assert torch.equal(stacked[i], expected)
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,7 @@ def _experts(config: Any) -> dict[str, Number]:
     count = next((n for name in names if (n := getattr(config, name, None))), None)
     if count is None:
         return {}
+    _check_experts(config)
     found: dict[str, Number] = {
         "expert_count": count,
         "expert_used_count": config.num_experts_per_tok,
@@ -350,6 +351,20 @@ def _experts(config: Any) -> dict[str, Number]:
         if (width := getattr(config, name, None)) is not None:
             found[key] = width
     return found
+
+
+_NORMALIZED = {"qwen2_moe": False, "qwen3_moe": True}
+"""Whether llama.cpp makes the weights of the chosen experts add up to 1."""
+
+
+def _check_experts(config: Any) -> None:
+    wanted = _NORMALIZED.get(config.model_type)
+    if wanted is not None and config.norm_topk_prob is not wanted:
+        raise ConfigError(f"llama.cpp computes {config.model_type} with norm_topk_prob = {wanted}")
+    if getattr(config, "decoder_sparse_step", 1) != 1 or getattr(config, "mlp_only_layers", None):
+        raise ConfigError(f"llama.cpp knows no {config.model_type} with blocks without experts")
+    if config.model_type == "qwen2_moe" and config.tie_word_embeddings:
+        raise ConfigError("llama.cpp wants an output head of a qwen2_moe, and this one is tied")
 
 
 def _check_activation(config: Any, architecture: Architecture) -> None:

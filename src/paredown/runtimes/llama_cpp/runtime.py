@@ -113,7 +113,7 @@ class LlamaCpp(Engine):
     def weights_bytes(self, spec: ModelSpec) -> int:
         packed = tuple(f"{name}.weight_" for name in spec.options)
         found = sum(
-            tensor_bytes("F32" if len(t.shape) == 1 else dense_type(t.dtype), t.shape)
+            tensor_bytes(dense_type(t.name, t.dtype, t.shape), t.shape)
             for t in spec.tensors
             if not t.name.startswith(packed)
         )

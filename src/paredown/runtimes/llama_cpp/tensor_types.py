@@ -10,6 +10,7 @@ Source: ggml-common.h of llama.cpp, block_q4_0, block_q5_0 and block_q8_0.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from paredown.spec.layers import Format, LayerOption
@@ -17,8 +18,7 @@ from paredown.spec.layers import Format, LayerOption
 BLOCK = 32
 """Weights that share a scale."""
 SCALE_BYTES = 2
-ONE_DIMENSION = "F32"
-"""Norms and biases are always written in it: llama.cpp computes with them in float32."""
+_ROUTER = re.compile(r"(^|\.)(gate|shared_expert_gate)\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,13 @@ def block_type(option: LayerOption) -> BlockType | None:
     return next((t for t in BLOCK_TYPES if t.low <= low and high <= t.high), None)
 
 
-def dense_type(dtype: str) -> str:
-    """The floating-point type that holds numbers stored in a dtype of safetensors."""
-    return dtype if dtype in DENSE_BYTES else "F32"
+def dense_type(tensor: str, dtype: str, shape: tuple[int, ...]) -> str:
+    """The floating-point type that a tensor is written in, and that holds its numbers.
+
+    Norms, biases and what chooses experts are float32, in which llama.cpp computes with them.
+    """
+    is_small = len(shape) == 1 or _ROUTER.search(tensor) is not None
+    return "F32" if is_small or dtype not in DENSE_BYTES else dtype
 
 
 def tensor_bytes(kind: BlockType | str, shape: tuple[int, ...]) -> int:

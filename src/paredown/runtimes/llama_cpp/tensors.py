@@ -5,6 +5,7 @@ Sources are read a few rows at a time, so that a file of any size is written in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,15 +21,16 @@ from paredown.ops.affine import dequantize
 from paredown.runtimes.llama_cpp.architectures import Architecture
 from paredown.runtimes.llama_cpp.blocks import Bytes, dense, encode, integers, is_exact
 from paredown.runtimes.llama_cpp.tensor_types import (
-    ONE_DIMENSION,
     BlockType,
     block_type,
     dense_type,
     tensor_bytes,
 )
+from paredown.spec.infer import is_buffer
 from paredown.spec.scheme import Scheme
 from paredown.spec.structure import stored_transposed
 
+_EXPERT = re.compile(r"experts\.\d+\.")
 _AT_ONCE = 1 << 23
 """Weights that are read at once: some 100 MB while they are taken apart and put together."""
 
@@ -77,10 +79,9 @@ def file_tensors(
         ConfigError: a tensor that the file has no place for.
     """
     schemes = read_schemes(checkpoint)
-    stored = _stored(checkpoint, schemes, architecture)
-    found = []
-    for name, leaf in stored:
-        target = names.get_name(name)
+    found: dict[str, list[FileTensor]] = {}
+    for name, leaf in _stored(checkpoint, schemes, architecture):
+        target = names.get_name(_EXPERT.sub("experts.", name))
         if target is None:
             raise ConfigError(f"llama.cpp has no place for the tensor {name}.{leaf}")
         heads = _heads(name, config) if architecture.interleaves else None
@@ -88,8 +89,8 @@ def file_tensors(
             made = _packed(checkpoint, name, schemes[name], f"{target}.{leaf}", heads)
         else:
             made = _dense(checkpoint, f"{name}.{leaf}", f"{target}.{leaf}", heads, architecture)
-        found.append(made)
-    return found
+        found.setdefault(made.name, []).append(made)
+    return [_stacked(parts) for parts in found.values()]
 
 
 def _stored(
@@ -102,19 +103,38 @@ def _stored(
         name, _, leaf = tensor.rpartition(".")
         if leaf.startswith("weight_") and name in schemes:
             leaf = "weight"
-        is_buffer = (
-            leaf not in {"weight", "bias"} or checkpoint.spec.by_name[tensor].dtype == "BOOL"
-        )
-        # The head of a tied model is the embedding, which llama.cpp takes of itself.
-        if is_buffer or _is_mask(checkpoint, tensor) or (tied and name == "lm_head"):
+        elif is_buffer(checkpoint.spec.by_name[tensor]):
             continue
-        found[name, leaf] = None
+        elif leaf not in {"weight", "bias"}:
+            raise ConfigError(f"llama.cpp has no place for the tensor {tensor}")
+        # The head of a tied model is the embedding, which llama.cpp takes of itself.
+        if not (tied and name == "lm_head"):
+            found[name, leaf] = None
     return list(found)
 
 
-def _is_mask(checkpoint: Checkpoint, tensor: str) -> bool:
-    """Whether it is GPT-2's causal mask, which some files carry."""
-    return tensor.endswith(".attn.bias") and len(checkpoint.spec.by_name[tensor].shape) > 2
+def _stacked(parts: list[FileTensor]) -> FileTensor:
+    """A tensor alone, or the experts of a block one behind the other."""
+    first = parts[0]
+    if ".ffn_" not in first.name or not first.name.endswith("_exps.weight"):
+        return first
+    if any(part.kind != first.kind for part in parts):
+        raise ConfigError(f"llama.cpp holds all experts of {first.name} in one type")
+    return FileTensor(
+        name=first.name, kind=first.kind, source=_Stack([part.source for part in parts])
+    )
+
+
+class _Stack:
+    """Matrices of one shape, one behind the other."""
+
+    def __init__(self, sources: list[Source]) -> None:
+        self._sources = sources
+        self.shape = (len(sources), *sources[0].shape)
+
+    def parts(self) -> Iterator[Bytes]:
+        for source in self._sources:
+            yield from source.parts()
 
 
 def _heads(name: str, config: Any) -> int | None:
@@ -198,7 +218,7 @@ def _dense(
     info = checkpoint.spec.by_name[tensor]
     name = tensor.rpartition(".")[0]
     shift = architecture.norm_shift if name.endswith("norm") else 0.0
-    kind = ONE_DIMENSION if len(info.shape) == 1 else dense_type(info.dtype)
+    kind = dense_type(tensor, info.dtype, info.shape)
     source = _DenseSource(
         checkpoint,
         tensor,
@@ -227,6 +247,8 @@ class _DenseSource:
         self._heads, self._shift, self._is_transposed = heads, shift, is_transposed
         shape = checkpoint.spec.by_name[tensor].shape
         self.shape = shape[::-1] if is_transposed else shape
+        if len(shape) == 2 and shape[0] == 1:  # the gate of a shared expert is a vector there
+            self.shape = shape[1:]
 
     def parts(self) -> Iterator[Bytes]:
         if self._is_transposed or len(self.shape) == 1:
@@ -240,6 +262,7 @@ class _DenseSource:
 
     def _bytes(self, values: Tensor) -> Any:
         values = values.T.contiguous() if self._is_transposed else values
+        values = values.reshape(self.shape) if len(self.shape) == 1 else values
         if self._shift:
             values = values.float() + self._shift  # as transformers adds it, in float32
         if values.ndim == 1 and self._heads is not None:  # a bias: its rows are single numbers
