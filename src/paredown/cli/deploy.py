@@ -54,7 +54,7 @@ def deploy(
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=64, rich_help_panel=_PROVING, help="Tokens of held-out text."),
+        typer.Option(min=512, rich_help_panel=_PROVING, help="Tokens of held-out text."),
     ] = None,
     limit: Annotated[
         int | None,
