@@ -26,6 +26,7 @@ _BEHIND = 8
 """Tokens generated behind a full context."""
 _MARGIN = 16
 """Tokens by which a prompt stays below the context: a server may add some of its own."""
+_BLOCK = 256
 _REFUSED = {429, 503}
 
 
@@ -108,7 +109,8 @@ def bad_requests(subject: Subject) -> Fact:
         ("an unknown path", "/v1/nothing-is-here", {}),
     ]  # fmt: skip
     if subject.context is not None:
-        too_long = _filler(subject, subject.context + _MARGIN, 0)
+        # Engines round a context up to whole blocks.
+        too_long = _filler(subject, 2 * subject.context + _BLOCK, 0)
         wrong.append(("a prompt beyond the context", text, {"model": model, "prompt": too_long}))
     for what, path, document in wrong:
         reply = subject.client.post(path, document)
