@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from paredown.cli.table import Setting, Table
 from paredown.errors import ConfigError
 from paredown.spec.option import Group, Option
-from paredown.spec.requests import CompressRequest, EvaluateRequest
+from paredown.spec.requests import CompressRequest, DeployRequest, EvaluateRequest
 from paredown.spec.run import RunConfig
 from paredown.spec.sizing import MatchRequest
 from tests.cli.asked import parse, say
@@ -23,6 +23,7 @@ REQUESTS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "PAREDOWN_RUN_": (RunConfig, {}),
     "PAREDOWN_COMPRESS_": (CompressRequest, {}),
     "PAREDOWN_EVALUATE_": (EvaluateRequest, {"argument": "model"}),
+    "PAREDOWN_DEPLOY_": (DeployRequest, {"argument": "model"}),
     "PAREDOWN_MATCH_": (MatchRequest, {}),
 }
 TABLES = [Table.of(kind, prefix, **more) for prefix, (kind, more) in REQUESTS.items()]

@@ -66,7 +66,7 @@ def make_package(
         base_hash=None, strategy="rtn", artifact_hash="0", context=CONTEXT, license=None,
         libraries={}, previous=previous,
     )  # fmt: skip
-    usual = {"context": CONTEXT, "slots": SLOTS, "threads": 1, "memory_bytes": 10**9}
+    usual = {"name": NAME, "context": CONTEXT, "slots": SLOTS, "threads": 1, "memory_bytes": 10**9}
     write_documents(folder, record, ServingSettings.model_validate(usual | settings))
     write_json(folder / FILE, proof())
     write_sums(folder)

@@ -19,7 +19,9 @@ RECORD = PackageRecord(
     name="my-model", runtime="llama.cpp", version="abcdef" * 10, nbytes=1, base="b",
     base_hash=None, strategy="", artifact_hash="0", context=None, license=None, libraries={},
 )  # fmt: skip
-SETTINGS = ServingSettings(context=64, slots=2, threads=3, memory_bytes=3 * 2**20 - 1, port=8123)
+SETTINGS = ServingSettings(
+    name="m", context=64, slots=2, threads=3, memory_bytes=3 * 2**20 - 1, port=8123
+)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def token() -> int:
 
 
 def sized(context: int | None = 8192, **wishes: Any) -> ServingSettings:
-    return size(spec(), NBYTES, Wishes(**wishes), MACHINE, context=context)
+    return size(spec(), NBYTES, Wishes(**wishes), MACHINE, name="m", context=context)
 
 
 def test_with_room_it_is_the_usual() -> None:
@@ -85,7 +85,7 @@ def test_wishes_are_kept_or_refused() -> None:
     assert (found.slots, found.threads, found.port) == (7, 3, 9)
     with pytest.raises(ConfigError, match="would fit: --context"):
         size(spec(), NBYTES, Wishes(context=4096, slots=8, memory_bytes=int(alone() + 10**6)),
-             MACHINE, context=None)  # fmt: skip
+             MACHINE, name="m", context=None)  # fmt: skip
     with pytest.raises(ConfigError, match="the model alone needs"):
         sized(memory_bytes=NBYTES)
 
@@ -97,4 +97,4 @@ def test_wishes_are_kept_or_refused() -> None:
 )  # fmt: skip
 def test_wishes_out_of_range(wish: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        size(spec(), NBYTES, replace(Wishes(), **wish), MACHINE, context=8192)
+        size(spec(), NBYTES, replace(Wishes(), **wish), MACHINE, name="m", context=8192)

@@ -151,7 +151,7 @@ class _Trial:
 
     def _subject(self, client: Client) -> Subject:
         return Subject(
-            client=client, proof=self.proof, name=self.record.name, context=self.settings.context,
+            client=client, proof=self.proof, name=self.settings.name, context=self.settings.context,
             slots=self.settings.slots, deadline=self.deadline,
         )  # fmt: skip
 

@@ -50,7 +50,7 @@ class PackageRecord(_Record):
 
     schema_version: int = SCHEMA_VERSION
     name: str
-    """Under which the model is listed."""
+    """Of the package, and of its image and unit."""
     runtime: str
     version: str
     """Hash of the engine's files: equal versions answer alike."""
@@ -75,6 +75,8 @@ class ServingSettings(_Record):
     """`serving.json`: how a package is served; every number may be changed by hand."""
 
     schema_version: int = SCHEMA_VERSION
+    name: str
+    """Under which the model is listed."""
     host: str = "127.0.0.1"
     port: int = 8080
     context: int

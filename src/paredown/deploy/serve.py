@@ -31,11 +31,11 @@ LOG = "server.log"
 
 
 def server_command(
-    runtime: Engine, package: Package, name: str, settings: ServingSettings, *, host: str, port: int
+    runtime: Engine, package: Package, settings: ServingSettings, *, host: str, port: int
 ) -> tuple[str, ...] | None:
     """The command that serves the files of an engine; None: it has no server."""
     serving = Serving(
-        name=name, context=settings.context, slots=settings.slots, threads=settings.threads,
+        name=settings.name, context=settings.context, slots=settings.slots, threads=settings.threads,
         cache=settings.cache,
     )  # fmt: skip
     return runtime.server(package, host=host, port=port, serving=serving)
@@ -51,7 +51,7 @@ def package_command(
     """
     runtime = engine(record.runtime)
     package = Package(runtime=record.runtime, folder=folder / MODEL, nbytes=record.nbytes)
-    found = server_command(runtime, package, record.name, settings, host=host, port=port)
+    found = server_command(runtime, package, settings, host=host, port=port)
     if found is None:
         raise ConfigError(
             f"runtime {record.runtime!r} has no server of its own; deploy to llama.cpp to serve"
@@ -101,10 +101,10 @@ def serve(
     words(f"{verify(folder)} files are as they were made")
     url = f"http://{_reachable(host)}:{port}"
     with _interrupts() as interrupted, started(line, url=url, log=log, key=key) as server:
-        seconds = _ready(server, record.name, interrupted)
+        seconds = _ready(server, settings.name, interrupted)
         if seconds is None:
             return 0
-        tell(Up(url=url, name=record.name, seconds=seconds))
+        tell(Up(url=url, name=settings.name, seconds=seconds))
         while server.process.poll() is None:
             if interrupted.wait(0.2):
                 words(f"draining: it ends when its answers are given, in {DRAIN_S:g} s at most")

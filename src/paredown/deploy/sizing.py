@@ -55,7 +55,13 @@ class _Need:
 
 
 def size(
-    spec: ModelSpec, nbytes: int, wishes: Wishes, machine: Machine, *, context: int | None
+    spec: ModelSpec,
+    nbytes: int,
+    wishes: Wishes,
+    machine: Machine,
+    *,
+    name: str,
+    context: int | None,
 ) -> ServingSettings:
     """The settings of a server: as the user wishes, the rest as large as the memory allows.
 
@@ -65,6 +71,7 @@ def size(
     Args:
         spec: of the artifact.
         nbytes: of the engine's weights files.
+        name: under which the model is listed.
         context: tokens that the model takes; None: not known.
 
     Raises:
@@ -89,7 +96,7 @@ def size(
         "as given" if wishes.memory_bytes else f"{_SHARE:.0%} of this machine's memory"
     )
     return ServingSettings(
-        host=wishes.host, port=wishes.port, context=tokens, slots=slots, threads=threads,
+        name=name, host=wishes.host, port=wishes.port, context=tokens, slots=slots, threads=threads,
         cache=wishes.cache, memory_bytes=memory,
         derived=(
             f"memory: {given}",

@@ -106,7 +106,12 @@ def deliver(
     _require_place(order.out)
     _require_disk(order, bench.base.spec, scratch)
     settings = partial(
-        size, spec, wishes=order.wishes, machine=machine, context=bench.base.spec.context
+        size,
+        spec,
+        wishes=order.wishes,
+        machine=machine,
+        name=order.name,
+        context=bench.base.spec.context,
     )
     settings(nbytes=weights_bytes(order.artifact))  # what cannot fit is told before the work
     clock = Clock(bench, scratch, _FOREVER_S, watch)
@@ -235,13 +240,13 @@ def _served(
     ]
 
     def start(package: Package, host: str, port: int) -> tuple[str, ...] | None:
-        return server_command(runtime, package, record.name, settings, host=host, port=port)
+        return server_command(runtime, package, settings, host=host, port=port)
 
     if start(packages[0], settings.host, settings.port) is None:
         return Served(golden=done.golden, kl=None, pairs=(), peak_bytes=None)
     return prove_served(
         *(partial(start, package) for package in packages),
-        name=record.name, golden=done.golden, answer_tokens=ANSWER_TOKENS, scratch=scratch,
+        name=settings.name, golden=done.golden, answer_tokens=ANSWER_TOKENS, scratch=scratch,
         progress=lambda share, message: None if watch is None else watch("serve", share, message),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The requests of single jobs: what `paredown compress` and `paredown evaluate` are told.
+"""The requests of single jobs: what `paredown compress`, `evaluate` and `deploy` are told.
 
 Like `RunConfig` they are the one place where a setting is described; command line, environment
 and file derive from them.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from paredown.spec import notation
 from paredown.spec.option import COMMON, OTHER, Option
@@ -74,5 +74,61 @@ class EvaluateRequest(MeasureConfig):
     """Prompt lengths and batch sizes at which latency and throughput are measured."""
     data_dir: Annotated[FilePath | None, Option(panel=MEASURING, metavar="DIR")] = None
     """Folder with offline data sets; None: PAREDOWN_DATA."""
+    trust_remote_code: Annotated[bool, Option(panel=OTHER)] = False
+    """Whether Python code that comes with a model may run."""
+
+
+SERVING = "How it is served"
+PROVING = "How it is proved"
+
+
+class DeployRequest(BaseModel):
+    """Which artifact becomes a package of which engine, how it is proved, and how it is served."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    model: Annotated[str, Option(metavar="ARTIFACT", panel=COMMON)]
+    """Model folder, or `EXPERIMENT[#EPISODE]`: without a number the recommended one."""
+    runtime: Annotated[str, Option("--to", panel=COMMON, complete="runtimes")] = "llama.cpp"
+    """Engine that will serve it."""
+    base: Annotated[str | None, Option(panel=COMMON)] = None
+    """Model to measure beside; None: the artifact's own base."""
+    name: Annotated[str | None, Option(panel=COMMON)] = None
+    """Under which it is served; None: the name of the output folder."""
+    data: Annotated[
+        tuple[str, ...],
+        BeforeValidator(notation.listed),
+        Option("--data", "-d", panel=PROVING, repeat=True, complete="data"),
+    ] = Field(default=("pydoc",), min_length=1)
+    """A text and benchmarks to measure on in the engine."""
+    tokens: Annotated[int | None, Option(panel=PROVING)] = Field(default=None, ge=512)
+    """Tokens of held-out text; None: 8192, or as many as the text has where those are fewer."""
+    limit: Annotated[int, Option(panel=PROVING, metavar="ITEMS")] = Field(default=100, ge=0)
+    """Items per benchmark, a fixed draw over all its subjects; 0: all."""
+    max_kl: Annotated[float, Option(panel=PROVING)] = Field(default=0.02, gt=0)
+    """Nats per token from the artifact that the engine's rounding may cause."""
+    data_dir: Annotated[FilePath | None, Option(panel=PROVING, metavar="DIR")] = None
+    """Folder with offline data sets; None: PAREDOWN_DATA."""
+    max_memory_gb: Annotated[float | None, Option(panel=SERVING, metavar="GB")] = Field(
+        default=None, gt=0
+    )
+    """Memory that the server may take; None: 80 % of this machine's."""
+    context: Annotated[int | None, Option(panel=SERVING, metavar="TOKENS")] = Field(
+        default=None, ge=1
+    )
+    """Of one request, prompt and answer together; None: 4096, or what the memory allows."""
+    slots: Annotated[int | None, Option(panel=SERVING)] = Field(default=None, ge=1)
+    """Requests that are worked on at once; None: 4, or what the memory allows."""
+    threads: Annotated[int | None, Option(panel=SERVING)] = Field(default=None, ge=1)
+    """Of the processor; None: one for each physical core."""
+    cache: Annotated[str | None, Option(panel=SERVING, metavar="TYPE")] = None
+    """How keys and values are stored: f16, or q8_0 for half the memory and other answers; None:
+    the engine's default."""
+    port: Annotated[int, Option(panel=SERVING)] = Field(default=8080, ge=1, le=65535)
+    """On which it will listen."""
+    device: DeviceName = "auto"
+    """Where it is proved; auto: on a GPU where there is one."""
     trust_remote_code: Annotated[bool, Option(panel=OTHER)] = False
     """Whether Python code that comes with a model may run."""
