@@ -156,12 +156,14 @@ def agreement(subject: Subject) -> Fact:
     known = []
     for one in proof.golden:
         answer = subject.ask.complete(one.ids, max_tokens=1, top=TOP)
-        if not answer.top:
-            return not_applicable(name, "the server gives no log-probabilities")
-        known.append(divergence(one, dict(answer.top)))
+        if answer.top:  # none of a token that is part of a character
+            known.append(divergence(one, dict(answer.top)))
+    if not known:
+        return not_applicable(name, "the server gives no log-probabilities")
     kl = mean_stderr(known)
     spread = "" if kl.stderr is None else f" ± {1.96 * kl.stderr:.2g}"
-    seen = f"KL {kl.value:.2g}{spread} nats over {kl.n} prompts, at most {proof.kl_bound:.2g}"
+    of = f"{kl.n} of {len(proof.golden)} prompts"
+    seen = f"KL {kl.value:.2g}{spread} nats over {of}, at most {proof.kl_bound:.2g}"
     return within(name, seen, kl.value, at_most=proof.kl_bound, unit="nats/token")
 
 

@@ -182,12 +182,27 @@ def _top(said: object) -> dict[int | str, float]:
         return {}
     content, classic = said.get("content"), said.get("top_logprobs")
     if isinstance(content, list) and content and isinstance(content[0], dict):
-        candidates = content[0].get("top_logprobs") or []
+        told = content[0].get("top_logprobs") or []
+        candidates = [
+            one
+            for one in told
+            if isinstance(one, dict) and isinstance(one.get("logprob"), int | float)
+        ]
+        if _is_joined(content[0], candidates):
+            return {}
         return {
             one["id"] if "id" in one else str(one["token"]): float(one["logprob"])
             for one in candidates
-            if isinstance(one, dict) and isinstance(one.get("logprob"), int | float)
         }
     if isinstance(classic, list) and classic and isinstance(classic[0], dict):
         return {str(token): float(value) for token, value in classic[0].items()}
     return {}
+
+
+def _is_joined(first: dict[str, Any], candidates: list[dict[str, Any]]) -> bool:
+    """Whether an entry stands for several tokens, and its candidates are those of the last one.
+
+    llama.cpp does so with tokens that are parts of a character: the entry has all their bytes.
+    """
+    chosen = next((one for one in candidates if one.get("id", 0) == first.get("id", 0)), None)
+    return chosen is not None and chosen.get("bytes") != first.get("bytes")

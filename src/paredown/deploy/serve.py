@@ -35,8 +35,8 @@ def server_command(
 ) -> tuple[str, ...] | None:
     """The command that serves the files of an engine; None: it has no server."""
     serving = Serving(
-        name=settings.name, context=settings.context, slots=settings.slots, threads=settings.threads,
-        cache=settings.cache,
+        name=settings.name, context=settings.context, slots=settings.slots,
+        threads=settings.threads, cache=settings.cache,
     )  # fmt: skip
     return runtime.server(package, host=host, port=port, serving=serving)
 
