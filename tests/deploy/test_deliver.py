@@ -21,11 +21,13 @@ from paredown.deploy.package import (
     read_settings,
     verify,
     version_of,
+    write_sums,
 )
 from paredown.deploy.sizing import Wishes
 from paredown.errors import ConfigError, MethodError
 from paredown.methods import registry as methods
 from paredown.pipeline.deliver import Delivered
+from paredown.runtimes.registry import engine
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.strategy import parse_strategy
 from paredown.testing.conformance import MethodConformance
@@ -139,24 +141,22 @@ def test_it_is_ready_by_its_own_check(delivered: Delivered) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_model_behind_the_same_proof_is_seen(
     delivered: Delivered, artifact: Path, tmp_path: Path
 ) -> None:
-    from paredown.runtimes.registry import engine
-
     other = tiny_model(tmp_path / "other", tokenizer=False, vocab_size=VOCABULARY, seed=1)
     write_all_bytes_tokenizer(other)
     folder = shutil.copytree(delivered.folder, tmp_path / "package")
     shutil.rmtree(folder / MODEL)
     engine("llama.cpp").export(other, folder / MODEL)
-    from paredown.deploy.package import write_sums
-
     write_sums(folder)  # whoever swaps a model by mistake has fitting checksums
     facts = {f.name: f for f in check_package(folder, patience=Patience(whole_s=300.0))}
     assert facts["agreement"].status == "failed"
     assert (facts["agreement"].value or 0.0) > 0.05
 
 
+@pytest.mark.slow
 def test_the_version_before_is_kept(delivered: Delivered, artifact: Path, tmp_path: Path) -> None:
     place = shutil.copytree(delivered.folder, tmp_path / "tiny-q4")
     base = Path(read_record(place).base)
@@ -183,6 +183,7 @@ def test_what_is_wrong_is_told_before_the_work(artifact: Path, tmp_path: Path) -
     assert [f.name for f in tmp_path.iterdir()] == ["taken"]
 
 
+@pytest.mark.slow
 def test_a_proof_that_fails_leaves_nothing(artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(MethodError, match="the exported model is not the artifact: KL"):
         make(artifact, tmp_path / "p", max_kl=1e-9)
