@@ -135,9 +135,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "100000")
         self.end_headers()
-        for _ in range(300):
+        for _ in range(3000):  # much more often than any timeout of a socket
             self.wfile.write(b" ")
-            time.sleep(0.1)
+            time.sleep(0.02)
 
     def crowded(self) -> bool:
         return threading.active_count() > 8
