@@ -72,6 +72,7 @@ def test_what_is_wrong_is_seen(behaviour: str, fact: str, words: str) -> None:
 def test_a_server_without_end_is_waited_for_with_an_end(behaviour: str) -> None:
     facts = check(behaviour, patience=Patience(request_s=0.3, whole_s=2.0))
     assert "within 0.3 s" in facts["generation"].seen
+    assert facts["generation"].seconds < 20  # a third of what the drip goes on for
     assert {"generation", "streaming", "agreement", "overload"} <= failures(facts)
 
 
