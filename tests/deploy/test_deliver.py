@@ -152,8 +152,10 @@ def test_another_model_behind_the_same_proof_is_seen(
     engine("llama.cpp").export(other, folder / MODEL)
     write_sums(folder)  # whoever swaps a model by mistake has fitting checksums
     facts = {f.name: f for f in check_package(folder, patience=Patience(whole_s=300.0))}
-    assert facts["agreement"].status == "failed"
-    assert (facts["agreement"].value or 0.0) > 0.05
+    # Two random models are near uniform, so twenty candidates tell them apart by little; what they
+    # write tells more.
+    assert facts["drift"].status == "failed"
+    assert (facts["agreement"].value or 0.0) > 10 * (delivered.proof.served_kl or 0.0)
 
 
 @pytest.mark.slow
