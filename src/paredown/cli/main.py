@@ -39,6 +39,10 @@ class _Commands(LazyGroup):
             "paredown.cli.compress", "compress",
             "Compress a model with one strategy, and prove that the artifact reloads.",
         ),
+        "front": (
+            "paredown.cli.front", "front",
+            "Show what a model loses at every size, with bits chosen matrix by matrix.",
+        ),
         "plan": (
             "paredown.cli.plan", "plan",
             "Show what a plan gives to each layer, or how two plans differ.",

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from paredown.deploy.proof import Golden, Tokens
+from paredown.spec.plan import PlanRecord
 from paredown.spec.result import Failure, Measurement
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
@@ -93,6 +94,15 @@ class DeployDone(_Record):
     notes: tuple[str, ...]
 
 
+class PlansDone(_Record):
+    """Plans along the curve of a model, none of them built yet."""
+
+    plans: tuple[PlanRecord, ...]
+    """Chosen, smallest first, each with its forecast."""
+    uniform: tuple[PlanRecord, ...]
+    """All layers alike, for comparison, smallest first."""
+
+
 class Failed(_Record):
     """The job came to nothing."""
 
@@ -101,7 +111,7 @@ class Failed(_Record):
     """The request is at fault, not the strategy."""
 
 
-D = TypeVar("D", CompressDone, VerifyDone, EvaluateDone, ScoreDone, DeployDone)
+D = TypeVar("D", CompressDone, VerifyDone, EvaluateDone, ScoreDone, DeployDone, PlansDone)
 
 
 class Job(_Record, ABC, Generic[D]):
@@ -139,15 +149,12 @@ class HeldOut(_Record):
     config: EvaluateConfig
 
 
-class CompressJob(Job[CompressDone]):
-    """Run a strategy's steps on `model` and leave the artifact in `out`."""
+class CalibratedJob(Job[D]):
+    """What a job needs that calibrates on text."""
 
-    kind: Literal["compress"] = "compress"
     model: Path
     model_name: str
     model_hash: str
-    strategy: Strategy
-    out: Path
     text: TextSpec
     samples: int
     least_samples: int | None = None
@@ -155,9 +162,28 @@ class CompressJob(Job[CompressDone]):
     length: int
     seed: int
 
+
+class CompressJob(CalibratedJob[CompressDone]):
+    """Run a strategy's steps on `model` and leave the artifact in `out`."""
+
+    kind: Literal["compress"] = "compress"
+    strategy: Strategy
+    out: Path
+
     @property
     def answer(self) -> type[CompressDone]:
         return CompressDone
+
+
+class PlansJob(CalibratedJob[PlansDone]):
+    """Find plans along the curve of what `runtime` holds of `model`."""
+
+    kind: Literal["plans"] = "plans"
+    points: int = Field(ge=2)
+
+    @property
+    def answer(self) -> type[PlansDone]:
+        return PlansDone
 
 
 class VerifyJob(Job[VerifyDone]):
@@ -186,6 +212,20 @@ class EvaluateJob(Job[EvaluateDone]):
     timed: ClassVar[bool] = True
 
     kind: Literal["evaluate"] = "evaluate"
+    model: Path
+    base_bytes: int
+    held_out: HeldOut
+
+    @property
+    def answer(self) -> type[EvaluateDone]:
+        return EvaluateDone
+
+
+class JudgeJob(Job[EvaluateDone]):
+    """Measure the size of `model` and its quality on held-out text; nothing that takes the machine
+    for itself."""
+
+    kind: Literal["judge"] = "judge"
     model: Path
     base_bytes: int
     held_out: HeldOut
@@ -225,8 +265,8 @@ class DeployJob(Job[DeployDone]):
         return DeployDone
 
 
-AnyJob = CompressJob | VerifyJob | EvaluateJob | ScoreJob | DeployJob
-AnyDone = CompressDone | VerifyDone | EvaluateDone | ScoreDone | DeployDone
+AnyJob = CompressJob | VerifyJob | EvaluateJob | ScoreJob | DeployJob | PlansJob | JudgeJob
+AnyDone = CompressDone | VerifyDone | EvaluateDone | ScoreDone | DeployDone | PlansDone
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Annotated[AnyJob, Field(discriminator="kind")])
 
 

@@ -46,6 +46,22 @@ class CompressRequest(CalibrationConfig):
     """Whether Python code that comes with a model may run."""
 
 
+class FrontRequest(CompressRequest):
+    """Of which model the curve is wanted, how fine, and on what it is judged."""
+
+    points: Annotated[int, Option(panel=COMMON)] = Field(default=12, ge=3, le=40)
+    """Plans along the curve, from ruined to nothing lost."""
+    tokens: Annotated[int | None, Option("--eval-tokens", panel=MEASURING)] = Field(
+        default=None, ge=512
+    )
+    """Tokens of held-out text on which each is judged; None: 8192, or as many as the text holds out
+    where those are fewer, and at least 2048."""
+    window: Annotated[int, Option("--eval-window", panel=MEASURING)] = Field(default=512, ge=16)
+    """Tokens per non-overlapping window; shortened to the model's context."""
+    uniform: Annotated[bool, Option("--uniform/--no-uniform", panel=COMMON)] = True
+    """Whether models with all layers alike are measured beside them, for comparison."""
+
+
 class EvaluateRequest(MeasureConfig):
     """Which model is measured, against which base, on what."""
 

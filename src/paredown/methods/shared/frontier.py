@@ -5,10 +5,12 @@ Imports torch: methods and jobs import it when they are at work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+import torch
 from torch import Tensor
 
 from paredown.analysis.allocation import Allocation, Priced, curve
@@ -30,6 +32,13 @@ ROUNDS = 4
 """How often a plan may ask for layers that were only estimated before its estimates are taken."""
 ANCHORS = (0.9, 1.0, 1.15)
 """Sizes of the plans that are measured, over the budget."""
+FIRST_KAPPA = 2.0
+"""The factor before anything was measured; what models were seen to have."""
+ALONG = (0.25, 0.5, 0.75)
+"""Where along the curve its anchors are."""
+WORST_KL, BEST_KL = 1.5, 0.005
+"""Nats per token between which a curve runs: beyond the one a model is ruined, below the other
+nothing is gained any more."""
 ANCHOR_TOKENS = 2048
 """On which anchors and embeddings are judged."""
 
@@ -115,15 +124,31 @@ class Frontier:
 
     @cached_property
     def _comparison(self) -> Comparison:
-        """On the last calibration windows: of those that gave no gradients, where there are."""
-        windows = self.context.calibration()
-        count = max(1, ANCHOR_TOKENS // windows.shape[1])
         return Comparison(
             self.source,
-            windows[-count:],
+            self._fresh_tokens,
             device=self.context.device,
             trust_remote_code=self.context.trust_remote_code,
         )
+
+    @cached_property
+    def _fresh_tokens(self) -> Tensor:
+        """(samples, length): windows of training text that calibrated nothing.
+
+        GPTQ fits what it calibrates on: there, plans look better than they are. A text that has no
+        further windows gives its last ones.
+        """
+        windows = self.context.calibration()
+        count = max(1, ANCHOR_TOKENS // windows.shape[1])
+        used = {tuple(window.tolist()) for window in windows}
+        if self.context.training is None:
+            return windows[-count:]
+        try:
+            more = self.context.training.windows(len(windows) + count, windows.shape[1], None)
+        except DataError:  # the text is too short for more
+            return windows[-count:]
+        fresh = [window for window in more if tuple(window.tolist()) not in used]
+        return torch.stack(fresh[-count:]) if fresh else windows[-count:]
 
     # Prices
 
@@ -199,12 +224,22 @@ class Frontier:
         self._settle(found.chosen)
         return found
 
-    def sizes(self, count: int, kappa: float) -> list[int]:
-        """Budgets of `count` plans along the curve, spread evenly in the logarithm of bytes."""
-        stops = [a.nbytes + self.choices.fixed for a in curve(self.priced(kappa))]
-        least, most = stops[0], stops[-1]
-        ratio = (most / least) ** (1.0 / max(1, count - 1))
-        return [min(most, round(least * ratio**i)) for i in range(count)]
+    def along(self, count: int) -> list[Found]:
+        """`count` plans from the smallest that is worth having to where nothing is lost any more,
+        spread evenly in the logarithm of bytes; smallest first, each once."""
+        kappa = self.kappa([partial(self._between, share) for share in ALONG])
+        budgets = [self._between(i / (count - 1), kappa) for i in range(count)]
+        plans = {found.chosen: found for found in (self.solve(b, kappa) for b in budgets)}
+        return [self.found(plan, kappa) for plan in plans.values()]
+
+    def _between(self, share: float, kappa: float) -> int:
+        """A budget at a share of the way along the curve, from `WORST_KL` to `BEST_KL`."""
+        stops = curve(self.priced(kappa))
+        worth = [a.nbytes for a in stops if BEST_KL <= a.cost <= WORST_KL] or [
+            a.nbytes for a in stops
+        ]
+        least, most = (self.choices.fixed + size for size in (worth[0], worth[-1]))
+        return round(least * math.exp(share * math.log(most / least)))
 
     def anchor(self, found: Allocation) -> Anchor:
         """Measure a plan in memory, its embedding left as it is."""
@@ -217,16 +252,19 @@ class Frontier:
             self._anchors[found.chosen] = Anchor(nbytes=nbytes, proxy=proxy, kl=kl)
         return self._anchors[found.chosen]
 
-    def kappa(self, budgets: Sequence[int]) -> float:
-        """The factor from prices to nats, from plans of these sizes that are measured.
+    def kappa(self, budgets: Sequence[Callable[[float], int]]) -> float:
+        """The factor from prices to nats, from plans that are measured.
+
+        Args:
+            budgets: their sizes, given the factor as far as it is known.
 
         The plans are those that the factor itself would choose, so that forecast and anchors are
         of one kind: plans chosen by their price turn out dearer than others of the same price.
         """
-        kappa = 1.0
+        kappa = FIRST_KAPPA
         anchors: list[Anchor] = []
         for done, budget in enumerate(budgets):
-            found = self.solve(budget, kappa)
+            found = self.solve(budget(kappa), kappa)
             share, said = 0.65 + 0.15 * done / len(budgets), f"plan {done + 1} of {len(budgets)}"
             self.context.progress(share, f"measuring {said}")
             anchors.append(self.anchor(found))
@@ -242,7 +280,7 @@ class Frontier:
         self.choices.require(budget)
         least, most = self.choices.interval
         near = [min(most, max(least, round(share * budget))) for share in ANCHORS]
-        kappa = self.kappa(list(dict.fromkeys(near)))
+        kappa = self.kappa([partial(_fixed, size) for size in dict.fromkeys(near)])
         return self.found(self.solve(budget, kappa), kappa)
 
     def found(self, plan: Allocation, kappa: float) -> Found:
@@ -267,6 +305,10 @@ class Frontier:
             units=tuple(units),
         )
         return Found(schemes, record)
+
+
+def _fixed(size: int, kappa: float) -> int:
+    return size
 
 
 def _first(schemes: Sequence[Scheme]) -> list[Scheme]:

@@ -20,9 +20,8 @@ from paredown.blocks.rounding import GptqRounding, PlanRounding
 from paredown.errors import ConfigError
 from paredown.methods.base import Context
 from paredown.methods.shared.groups import hessians_on
-from paredown.methods.shared.units import Choices, predict_plan, unit_bytes
-from paredown.spec.filesize import most_bytes
-from paredown.spec.plan import PLAN_FILE, PlanRecord, UnitPlan, scheme_word
+from paredown.methods.shared.units import Choices, plain_record
+from paredown.spec.plan import PLAN_FILE, PlanRecord
 from paredown.spec.scheme import Scheme
 from paredown.spec.units import human_bytes
 from paredown.store.atomic import write_json
@@ -94,22 +93,5 @@ class PlanBank:
             statement=lambda: rare_experts(hessians.rare(), dict(schemes)),
             embeddings=self.embeddings,
         )
-        write_json(out / PLAN_FILE, record or self._given(schemes))
+        write_json(out / PLAN_FILE, record or plain_record(self.source.spec, self.choices, schemes))
         return logits
-
-    def _given(self, schemes: Mapping[str, Scheme]) -> PlanRecord:
-        """The record of a plan that was given: what it is, without a forecast."""
-        spec = self.source.spec
-        units = [
-            UnitPlan(
-                layers=unit.unit.layers,
-                option=scheme_word(schemes.get(unit.unit.layers[0])),
-                nbytes=unit_bytes(spec, unit.unit, schemes.get(unit.unit.layers[0])),
-            )
-            for unit in self.choices.units
-        ]
-        return PlanRecord(
-            parameters=spec.parameters,
-            nbytes=most_bytes(predict_plan(spec, schemes)),
-            units=tuple(units),
-        )

@@ -10,15 +10,18 @@ from paredown.errors import ConfigError
 from paredown.methods.shared.groups import packed_tensors_of, predict_schemes
 from paredown.runtimes import registry as runtimes
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
-from paredown.spec.filesize import frame_bytes, stored_bytes
+from paredown.spec.filesize import frame_bytes, most_bytes, stored_bytes
 from paredown.spec.layers import Format, LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec
+from paredown.spec.plan import PlanRecord, UnitPlan, scheme_word
 from paredown.spec.scheme import Scheme
 from paredown.spec.structure import matches, matrix_shape, select_linears
 from paredown.spec.units import human_bytes
 
 BITS = (2, 3, 4, 5, 6, 8)
 """Widths that a plan may choose; 7 bits are never worth what they take."""
+UNIFORM_BITS = (3, 4, 5, 6, 8)
+"""Widths of the uniform plans that others are compared with."""
 _USUAL_GROUP = 64
 """Smaller groups and symmetric grids were seen to add nothing to a choice among these widths."""
 
@@ -206,3 +209,39 @@ def unit_bytes(spec: ModelSpec, unit: LayerUnit, scheme: Scheme | None) -> int:
 def predict_plan(spec: ModelSpec, schemes: Mapping[str, Scheme]) -> ModelSpec:
     """The spec of a model whose layers have these schemes; itself where none has any."""
     return predict_schemes(spec, schemes) if schemes else spec
+
+
+def plain_record(spec: ModelSpec, choices: Choices, schemes: Mapping[str, Scheme]) -> PlanRecord:
+    """A plan as it is, without a forecast."""
+    units = [
+        UnitPlan(
+            layers=unit.unit.layers,
+            option=scheme_word(schemes.get(unit.unit.layers[0])),
+            nbytes=unit_bytes(spec, unit.unit, schemes.get(unit.unit.layers[0])),
+        )
+        for unit in choices.units
+    ]
+    return PlanRecord(
+        parameters=spec.parameters,
+        nbytes=most_bytes(predict_plan(spec, schemes)),
+        units=tuple(units),
+    )
+
+
+def uniform_plans(choices: Choices) -> list[dict[str, Scheme]]:
+    """For each width the plan in which all units have it, fewest bits first.
+
+    The embedding has no fewer than 4 bits: it was never worth it. A unit that the runtime does not
+    hold in a width has the next wider one; what comes out the same is told once.
+    """
+    made: list[dict[str, Scheme]] = []
+    for bits in UNIFORM_BITS:
+        plan: dict[str, Scheme] = {}
+        for unit in choices.units:
+            least = max(bits, 4) if unit.is_embedding else bits
+            wide = [scheme for scheme in unit.rounded if scheme.bits >= least]
+            if wide:
+                plan |= dict.fromkeys(unit.unit.layers, wide[0])
+        if plan and plan not in made:
+            made.append(plan)
+    return made

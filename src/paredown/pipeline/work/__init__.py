@@ -14,12 +14,15 @@ from paredown.pipeline.messages import (
     CompressJob,
     DeployJob,
     EvaluateJob,
+    JudgeJob,
+    PlansJob,
     ScoreJob,
     VerifyJob,
 )
 from paredown.pipeline.work.compress import compress
 from paredown.pipeline.work.deploy import deploy
-from paredown.pipeline.work.measure import evaluate, score
+from paredown.pipeline.work.measure import evaluate, judge, score
+from paredown.pipeline.work.plans import plans
 from paredown.pipeline.work.verify import verify
 from paredown.spec.progress import Progress
 from paredown.store.cache import Cache
@@ -47,5 +50,9 @@ def _perform(job: AnyJob, folder: Path, progress: Progress) -> AnyDone:
             return score(job, folder, progress)
         case DeployJob():
             return deploy(job, progress)
+        case PlansJob():
+            return plans(job, folder, progress)
+        case JudgeJob():
+            return judge(job, progress)
         case _:
             assert_never(job)

@@ -20,14 +20,12 @@ from paredown.methods import registry
 from paredown.methods.base import AnyMethod, Context, Kind, Params, Training
 from paredown.pipeline.messages import EXPECTED, CompressDone, CompressJob
 from paredown.pipeline.prefix import PrefixCache
-from paredown.pipeline.work.texts import request
-from paredown.runtimes.torch.writer import write_texts
+from paredown.pipeline.work.texts import calibration_windows, request, training_windows
 from paredown.spec.progress import Progress
 from paredown.spec.serial import content_hash
 from paredown.store.atomic import new_folder
 from paredown.store.cache import Cache
 from paredown.store.content import model_hash
-from paredown.text.windows import windows
 
 
 @dataclass(frozen=True)
@@ -142,14 +140,14 @@ class _Step:
             n_run = len(self.job.strategy.steps) - self.first
             self.progress((self.index - self.first + share) / n_run, f"{method.name}: {message}")
 
-        read = partial(_windows, self.job, report)
+        read = partial(training_windows, self.job, report)
         return Context(
             device=self.job.device,
             seed=self.job.seed,
             source_hash=model_hash(source.folder),
             scratch=scratch,
             cache=self.cache,
-            calibration=partial(_calibration, self.job, report),
+            calibration=partial(calibration_windows, self.job, report),
             progress=report,
             trust_remote_code=self.job.trust_remote_code,
             training=Training(base=self.job.model, windows=read),
@@ -170,38 +168,3 @@ def require_predicted(method: AnyMethod, params: Params, predicted: int, stored:
             f"{method.name} predicts {predicted} bytes of tensors and has stored {stored}: "
             "it has not done to every layer what it says"
         )
-
-
-def _calibration(job: CompressJob, progress: Progress) -> Tensor:
-    """(count, length) windows of what the run calibrates on, as many as it has up to those wanted.
-
-    What a method trains on is read through `_windows`: there less than it asks for is refused,
-    because its schedule counts on every token.
-    """
-    return _windows(job, progress, job.samples, job.length, None, least=job.least_samples)
-
-
-def _windows(
-    job: CompressJob,
-    progress: Progress,
-    count: int,
-    length: int,
-    source: str | None,
-    *,
-    least: int | None = None,
-) -> Tensor:
-    """(count, length) windows of training text: of `source`, or of what the run calibrates on."""
-    text = job.text if source is None else job.text.model_copy(update={"calibration": source})
-    return windows(
-        request(text),
-        "calibration",
-        job.model,
-        count=count,
-        least=least,
-        length=length,
-        seed=job.seed,
-        cache=Cache.default(),
-        write=write_texts,
-        trust_remote_code=job.trust_remote_code,
-        progress=lambda _, message: progress(0.0, message),
-    )

@@ -12,7 +12,16 @@ from torch import Tensor
 from paredown.blocks.hessians import tensor_hash
 from paredown.blocks.skeleton import read_config
 from paredown.evaluate.quality import BaseOutputs
-from paredown.pipeline.messages import DeployJob, EvaluateJob, HeldOut, TextSpec, VerifyJob
+from paredown.pipeline.messages import (
+    CompressJob,
+    DeployJob,
+    EvaluateJob,
+    HeldOut,
+    JudgeJob,
+    PlansJob,
+    TextSpec,
+    VerifyJob,
+)
 from paredown.runtimes.torch.writer import write_texts
 from paredown.spec.progress import Progress, unheard
 from paredown.store.cache import Cache
@@ -30,7 +39,7 @@ def protocol(held_out: HeldOut) -> str:
 
 
 def evaluation_tokens(
-    held_out: HeldOut, job: VerifyJob | EvaluateJob | DeployJob, progress: Progress
+    held_out: HeldOut, job: VerifyJob | EvaluateJob | JudgeJob | DeployJob, progress: Progress
 ) -> Tensor:
     """(count, length) windows of the held-out text, no longer than the base's context."""
     config = read_config(held_out.base, trust_remote_code=job.trust_remote_code).get_text_config()
@@ -60,7 +69,7 @@ def evaluation_tokens(
 def base_outputs(
     held_out: HeldOut,
     tokens: Tensor,
-    job: VerifyJob | EvaluateJob,
+    job: VerifyJob | EvaluateJob | JudgeJob,
     progress: Progress = unheard,
 ) -> BaseOutputs:
     """What the base says to these tokens, computed when it is first asked for."""
@@ -73,6 +82,41 @@ def base_outputs(
         runtime=job.runtime,
         trust_remote_code=job.trust_remote_code,
         progress=progress,
+    )
+
+
+def calibration_windows(job: CompressJob | PlansJob, progress: Progress) -> Tensor:
+    """(count, length) windows of what the run calibrates on, as many as it has up to those wanted.
+
+    What a method trains on is read through `training_windows`: there less than it asks for is
+    refused, because its schedule counts on every token.
+    """
+    return training_windows(job, progress, job.samples, job.length, None, least=job.least_samples)
+
+
+def training_windows(
+    job: CompressJob | PlansJob,
+    progress: Progress,
+    count: int,
+    length: int,
+    source: str | None,
+    *,
+    least: int | None = None,
+) -> Tensor:
+    """(count, length) windows of training text: of `source`, or of what the run calibrates on."""
+    text = job.text if source is None else job.text.model_copy(update={"calibration": source})
+    return windows(
+        request(text),
+        "calibration",
+        job.model,
+        count=count,
+        least=least,
+        length=length,
+        seed=job.seed,
+        cache=Cache.default(),
+        write=write_texts,
+        trust_remote_code=job.trust_remote_code,
+        progress=lambda _, message: progress(0.0, message),
     )
 
 
