@@ -16,7 +16,7 @@ from paredown.errors import ConfigError
 from paredown.spec.option import Group, Option
 from paredown.spec.requests import CompressRequest, DeployRequest, EvaluateRequest
 from paredown.spec.run import RunConfig
-from paredown.spec.sizing import MatchRequest
+from paredown.spec.sizing import MatchRequest, PredictRequest
 from tests.cli.asked import parse, say
 
 REQUESTS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
@@ -25,6 +25,7 @@ REQUESTS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "PAREDOWN_EVALUATE_": (EvaluateRequest, {"argument": "model"}),
     "PAREDOWN_DEPLOY_": (DeployRequest, {"argument": "model"}),
     "PAREDOWN_MATCH_": (MatchRequest, {}),
+    "PAREDOWN_PREDICT_": (PredictRequest, {}),
 }
 TABLES = [Table.of(kind, prefix, **more) for prefix, (kind, more) in REQUESTS.items()]
 EACH = [

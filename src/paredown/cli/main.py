@@ -35,6 +35,10 @@ class _Commands(LazyGroup):
             "paredown.cli.match", "match",
             "Find the hardware for a model: memory, number, speed, energy and cost.",
         ),
+        "predict": (
+            "paredown.cli.predict", "predict",
+            "Say what strategies would bring before any of them runs, with intervals.",
+        ),
         "compress": (
             "paredown.cli.compress", "compress",
             "Compress a model with one strategy, and prove that the artifact reloads.",

@@ -20,9 +20,9 @@ NUMBER_BYTES = 2
 """Of an activation and of a number in the cache: bf16 or fp16."""
 COLLECTIVES_MB = 400.0
 """Buffers of NCCL and its like where several devices work together, as aiconfigurator has them."""
-ACTIVATION_ERROR = 1.5
-RUNTIME_ERROR = 1.3
-"""Factors within which the two estimated parts are expected; see docs/sizing.md."""
+ACTIVATION_ERROR, RUNTIME_ERROR, MEASURED_ERROR = 1.5, 1.3, 1.1
+"""Factors within which the estimated parts are expected; the last where the process without a model
+was measured here. See docs/sizing.md."""
 
 
 @final
@@ -150,8 +150,9 @@ def serving_memory(
     at_once = work.batch * work.prompt
     if engine.chunk is not None:
         at_once = min(at_once, max(engine.chunk, work.batch))
-    fixed = process_bytes
+    fixed, fixed_error = process_bytes, MEASURED_ERROR
     if fixed is None:
+        fixed_error = RUNTIME_ERROR
         fixed = 1e6 * (engine.context_mb if on_gpu else engine.process_mb)
     if layout.devices > 1:
         fixed += 1e6 * COLLECTIVES_MB
@@ -163,7 +164,7 @@ def serving_memory(
         cache=cache,
         activations=Estimate.within(block, ACTIVATION_ERROR),
         logits=Estimate.within(logits, ACTIVATION_ERROR),
-        runtime=Estimate.within(fixed, RUNTIME_ERROR),
+        runtime=Estimate.within(fixed, fixed_error),
         unknown=caches.unknown,
     )
 

@@ -25,12 +25,15 @@ class Known:
         strategy: as it was written, for instance `gptq(bits=4)`.
         quality: perplexity over the base's.
         kl: divergence from the base's next-token probabilities, nats per token.
+        family, parameters: of the model; 0: not told.
     """
 
     model: str
     strategy: str
     quality: float
     kl: float
+    family: str = "unknown"
+    parameters: int = 0
 
 
 @cache
@@ -38,7 +41,14 @@ def known() -> tuple[Known, ...]:
     """All rows, in the order of the file."""
     text = files("paredown.methods.shared").joinpath(FILE).read_text(encoding="utf-8")
     return tuple(
-        Known(model=model["model"], strategy=row["strategy"], quality=row["quality"], kl=row["kl"])
+        Known(
+            model=model["model"],
+            strategy=row["strategy"],
+            quality=row["quality"],
+            kl=row["kl"],
+            family=model["family"],
+            parameters=model["parameters"],
+        )
         for model in json.loads(text)["models"]
         for row in model["rows"]
     )

@@ -1,0 +1,213 @@
+"""`paredown predict`: what strategies would bring, before any of them runs. Loads no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paredown.cli.options import with_settings
+from paredown.errors import ConfigError
+from paredown.spec.sizing import PredictRequest
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from paredown.coordinate.prediction import Ground, Predicted, Predictions
+    from paredown.spec.result import TrialResult
+
+ENV_PREFIX = "PAREDOWN_PREDICT_"
+
+
+@with_settings(PredictRequest, env_prefix=ENV_PREFIX)
+def predict(
+    request: PredictRequest,
+    *,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Instead: predicted against measured, over experiments in a folder."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --history: a plot of it, as PNG.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what strategies would bring before any of them runs.
+
+    Sizes are exact. Memory and speed follow from the models of `paredown match`, speed once this
+    machine is calibrated. Quality comes with an interval from what the same strategy did to similar
+    models, yours first; where nobody knows, it is unknown.
+    """
+    if history is not None:
+        from paredown.cli.history import show_history
+
+        if request.model is not None or request.strategies:
+            raise ConfigError("--history looks at experiments; leave out the model and strategies")
+        show_history(history, plot=plot, as_json=as_json)
+        return
+    if plot is not None:
+        raise ConfigError("--plot is of a history; add --history DIR")
+    if request.model is None:
+        raise ConfigError("give a model: paredown predict -m demo")
+    from paredown.coordinate.prediction import predict as predict_all
+    from paredown.methods import registry
+
+    # A misspelt strategy is told before a model is fetched.
+    strategies = [registry.canonical(text) for text in request.strategies]
+    found = predict_all(strategies, ground_of(request, request.model))
+    if as_json:
+        from paredown.spec.serial import readable
+
+        print(readable(as_document(found)), end="")
+        return
+    from paredown.cli.terminal import make_console
+
+    make_console().print(render(found))
+
+
+def ground_of(request: PredictRequest, model: str) -> Ground:
+    """What predictions are made from.
+
+    Raises:
+        ConfigError: no such model or device, or one that is quantized already.
+    """
+    from paredown.artifact.source import spec_of
+    from paredown.coordinate.prediction import Ground
+    from paredown.coordinate.setup import choose_device
+    from paredown.coordinate.skills import skills_of, transferable
+    from paredown.hardware.detect import detect
+    from paredown.hardware.memory import check_context
+    from paredown.runtimes.calibration import kept
+    from paredown.spec.target import Target
+    from paredown.store.skills import SkillStore, default_path
+
+    spec, machine = spec_of(model), detect()
+    if spec.quantization is not None:
+        raise ConfigError(
+            f"{spec.name} is quantized already ({spec.quantization}); start from its 16-bit "
+            "original"
+        )
+    device = choose_device(request.device, machine)
+    skills = ()
+    if request.skills:
+        skills = transferable(skills_of(SkillStore(default_path()).evidence()), spec)
+    more: dict[str, Any] = {}
+    if request.context is not None:
+        check_context(spec, request.context)
+        more["tokens"] = (request.context - 1, 1)
+    return Ground(
+        spec=spec,
+        target=Target(device=device, runtime=request.runtime, limits=request.limits),
+        skills=skills,
+        calibration=kept(machine),
+        free_bytes=machine.available_bytes,
+        **more,
+    )
+
+
+# --- Output ---------------------------------------------------------------------------------------
+
+
+def render(found: Predictions) -> RenderableType:
+    """The table, the choice, and what cannot run."""
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(title="Predicted, nothing was run", title_justify="left", box=None,
+                  pad_edge=False)  # fmt: skip
+    limited = bool(found.base.checks)
+    columns = ["strategy", "size", "ratio", "~memory", "~speed-up", "perplexity/base", "known from"]
+    for column in [*columns, "limits"] if limited else columns:
+        text = column in {"strategy", "known from", "limits"}
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    for row in (found.base, *found.rows):
+        cells = _cells(row)
+        table.add_row(*cells, _limits(row)) if limited else table.add_row(*cells)
+    lines: list[RenderableType] = [table, "", _choice(found)]
+    lines += [f"Cannot run: {label}: {why}" for label, why in found.refused.items()]
+    if found.base.result.get("decode_latency") is None:
+        lines.append(
+            "Speed is unknown until 'paredown match --calibrate' has measured this machine."
+        )
+    lines.append(
+        "Sizes are exact; ~ and intervals are estimates of 95 %. To measure: paredown run, or "
+        "paredown compress and paredown evaluate."
+    )
+    return Group(*lines)
+
+
+def _cells(row: Predicted) -> list[str]:
+    from paredown.spec.units import human_bytes
+
+    result, quality = row.result, row.quality
+    memory, speed = result.value("peak_memory"), result.get("speedup")
+    shown = "unknown"
+    if quality is not None and result.strategy is None:
+        shown = "1"
+    elif quality is not None:
+        shown = f"{quality.value:.3f} ({quality.low:.2f} to {quality.high:.2f})"
+    return [
+        result.label,
+        human_bytes(result.value("size") or 0.0),
+        f"{result.value('compression_ratio') or 0.0:.2f}x",
+        "unknown" if memory is None else human_bytes(memory),
+        "unknown" if speed is None else _interval(result),
+        shown,
+        "" if quality is None else f"{quality.basis}",
+    ]
+
+
+def _interval(result: TrialResult) -> str:
+    found = result.get("speedup")
+    if found is None or found.low is None or found.high is None or found.low == found.high:
+        return "1x"
+    return f"{found.value:.2f}x ({found.low:.2f} to {found.high:.2f})"
+
+
+def _limits(row: Predicted) -> str:
+    return "; ".join(
+        f"{check.limit.name} {check.state.value if check.seen is not None else 'unknown'}"
+        for check in row.checks
+    )
+
+
+def _choice(found: Predictions) -> str:
+    choice = found.choice
+    labels = {row.result.episode: row.result.label for row in (found.base, *found.rows)}
+    if choice.episode is None:
+        return f"Choice: none; {choice.reason}."
+    return f"Choice: {labels[choice.episode]}: {choice.reason}. By prediction alone."
+
+
+def as_document(found: Predictions) -> dict[str, Any]:
+    """Everything as JSON types."""
+    from paredown.spec.serial import SCHEMA_VERSION
+
+    def row(one: Predicted) -> dict[str, Any]:
+        result = one.result
+        return {
+            "strategy": result.label,
+            "measurements": [
+                m.model_dump(mode="json") for m in result.measurements if m.name != "perplexity"
+            ],
+            "quality_known_from": None if one.quality is None else one.quality.basis,
+            "quality_n": 0 if one.quality is None else one.quality.n,
+            "limits": [
+                {"limit": check.asked, "has": check.has, "state": check.state.value}
+                for check in one.checks
+            ],
+        }
+
+    chosen = {r.result.episode: r.result.label for r in (found.base, *found.rows)}
+    episode = found.choice.episode
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "base": row(found.base),
+        "rows": [row(one) for one in found.rows],
+        "refused": found.refused,
+        "choice": None if episode is None else chosen[episode],
+        "reason": found.choice.reason,
+    }
