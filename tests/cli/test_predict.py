@@ -22,7 +22,9 @@ app.command()(predict)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_model(tmp_path_factory.mktemp("predict-cli") / "m", tokenizer=False))
+    return str(
+        tiny_model(tmp_path_factory.mktemp("p") / "m", tokenizer=False, intermediate_size=128)
+    )
 
 
 def run(*words: str) -> Any:
