@@ -179,7 +179,8 @@ def test_the_catalogue_is_listed_and_a_bad_one_refused(tmp_path: Path) -> None:
 def calibration() -> Calibration:
     return Calibration(
         machine=detect().id, threads=1, torch="2", copy_bytes_s=1e10, row_bytes_s=1e10,
-        packed_bytes_s={4: 5e9}, cache_bytes_s=1e9, dense_ops_s=1e11, packed_ops_s=1e11,
+        packed_bytes_s={4: 5e9}, cache_bytes_s=1e9, few_ops_s=1e11,
+        few_packed_ops_s=1e11, dense_ops_s=1e11, packed_ops_s=1e11,
         unpack_s=1e9, layer_s=1e-3, step_s=0.0, process_bytes=4e8,
     )  # fmt: skip
 

@@ -40,7 +40,8 @@ FOUR = registry.canonical("gptq(bits=4, group_size=32)")
 EIGHT = registry.canonical("rtn(bits=8, group_size=32)")
 CALIBRATION = Calibration(
     machine="m", threads=1, torch="2", copy_bytes_s=1e10, row_bytes_s=1e9,
-    packed_bytes_s={4: 1e9, 8: 1e9}, cache_bytes_s=1e9, dense_ops_s=1e11, packed_ops_s=1e11,
+    packed_bytes_s={4: 1e9, 8: 1e9}, cache_bytes_s=1e9, few_ops_s=1e11,
+    few_packed_ops_s=1e11, dense_ops_s=1e11, packed_ops_s=1e11,
     unpack_s=1e9, layer_s=1e-6, step_s=0.0, process_bytes=1e6,
 )  # fmt: skip
 

@@ -40,6 +40,8 @@ class Rates:
         cache: bytes per second of keys and values; None: as `bandwidth`.
         compute: operations per second by rate (`16`, `int8`, `fp8`); None: unknown. `packed` where
             weights that only lie packed are multiplied at a rate of their own.
+        few: operations per second with the few rows of a batch, of `dense` and of `packed` weights,
+            where that differs; one row alone is a matter of bytes.
         layer_s, step_s: seconds per layer and per pass that no size explains.
         unpack: packed weights per second that are unpacked for a long prompt; None: on the way.
         link: bytes per second to a neighbour.
@@ -50,6 +52,7 @@ class Rates:
     packed: Mapping[int, float] = field(default_factory=dict)
     cache: float | None = None
     compute: Mapping[str, float | None]
+    few: Mapping[str, float] = field(default_factory=dict)
     layer_s: float
     step_s: float = 0.0
     unpack: float | None = None
@@ -113,12 +116,17 @@ def decode_step(
         for piece, share in _read(version, work.batch)
     )
     kept = find_caches(spec).nbytes(work.context, number_bytes=NUMBER_BYTES, devices=devices)
-    peak = rates.compute.get(version.rate)
-    numbers = sum(_per_token(version, piece) for piece in version.pieces)
-    work_done = work.batch * (2 * numbers + _attention(version, work.context))
+    computing = 0.0
+    if (peak := rates.compute.get(version.rate)) is not None:
+        few = rates.few if work.batch > 1 else {}
+        computing = _attention(version, work.context) / peak
+        for piece in version.pieces:
+            is_packed = piece.bits is not None and not engine.unpacks
+            rate = few.get("packed" if is_packed else "dense", peak)
+            computing += 2 * _per_token(version, piece) / rate
     return Step(
         reading=reading / devices + work.batch * kept / (rates.cache or rates.bandwidth),
-        computing=work_done / (devices * peak) if peak else 0.0,
+        computing=work.batch * computing / devices,
         overhead=_overhead(version, work.batch, rates, layout),
         error=rates.error,
     )

@@ -47,6 +47,10 @@ class Calibration(BaseModel):
     """The same of packed weights, by bits of a code, as they lie in memory."""
     cache_bytes_s: float = Field(gt=0)
     """Keys and values read while decoding; engines that copy them are slower by that."""
+    few_ops_s: float = Field(gt=0)
+    """Operations of a 16-bit product with 4 rows: those of a small batch."""
+    few_packed_ops_s: float = Field(gt=0)
+    """The same with weights packed in 4 bits."""
     dense_ops_s: float = Field(gt=0)
     """Operations of a 16-bit product with 256 rows."""
     packed_ops_s: float = Field(gt=0)
@@ -71,6 +75,7 @@ class Calibration(BaseModel):
                 **dict.fromkeys(("16", "int8", "fp8"), self.dense_ops_s),
                 "packed": self.packed_ops_s,
             },
+            few={"dense": self.few_ops_s, "packed": self.few_packed_ops_s},
             unpack=self.unpack_s,
             layer_s=self.layer_s,
             step_s=self.step_s,

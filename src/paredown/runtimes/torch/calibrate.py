@@ -22,9 +22,11 @@ from paredown.ops.affine import Grid
 from paredown.runtimes.torch.packed import PackedWeight
 from paredown.store.atomic import write_json
 
-WIDTH = 2048
-DENSE, PACKED = 24, 24
-"""Matrices of `WIDTH` squared: 200 MB in 16 bits, 50 MB in 4."""
+WIDTH = 1024
+DENSE, PACKED = 64, 96
+"""Matrices of `WIDTH` squared: 134 MB in 16 bits, 57 MB in 4."""
+FEW = 4
+"""Rows of a small batch."""
 ROWS, FEWER = 256, 128
 """Of prompts; the difference is what rows cost, and what is left what a matrix costs."""
 GROUP = 64
@@ -56,18 +58,20 @@ def copy_bytes_s() -> float:
     return 2 * source.nbytes / best_s(lambda: target.copy_(source))
 
 
-def dense_rates() -> tuple[float, float]:
-    """Bytes per second with one row, and operations per second with `ROWS`."""
+def dense_rates() -> tuple[float, float, float]:
+    """Bytes per second with one row, and operations per second with `FEW` and with `ROWS`."""
     weights = [torch.randn(WIDTH, WIDTH).bfloat16() for _ in range(DENSE)]
     row, rows = torch.randn(1, WIDTH).bfloat16(), torch.randn(ROWS, WIDTH).bfloat16()
     one = best_s(lambda: [nn.functional.linear(row, w) for w in weights])
+    few = best_s(lambda: [nn.functional.linear(rows[:FEW], w) for w in weights], 3) / DENSE
     many = best_s(lambda: nn.functional.linear(rows, weights[0]), 3)
-    return sum(w.nbytes for w in weights) / one, 2 * ROWS * WIDTH * WIDTH / many
+    once = 2 * WIDTH * WIDTH
+    return sum(w.nbytes for w in weights) / one, FEW * once / few, ROWS * once / many
 
 
-def packed_rates(bits: int) -> tuple[float, float, float]:
-    """Bytes per second of packed weights with one row, and with a prompt's rows the operations per
-    second and the weights per second that are unpacked before."""
+def packed_rates(bits: int) -> tuple[float, float, float, float]:
+    """Bytes per second of packed weights with one row, operations per second with `FEW`, and with a
+    prompt's rows the operations per second and the weights per second that are unpacked before."""
     limit = 1 << (bits - 1)
     codes = torch.randint(-limit, limit, (WIDTH, WIDTH), dtype=torch.int8)
     scale = torch.full((WIDTH, WIDTH // GROUP), 0.01)
@@ -77,13 +81,15 @@ def packed_rates(bits: int) -> tuple[float, float, float]:
     ]
     row, rows = torch.randn(1, WIDTH).bfloat16(), torch.randn(ROWS, WIDTH).bfloat16()
     one = best_s(lambda: [layer.multiply(row) for layer in layers])
+    few = best_s(lambda: [layer.multiply(rows[:FEW]) for layer in layers], 3) / PACKED
     fewer = best_s(lambda: layers[0].multiply(rows[:FEWER]), 3)
     many = max(best_s(lambda: layers[0].multiply(rows), 3), 1.01 * fewer)
     per_row = (many - fewer) / (ROWS - FEWER)
     nbytes = PACKED * WIDTH * WIDTH * (4.5 if bits <= 4 else 9.0) / 8
     # Unpacking takes some time at least, whatever the noise says.
     unpacking = max(many - ROWS * per_row, 0.01 * many)
-    return nbytes / one, 2 * WIDTH * WIDTH / per_row, WIDTH * WIDTH / unpacking
+    once = 2 * WIDTH * WIDTH
+    return nbytes / one, FEW * once / few, once / per_row, WIDTH * WIDTH / unpacking
 
 
 def _model(layers: int, hidden: int) -> Any:
@@ -133,9 +139,9 @@ def main(out: Path) -> None:
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     found |= fixed_costs()
     found["copy_bytes_s"] = copy_bytes_s()
-    found["row_bytes_s"], found["dense_ops_s"] = dense_rates()
-    four, found["packed_ops_s"], found["unpack_s"] = packed_rates(4)
-    eight, _, _ = packed_rates(8)
+    found["row_bytes_s"], found["few_ops_s"], found["dense_ops_s"] = dense_rates()
+    four, found["few_packed_ops_s"], found["packed_ops_s"], found["unpack_s"] = packed_rates(4)
+    eight, _, _, _ = packed_rates(8)
     found["packed_bytes_s"] = dict.fromkeys((2, 3, 4), four) | dict.fromkeys((5, 6, 7, 8), eight)
     write_json(out, found)
 
