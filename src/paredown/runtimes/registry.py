@@ -17,6 +17,7 @@ BUILTIN: dict[str, str] = {
     "vllm": "paredown.runtimes.vllm:Vllm",
     "llama.cpp": "paredown.runtimes.llama_cpp.runtime:LlamaCpp",
     "onnxruntime": "paredown.runtimes.onnxruntime.runtime:OnnxRuntime",
+    "openvino": "paredown.runtimes.openvino.runtime:OpenVino",
 }
 GROUP = "paredown.runtimes"
 
