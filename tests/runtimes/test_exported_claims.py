@@ -1,4 +1,4 @@
-"""What ONNX Runtime and OpenVINO are said to hold, from specs alone, and the bytes that it takes."""
+"""What ONNX Runtime and OpenVINO are said to hold, from specs alone, and the bytes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenVINO passes the suite of engines; weights are those that the engine itself makes of a file."""
+"""OpenVINO passes the suite of engines; weights are what it makes of a file itself."""
 
 from __future__ import annotations
 

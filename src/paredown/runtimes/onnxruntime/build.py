@@ -19,6 +19,8 @@ def main(folder: str, out: str, fuse: str) -> None:
     cache = str(Path(out) / "cache")
     told = [
         f"fuse_qkv={fuse}",
+        # Shared codes are seen to where the numbers are put in.
+        "shared_embeddings=false",
         # Caches of the width of a window cannot be cut back, and so not measured.
         "windowed_kv_cache=false",
     ]
