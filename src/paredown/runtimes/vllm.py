@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass
+from typing import Literal, final
 
 from paredown.runtimes.base import Claim, Needs, Runtime
 from paredown.spec.embeddings import packable_embeddings
@@ -11,18 +12,57 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.structure import by_input, is_expert, uses_conv1d
 from paredown.spec.target import Device
 
-_GROUPS = (32, 64, 128, -1)
-"""Groups that the Marlin kernels take; 16 is left to kernels that few builds have."""
-_GRIDS: dict[tuple[int, bool], tuple[Device, ...]] = {
-    (4, True): ("cuda", "cpu"),
-    (4, False): ("cuda", "cpu"),
-    (8, True): ("cuda",),
-}
-"""(bits, symmetric) that a fast kernel of every supported GPU computes -> where they run.
+VERSION = "0.32"
+Generation = Literal["Ampere", "Ada", "Hopper", "Blackwell", "cpu"]
+GPUS: tuple[Generation, ...] = ("Ampere", "Ada", "Hopper", "Blackwell")
+"""Generations on which its packed kernels run; an artifact does not know which it will meet."""
 
-Left out on purpose: asymmetric 8 bits (Machete, on Hopper alone), 3, 5 and 6 bits (the Humming
-kernels alone), and grids that no kernel takes. On CPUs only 4 bits are read.
-"""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernel:
+    """Packed products that vLLM computes: which grids, and where."""
+
+    name: str
+    bits: tuple[int, ...]
+    symmetric: tuple[bool, ...]
+    groups: tuple[int, ...]
+    """Inputs that share a scale; -1: a row."""
+    generations: tuple[Generation, ...]
+    source: str
+    """Where that is documented, as of `VERSION`."""
+
+    def computes(self, option: LayerOption) -> bool:
+        """Whether it computes this grid, wherever it runs."""
+        is_known = option.bits in self.bits and option.symmetric in self.symmetric
+        return is_known and option.group_size in self.groups
+
+
+_USUAL = (32, 64, 128, -1)
+KERNELS = (
+    Kernel(
+        name="Marlin", bits=(4, 8), symmetric=(True,), groups=_USUAL, generations=GPUS,
+        source="kernels/mixed_precision/marlin.py: uint4b8, uint8b128",
+    ),
+    Kernel(
+        name="Marlin", bits=(4,), symmetric=(False,), groups=_USUAL, generations=GPUS,
+        source="kernels/mixed_precision/marlin.py: uint4 with zero-points",
+    ),
+    Kernel(
+        name="Machete", bits=(8,), symmetric=(False,), groups=(128, -1), generations=("Hopper",),
+        source="quantization/utils/machete_utils.py: uint8 with zero-points",
+    ),
+    Kernel(
+        name="Humming", bits=(3, 5, 6), symmetric=(True,), groups=(16, *_USUAL), generations=(),
+        source="kernels of few builds, where other bits and groups of 16 are said to run",
+    ),
+    Kernel(
+        name="the CPU kernel", bits=(4,), symmetric=(True, False), groups=_USUAL,
+        generations=("cpu",),
+        source="served here: 4 bits; inputs become 8-bit numbers unless VLLM_CPU_INT4_W4A8=0",
+    ),
+)  # fmt: skip
+"""All that are known, fast on the generations they name; on others the reader refuses the folder
+or takes a slower way. What is not fast on every GPU is not offered to a search."""
 _BYTES: dict[Format, tuple[Device, ...]] = {Format.INT8: ("cuda", "cpu"), Format.FP8: ("cuda",)}
 
 
@@ -33,9 +73,9 @@ class Vllm(Runtime):
     name = "vllm"
     summary = "vLLM, from its documented reader; not run here"
     source = (
-        "vLLM 0.32, quantization/compressed-tensors: supported schemes and the kernels behind them "
-        "(Marlin: 4 and 8 bits symmetric, 4 bits asymmetric, groups of 32, 64, 128 or a row; "
-        "Machete: Hopper; CPUs: 4 bits)"
+        f"vLLM {VERSION}, quantization/compressed-tensors and the kernels behind it: Marlin (4 and "
+        "8 bits symmetric, 4 asymmetric; Ampere to Blackwell), Machete (8 asymmetric; Hopper), the "
+        "CPU kernel (4 bits, whose inputs become 8-bit numbers unless VLLM_CPU_INT4_W4A8=0)"
     )
     needs = Needs(module="vllm")
 
@@ -92,15 +132,31 @@ class Vllm(Runtime):
 
 
 def _grid(option: LayerOption, device: Device | None) -> Claim:
-    """Whether a kernel computes this grid, on every GPU that vLLM supports or on a CPU."""
+    """Whether kernels compute this grid on every GPU that vLLM supports, or on a CPU."""
+    fitting = [kernel for kernel in KERNELS if kernel.computes(option)]
+    found = {generation for kernel in fitting for generation in kernel.generations}
+    if device == "cpu" and "cpu" in found:
+        return Claim(holds=True)
+    if device != "cpu" and found >= set(GPUS):
+        return Claim(holds=True)
+    return Claim.refused(_why_not(option, device, fitting))
+
+
+def _why_not(option: LayerOption, device: Device | None, fitting: list[Kernel]) -> str:
     said = f"{option.bits} bits {'symmetric' if option.symmetric else 'asymmetric'}"
-    where = _GRIDS.get((option.bits, option.symmetric), ())
-    if not where:
-        return Claim.refused(f"no kernel of every supported GPU computes {said}")
-    if device is not None and device not in where:
-        return Claim.refused(f"{said} is not read on {device}")
-    if option.group_size not in _GROUPS:
-        return Claim.refused(
-            f"groups of {option.group_size}: its kernels take 32, 64, 128 or a row"
+    if device == "cpu":
+        return (
+            f"{said} in groups of {option.group_size} is not read on cpu: 4 bits are, in its groups"
         )
-    return Claim(holds=True)
+    partly = [kernel for kernel in fitting if "cpu" not in kernel.generations]
+    if partly:
+        names = " or ".join(
+            f"{kernel.name} ({', '.join(kernel.generations) or 'in few builds'})"
+            for kernel in partly
+        )
+        return f"{said} in groups of {option.group_size} are computed by {names} alone"
+    known = (kernel for kernel in KERNELS if set(kernel.generations) == set(GPUS))
+    pairs = {(bits, symmetric) for k in known for bits in k.bits for symmetric in k.symmetric}
+    if (option.bits, option.symmetric) in pairs:
+        return f"groups of {option.group_size}: its kernels take 32, 64, 128 or a row"
+    return f"no kernel of every supported GPU computes {said}"
