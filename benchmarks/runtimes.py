@@ -1,15 +1,15 @@
 """What do engines with files of their own bring: exact numbers, speed, memory, cost of the export?
 
 All subjects are alive at once, each in a process of its own with one thread, and read the same
-prompts in turns: the base in transformers (bf16) and in llama.cpp (16 bits), the artifact in
-`paredown.load` and in llama.cpp. Times are processor time of the serving process, which other
+prompts in turns: the base in transformers (bf16) and in every engine (unquantized), the artifact in
+`paredown.load` and in every engine. Times are processor time of the serving process, which other
 processes of the machine hardly change; ratios are paired, with 95 % intervals. Then: how many
 weights differ between file and artifact; mean KL on Python's documentation of the engine from the
 artifact in float32, and of the uncompressed model in the engine from itself, which is what the
 engine's arithmetic does; seconds and memory of the export.
 
     python benchmarks/runtimes.py --model demo
-    python benchmarks/runtimes.py --artifact DIR
+    python benchmarks/runtimes.py --artifact DIR --runtimes onnxruntime,openvino
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from common import Server, ratio, run_child, table
 
-RUNTIME = "llama.cpp"
-BASE, BASE_HERE, LOADED, OURS = (
-    "base, transformers", f"base, {RUNTIME}", "ours, paredown.load", f"ours, {RUNTIME}",
-)  # fmt: skip
+BASE, LOADED = "base, transformers", "ours, paredown.load"
 
 
 # --- A subject ------------------------------------------------------------------------------------
@@ -71,43 +69,43 @@ def serve(runtime: str, folder: str, prompt_tokens: int, tokens: int) -> None:
     session.close()
 
 
-def export(folder: str, out: str) -> None:
-    """Child: write a folder's file; the last line says what that took."""
+def export(runtime: str, folder: str, out: str) -> None:
+    """Child: write a folder's files; the last line says what that took."""
     from paredown.runtimes.registry import engine
 
-    runs_in = engine(RUNTIME)
-    from paredown.runtimes.llama_cpp import export as loaded  # what every export imports
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    runs_in = engine(runtime)
+    import_module(EXPORTERS[runtime])  # what every export imports
+    before = _peak_bytes()
     start = time.perf_counter()
     package = runs_in.export(Path(folder), Path(out))
-    print(
-        json.dumps(
-            {
-                "seconds": time.perf_counter() - start,
-                "nbytes": package.nbytes,
-                "beyond_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
-                "module": loaded.__name__,
-            }
-        )
-    )
+    answer = {
+        "seconds": time.perf_counter() - start,
+        "processor_s": sum(os.times()[:4]),
+        "nbytes": package.nbytes,
+        "beyond_bytes": _peak_bytes() - before,
+    }
+    print(json.dumps(answer))
+
+
+def _peak_bytes() -> int:
+    """Of this process or of the largest that it started."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024
 
 
 # --- What is compared -----------------------------------------------------------------------------
 
 
 def measure_speed(base: Path, artifact: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of every subject, in turns."""
+    """Milliseconds of every subject, in turns; ratios of each to ours in every engine."""
     words = str(options.prompt), str(options.tokens)
     script = Path(__file__)
+    subjects = {BASE: ("transformers", base), LOADED: ("torch", artifact)}
+    for runtime in options.runtimes:
+        subjects |= {f"base, {runtime}": (runtime, base), f"ours, {runtime}": (runtime, artifact)}
     servers = {
         name: Server(script, "--serve", runtime, str(folder), *words)
-        for name, runtime, folder in (
-            (BASE, "transformers", base),
-            (BASE_HERE, RUNTIME, base),
-            (LOADED, "torch", artifact),
-            (OURS, RUNTIME, artifact),
-        )
+        for name, (runtime, folder) in subjects.items()
     }
     found: dict[str, dict[str, list[float]]] = {
         name: {"prefill_ms": [], "decode_ms": [], "peak_bytes": []} for name in servers
@@ -125,51 +123,121 @@ def measure_speed(base: Path, artifact: Path, options: argparse.Namespace) -> di
         name: {key: statistics.median(values) for key, values in kinds.items()}
         for name, kinds in found.items()
     }
-    for other in (BASE, LOADED, BASE_HERE):
-        speed[f"decode of {other} / {OURS}"] = asdict(
-            ratio(found[other]["decode_ms"], found[OURS]["decode_ms"])
-        )
-        speed[f"first token of {other} / {OURS}"] = asdict(
-            ratio(found[other]["prefill_ms"], found[OURS]["prefill_ms"])
-        )
+    for runtime in options.runtimes:
+        ours = f"ours, {runtime}"
+        for other in (BASE, LOADED, f"base, {runtime}"):
+            for kind, key in (("decode", "decode_ms"), ("first token", "prefill_ms")):
+                pair = found[other][key], found[ours][key]
+                speed[f"{kind} of {other} / {ours}"] = asdict(ratio(*pair))
     return speed
 
 
-def count_differing(artifact: Path, file: Path) -> tuple[int, int]:
-    """(weights that differ, weights compared) of all packed layers, float32 against float32.
+def count_differing(artifact: Path, runtime: str, package: Path) -> tuple[int, int]:
+    """(weights that differ, weights compared) of all packed layers, float32 against float32."""
+    import torch
 
-    Read by gguf's own code, in the order of rows that transformers has.
-    """
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.artifact.compressed_tensors import read_packed, read_schemes
+    from paredown.ops.affine import dequantize
+
+    checkpoint = Checkpoint(artifact)
+    written = WRITTEN[runtime](checkpoint, package)
+    differing = compared = 0
+    for name, scheme in read_schemes(checkpoint).items():
+        expected = dequantize(*read_packed(checkpoint, name, scheme), torch.float32)
+        differing += int((written(name) != expected).sum())
+        compared += expected.numel()
+    return differing, compared
+
+
+def _in_gguf(checkpoint: Any, package: Path) -> Callable[[str], Any]:
+    """Weights by layer as gguf's own code reads them, in the order of rows of transformers."""
     import numpy as np
     import torch
     from gguf import GGUFReader
     from gguf.quants import dequantize as read_blocks
 
-    from paredown.artifact.checkpoint import Checkpoint
-    from paredown.artifact.compressed_tensors import read_packed, read_schemes
     from paredown.blocks.skeleton import read_config
-    from paredown.ops.affine import dequantize
     from paredown.runtimes.llama_cpp.architectures import ARCHITECTURES
     from paredown.runtimes.llama_cpp.export import tensor_names
 
-    checkpoint = Checkpoint(artifact)
-    config = read_config(artifact).get_text_config()
+    config = read_config(checkpoint.folder).get_text_config()
     architecture = ARCHITECTURES[checkpoint.spec.model_type]
     names = tensor_names(architecture, config)
-    tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
-    differing = compared = 0
+    tensors = {tensor.name: tensor for tensor in GGUFReader(package / "model.gguf").tensors}
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for name, scheme in read_schemes(checkpoint).items():
+
+    def read(name: str) -> Any:
         tensor = tensors[f"{names.get_name(name)}.weight"]
         found = torch.from_numpy(np.array(read_blocks(tensor.data, tensor.tensor_type)))
         leaf = name.rpartition(".")[2]
-        if architecture.interleaves and leaf in heads:
-            rows = found.reshape(heads[leaf], -1, 2, found.shape[1])
-            found = torch.cat((rows[:, :, 0], rows[:, :, 1]), 1).reshape(found.shape)
-        expected = dequantize(*read_packed(checkpoint, name, scheme), torch.float32)
-        differing += int((found != expected).sum())
-        compared += expected.numel()
-    return differing, compared
+        if not architecture.interleaves or leaf not in heads:
+            return found
+        rows = found.reshape(heads[leaf], -1, 2, found.shape[1])
+        return torch.cat((rows[:, :, 0], rows[:, :, 1]), 1).reshape(found.shape)
+
+    return read
+
+
+def _in_onnx(checkpoint: Any, package: Path) -> Callable[[str], Any]:
+    """Weights by layer from the constants of the graph; q, k and v may be one product."""
+    import onnx_ir
+    import torch
+
+    from paredown.runtimes.onnxruntime.proof import dequantized
+    from paredown.runtimes.onnxruntime.skeleton import stored_shape
+
+    nodes = {node.name: node for node in onnx_ir.load(package / "model.onnx").graph}
+
+    def read(name: str) -> Any:
+        if name == "model.embed_tokens":
+            return rows("/model/embed_tokens/GatherBlockQuantized", 0, name)
+        if name == "lm_head":
+            return rows("/lm_head/MatMulNBits", 0, name)
+        stem = "/" + name.replace(".self_attn.", ".attn.").replace(".", "/")
+        stem = stem.replace("/layers/", "/layers.")
+        block, _, leaf = stem.rpartition("/")
+        joined, kinds = f"{block}/qkv_proj/MatMulNBits", ("q_proj", "k_proj", "v_proj")
+        if leaf not in kinds or joined not in nodes:
+            return rows(f"{stem}/MatMulNBits", 0, name)
+        before = kinds[: kinds.index(leaf)]
+        parent = name.rpartition(".")[0]
+        return rows(joined, sum(stored_shape(checkpoint, f"{parent}.{k}")[0] for k in before), name)
+
+    def rows(node: str, start: int, name: str) -> Any:
+        count = stored_shape(checkpoint, name)[0]
+        return torch.from_numpy(dequantized(nodes[node], start, start + count))
+
+    return read
+
+
+def _in_openvino(checkpoint: Any, package: Path) -> Callable[[str], Any]:
+    """Weights by layer as the engine itself computes them from the file."""
+    import openvino
+    import torch
+
+    model = openvino.Core().read_model(package / "openvino_model.xml")
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+
+    def read(name: str) -> Any:
+        node = nodes[name]
+        place = node.input_value(1 if node.get_type_name() == "MatMul" else 0)
+        part = openvino.Model([openvino.opset13.result(place)], [])
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        (found,) = openvino.Core().compile_model(part, "CPU", exact)([]).values()
+        return torch.from_numpy(found.copy())
+
+    return read
+
+
+EXPORTERS = {
+    "llama.cpp": "paredown.runtimes.llama_cpp.export",
+    "onnxruntime": "paredown.runtimes.onnxruntime.export",
+    "openvino": "paredown.runtimes.openvino.export",
+}
+WRITTEN: dict[str, Callable[[Any, Path], Callable[[str], Any]]] = {
+    "llama.cpp": _in_gguf, "onnxruntime": _in_onnx, "openvino": _in_openvino,
+}  # fmt: skip
 
 
 def texts(folder: Path, count: int, length: int) -> Any:
@@ -184,8 +252,8 @@ def texts(folder: Path, count: int, length: int) -> Any:
     return torch.tensor(ids[: count * length]).reshape(count, length)
 
 
-def kl_in_engine(folder: Path, windows: Any) -> float:
-    """Mean KL of a model in the engine from itself in torch, float32; nats per token."""
+def kl_in_engine(runtime: str, folder: Path, windows: Any) -> float:
+    """Mean KL of a model in an engine from itself in torch, float32; nats per token."""
     import torch
 
     from paredown.ops.divergence import kl_rows
@@ -193,7 +261,7 @@ def kl_in_engine(folder: Path, windows: Any) -> float:
     from paredown.runtimes.registry import engine
     from paredown.runtimes.torch.load import load
 
-    session = open_model(engine(RUNTIME), folder, device="cpu")
+    session = open_model(engine(runtime), folder, device="cpu")
     exact = load(folder, dtype=torch.float32)
 
     def means() -> Iterator[float]:
@@ -211,28 +279,43 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Make the artifact and export it, then compare."""
     from paredown import api
     from paredown.artifact.source import locate
-    from paredown.runtimes.packages import package_of
-    from paredown.runtimes.registry import engine
 
     base = locate(options.model)
     artifact = Path(options.artifact) if options.artifact else scratch / "artifact"
     if not options.artifact:
-        api.compress(str(base), options.strategy, artifact, device="cpu", runtime=RUNTIME)
-    package_of(engine(RUNTIME), base)  # so that the export below has nothing to prove but itself
-    command = [sys.executable, __file__, "--export", str(artifact), str(scratch / "out")]
-    exported = run_child(command).result
-    differing, compared = count_differing(artifact, scratch / "out" / "model.gguf")
+        api.compress(
+            str(base), options.strategy, artifact, device="cpu", runtime=options.runtimes[0]
+        )
     windows = texts(base, options.windows, 256)
     return {
         "model": options.model,
         "strategy": options.artifact or options.strategy,
         "repeats": options.repeats,
+        "engines": {
+            runtime: measure_files(runtime, base, artifact, windows, scratch)
+            for runtime in options.runtimes
+        },
         "speed": measure_speed(base, artifact, options),
+    }
+
+
+def measure_files(
+    runtime: str, base: Path, artifact: Path, windows: Any, scratch: Path
+) -> dict[str, Any]:
+    """What an engine's files hold, what it makes of them, and what they cost."""
+    from paredown.runtimes.packages import package_of
+    from paredown.runtimes.registry import engine
+
+    package_of(engine(runtime), base)  # so that the export below has nothing to prove but itself
+    out = scratch / runtime
+    exported = run_child([sys.executable, __file__, "--export", runtime, str(artifact), str(out)])
+    differing, compared = count_differing(artifact, runtime, out)
+    return {
         "differing": differing,
         "compared": compared,
-        "kl_engine": kl_in_engine(artifact, windows),
-        "kl_arithmetic": kl_in_engine(base, windows),
-        "export": exported,
+        "kl_engine": kl_in_engine(runtime, artifact, windows),
+        "kl_arithmetic": kl_in_engine(runtime, base, windows),
+        "export": exported.result,
     }
 
 
@@ -242,26 +325,26 @@ def show(report: dict[str, Any], options: argparse.Namespace) -> None:
     rows: list[tuple[str, ...]] = [
         ("processor time, one thread", "decode ms", f"first token ms ({options.prompt})", "peak MB")
     ]
-    for name in (BASE, BASE_HERE, LOADED, OURS):
-        r = speed[name]
-        cells = f"{r['decode_ms']:.1f}", f"{r['prefill_ms']:.0f}", f"{r['peak_bytes'] / 1e6:.0f}"
-        rows.append((name, *cells))
+    for name, r in speed.items():
+        if " / " not in name:
+            peak = f"{r['peak_bytes'] / 1e6:.0f}"
+            rows.append((name, f"{r['decode_ms']:.1f}", f"{r['prefill_ms']:.0f}", peak))
     print(f"{report['model']}: {report['strategy']}, {report['repeats']} repeats in turns")
     print(table(rows))
     for name, value in speed.items():
         if " / " in name:
             print(f"{name}: {value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]")
-    print(f"weights that differ: {report['differing']} of {report['compared']:,}")
-    print(
-        f"KL of the engine from the artifact: {report['kl_engine']:.4f}; of its own arithmetic "
-        f"(16 bits): {report['kl_arithmetic']:.5f} nats per token"
-    )
-    made = report["export"]
-    print(
-        f"export: {made['seconds']:.1f} s for {made['nbytes'] / 1e6:.0f} MB "
-        f"({made['seconds'] / (made['nbytes'] / 1e9):.0f} s per GB), "
-        f"{made['beyond_bytes'] / 1e6:.0f} MB of memory"
-    )
+    for runtime, found in report["engines"].items():
+        made = found["export"]
+        print(f"{runtime}: weights that differ: {found['differing']} of {found['compared']:,}")
+        print(
+            f"  KL of the engine from the artifact: {found['kl_engine']:.4f}; of its own "
+            f"arithmetic (unquantized): {found['kl_arithmetic']:.5f} nats per token"
+        )
+        print(
+            f"  export: {made['seconds']:.1f} s ({made['processor_s']:.1f} of the processor) for "
+            f"{made['nbytes'] / 1e6:.0f} MB, {made['beyond_bytes'] / 1e6:.0f} MB of memory"
+        )
 
 
 def main() -> None:
@@ -270,6 +353,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="demo", help="demo, or a model folder")
+    parser.add_argument("--runtimes", default="llama.cpp", help="engines, comma between them")
     parser.add_argument("--strategy", default="gptq(bits=4, group_size=32, embedding_bits=8)")
     parser.add_argument("--artifact", help="a folder that is there already, of the same model")
     parser.add_argument("--repeats", type=int, default=12, help="turns, at least 2")
@@ -278,7 +362,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=8, help="of 256 tokens, for KL")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--export", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--export", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         runtime, folder, prompt, tokens = options.serve
@@ -287,6 +371,9 @@ def main() -> None:
     if options.export:
         export(*options.export)
         return
+    options.runtimes = options.runtimes.split(",")
+    if unknown := [name for name in options.runtimes if name not in EXPORTERS]:
+        parser.error(f"--runtimes: {unknown[0]} is none of {', '.join(EXPORTERS)}")
     if options.repeats < 2:
         parser.error("--repeats: an interval needs at least 2")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the waiting process must not spin
