@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from paredown.deploy.load import LoadPlan
     from paredown.deploy.loadstats import Level, Spread
 
 _COLUMNS = ("at once", "n", "failed", "req/s", "tokens/s", "tokens/s each", "ttft", "itl", "e2el")
@@ -63,32 +64,49 @@ def bench(
     such as a compressed package and its base, are measured in turns, level by level. Only the
     hosts that are named are spoken to; their key is read from PAREDOWN_API_KEY.
     """
-    import json
-    import os
-
     from paredown.cli.terminal import make_console
-    from paredown.deploy.bench import BenchOptions
-    from paredown.deploy.bench import bench as measure
     from paredown.deploy.load import LoadPlan
-    from paredown.deploy.loadstats import Slo, as_csv, knee_of
-    from paredown.runtimes.base import KEY_VARIABLE
-    from paredown.spec.serial import plain
-    from paredown.store.atomic import require_writable, write_text
 
-    for file in filter(None, (csv, figure)):
-        require_writable(file.parent)
-    console = make_console(stderr=as_json)
     plan = LoadPlan(
         levels=_numbers(concurrency if rate is None else rate), is_open=rate is not None,
         requests=requests, seconds=seconds, prompt_tokens=prompt_tokens,
         output_tokens=output_tokens, seed=seed,
     )  # fmt: skip
+    console = make_console(stderr=as_json)
+    found = _measured(console, targets, plan, slo, name, request_timeout, (csv, figure))
+    if as_json:
+        _print_json(targets, found)
+    else:
+        _print(console, targets, found, is_open=plan.is_open)
+
+
+def _measured(
+    console: Console,
+    targets: Sequence[str],
+    plan: LoadPlan,
+    slo: str | None,
+    name: str | None,
+    request_s: float,
+    files: tuple[Path | None, Path | None],
+) -> list[Level]:
+    """The levels; what is asked for as files is written."""
+    import os
+
+    from paredown.deploy.bench import BenchOptions
+    from paredown.deploy.bench import bench as measure
+    from paredown.deploy.loadstats import Slo, as_csv
+    from paredown.runtimes.base import KEY_VARIABLE
+    from paredown.store.atomic import require_writable, write_text
+
+    csv, figure = files
+    for file in filter(None, files):
+        require_writable(file.parent)
     key = os.environ.get(KEY_VARIABLE) or None
     found = measure(
         targets,
         plan,
         slo=None if slo is None else Slo.parse(slo),
-        options=BenchOptions(key=key, name=name, request_s=request_timeout),
+        options=BenchOptions(key=key, name=name, request_s=request_s),
         words=lambda line: console.print(line, soft_wrap=True, style="dim"),
         tell=lambda level: console.print(_line(level), soft_wrap=True, style="dim"),
     )
@@ -98,11 +116,21 @@ def bench(
         from paredown.deploy.loadfigure import draw
 
         draw(found, figure)
-    if as_json:
-        knees = {t: _level_of(knee_of([x for x in found if x.target == t])) for t in targets}
-        print(json.dumps({"levels": plain(found), "knee": knees}, indent=2))
-        return
-    _print(console, targets, found, is_open=plan.is_open)
+    return found
+
+
+def _print_json(targets: Sequence[str], found: Sequence[Level]) -> None:
+    import json
+
+    from paredown.deploy.loadstats import knee_of
+    from paredown.spec.serial import plain
+
+    knees = {target: knee_of([x for x in found if x.target == target]) for target in targets}
+    document = {
+        "levels": plain(list(found)),
+        "knee": {target: None if knee is None else knee.level for target, knee in knees.items()},
+    }
+    print(json.dumps(document, indent=2))
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -116,10 +144,6 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _line(level: Level) -> str:
     return f"  {level.target}, {level.level:g}: {level.output_tokens_per_s:.1f} tokens/s in all"
-
-
-def _level_of(level: Level | None) -> float | None:
-    return None if level is None else level.level
 
 
 def _print(

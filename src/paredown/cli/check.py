@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paredown.deploy.check import Patience
     from paredown.deploy.facts import Fact
 
 _SIGNS = {"passed": "ok", "failed": "FAILED", "not applicable": "-"}
@@ -46,40 +49,59 @@ def check(
     next start are looked at as well. Only the host that is named is spoken to; its key is read
     from PAREDOWN_API_KEY. The exit code is 1 where a fact failed.
     """
-    import json
-    import os
-
     from paredown.cli.terminal import make_console
-    from paredown.deploy.check import Patience, check_package, check_server
-    from paredown.deploy.proof import read_proof
-    from paredown.errors import ConfigError
-    from paredown.runtimes.base import KEY_VARIABLE
-    from paredown.spec.serial import plain
+    from paredown.deploy.check import Patience
 
     console = make_console(stderr=as_json)
-    proof = None if against is None else read_proof(against)
-    patience = Patience(request_s=request_timeout, whole_s=timeout)
 
     def tell(fact: Fact) -> None:
-        sign = f"{_SIGNS[fact.status]:6}"
-        console.print(sign, style=_STYLES[fact.status], end="")
+        console.print(f"{_SIGNS[fact.status]:6}", style=_STYLES[fact.status], end="")
         console.print(f"  {fact.name:13} {fact.seen}", soft_wrap=True)
 
-    if target.startswith(("http://", "https://")):
-        found = check_server(
-            target, key=os.environ.get(KEY_VARIABLE) or None, name=name, proof=proof,
-            slots=slots, patience=patience, tell=tell,
-        )  # fmt: skip
-    elif not Path(target).expanduser().is_dir():
-        raise ConfigError(f"{target!r}: give http://HOST:PORT, or the folder of a package")
-    else:
-        found = check_package(Path(target).expanduser(), proof=proof, patience=patience, tell=tell)
-    failures = [fact for fact in found if fact.status == "failed"]
+    patience = Patience(request_s=request_timeout, whole_s=timeout)
+    found = _facts(target, against, name, slots, patience, tell)
+    failures = [fact.name for fact in found if fact.status == "failed"]
     if as_json:
+        import json
+
+        from paredown.spec.serial import plain
+
         document = {"target": target, "ready": not failures, "facts": plain(found)}
         print(json.dumps(document, indent=2))
     else:
         passed = sum(fact.status == "passed" for fact in found)
-        words = "ready" if not failures else f"not ready: {', '.join(f.name for f in failures)}"
+        words = f"not ready: {', '.join(failures)}" if failures else "ready"
         console.print(f"{passed} passed, {len(failures)} failed: {words}", soft_wrap=True)
     raise typer.Exit(1 if failures else 0)
+
+
+def _facts(
+    target: str,
+    against: Path | None,
+    name: str | None,
+    slots: int | None,
+    patience: Patience,
+    tell: Callable[[Fact], None],
+) -> list[Fact]:
+    """What there is to see of a URL, or of a package.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    import os
+
+    from paredown.deploy.check import check_package, check_server
+    from paredown.deploy.proof import read_proof
+    from paredown.errors import ConfigError
+    from paredown.runtimes.base import KEY_VARIABLE
+
+    proof = None if against is None else read_proof(against)
+    if target.startswith(("http://", "https://")):
+        key = os.environ.get(KEY_VARIABLE) or None
+        return check_server(
+            target, key=key, name=name, proof=proof, slots=slots, patience=patience, tell=tell
+        )
+    folder = Path(target).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"{target!r}: give http://HOST:PORT, or the folder of a package")
+    return check_package(folder, proof=proof, patience=patience, tell=tell)

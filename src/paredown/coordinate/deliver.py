@@ -24,6 +24,7 @@ from paredown.hardware.detect import detect
 from paredown.pipeline.bench import Bench, TrialFailed
 from paredown.pipeline.deliver import Delivered, Order, deliver
 from paredown.pipeline.executors.local import LocalExecutor
+from paredown.pipeline.messages import TextSpec
 from paredown.report.findings import find
 from paredown.runtimes.registry import engine
 from paredown.spec.benchmarks import check_text_name, split_request
@@ -71,11 +72,7 @@ def deploy(
     engine(runtime)  # what is missing is told before anything is loaded
     output, machine = Path(output).absolute(), detect()
     folder = artifact_folder(str(artifact))
-    text_name, named = split_request([data] if isinstance(data, str) else list(data))
-    config = (config or EvaluateConfig()).model_copy(update={"benchmarks": tuple(named)})
-    check_text_name(text_name)
-    check_benchmarks(config, None if data_dir is None else Path(data_dir))
-    text = check_text(text_name, None, None if data_dir is None else Path(data_dir))
+    config, text = _what_to_measure(data, config, None if data_dir is None else Path(data_dir))
     require_writable(output.parent)
     output.parent.mkdir(parents=True, exist_ok=True)
     base_name = base or _base_name(folder)
@@ -100,6 +97,21 @@ def deploy(
             except TrialFailed as error:
                 kind = ConfigError if error.config_error else MethodError
                 raise kind(f"{order.artifact}: {error.failure.message}") from None
+
+
+def _what_to_measure(
+    data: str | Sequence[str], config: EvaluateConfig | None, data_dir: Path | None
+) -> tuple[EvaluateConfig, TextSpec]:
+    """The benchmarks that `data` names joined to the config, and the text.
+
+    Raises:
+        ConfigError: what is named is not there.
+    """
+    name, named = split_request([data] if isinstance(data, str) else list(data))
+    config = (config or EvaluateConfig()).model_copy(update={"benchmarks": tuple(named)})
+    check_text_name(name)
+    check_benchmarks(config, data_dir)
+    return config, check_text(name, None, data_dir)
 
 
 def artifact_folder(name: str) -> Path:

@@ -122,8 +122,9 @@ def _client(target: str, options: BenchOptions, log: Path, stack: ExitStack) -> 
     if _is_url(target):
         return Client(target, key=options.key, timeout_s=options.request_s)
     folder, port = Path(target).expanduser(), free_port()
+    record = read_record(folder)
     verify(folder)
-    record, settings = read_record(folder), read_settings(folder)
+    settings = read_settings(folder)
     server = stack.enter_context(
         started(
             package_command(folder, record, settings, host=_HOST, port=port),

@@ -114,8 +114,8 @@ def check_package(
     Raises:
         ConfigError: it is no package, its bytes have changed, or its engine is not installed.
     """
-    files = verify(folder)
-    record, settings = read_record(folder), read_settings(folder)
+    record = read_record(folder)
+    files, settings = verify(folder), read_settings(folder)
     with tempfile.TemporaryDirectory(prefix="paredown-check-") as scratch:
         trial = _Trial(folder, record, settings, Path(scratch), patience)
         trial.proof = proof or package_proof(folder)
