@@ -54,32 +54,35 @@ def base_of(folder: Path, family: str, **changes: Any) -> Path:
     return base
 
 
+FAST: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"rope_parameters": LLAMA3, "head_dim": 32}),
+    ("qwen2", {}),
+    ("gemma3_text", GEMMA | SIX_TO_ONE),
+    ("phi3", {"rope_parameters": LONG, "max_position_embeddings": 1024}),
+    ("gpt2", {}),
+    ("qwen2_moe", {}),
+]
+PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {}),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    ("llama", {"rope_parameters": YARN}),
+    ("llama", {"dtype": torch.float16}),
+    ("mistral", {}),
+    ("qwen3", {"rope_parameters": YARN}),
+    ("gemma", {}),
+    ("gemma2", GEMMA),
+    ("gemma3_text", GEMMA),
+    ("phi3", {"rope_parameters": PARTIAL}),
+    ("mixtral", {}),
+    ("qwen3_moe", {"norm_topk_prob": True}),
+]
+
+
 @pytest.mark.parametrize(
     ("family", "changes"),
-    [
-        ("llama", {}),
-        ("llama", {"head_dim": 32}),
-        ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
-        ("llama", {"rope_parameters": YARN}),
-        ("llama", {"rope_parameters": LLAMA3}),
-        ("llama", {"dtype": torch.float16}),
-        ("mistral", {}),
-        ("qwen2", {}),
-        ("qwen3", {"rope_parameters": YARN}),
-        ("gemma", {}),
-        ("gemma2", GEMMA),
-        ("gemma3_text", GEMMA),
-        ("gemma3_text", GEMMA | SIX_TO_ONE),
-        ("phi3", {"rope_parameters": {
-            "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
-        }}),
-        ("phi3", {"rope_parameters": LONG, "max_position_embeddings": 1024}),
-        ("gpt2", {}),
-        ("mixtral", {}),
-        ("qwen2_moe", {}),
-        ("qwen3_moe", {"norm_topk_prob": True}),
-    ],
-)  # fmt: skip
+    [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS)],
+)
 def test_a_family_answers_as_in_torch(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     """Longer than the windows of Gemma, so that a wrong pattern shows."""
     base = base_of(tmp_path, family, **changes)
