@@ -87,7 +87,7 @@ def test_before_anything_is_known_nothing_is_told_and_then_by_its_own_pace() -> 
     run = Simulated(1)
     run.trial(0, BASE)
     assert run.shown[0] is None
-    assert run.shown[11] is None  # a tenth of the stage is the least that tells anything
+    assert run.shown[17] is None  # a seventh of the stage is the least that tells anything
     # All of the base, and a trial of three stages that are taken to cost as much each.
     assert run.shown[60] == pytest.approx(60 + 3 * 120)
 

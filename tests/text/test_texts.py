@@ -218,3 +218,26 @@ def test_rows_end_at_newlines_only_and_a_byte_order_mark_is_no_text(tmp_path: Pa
     # A short text is cut into paragraphs, which end with a line feed.
     found = [*source.documents("calibration"), *source.documents("evaluation")]
     assert {text.strip("\n") for text in found} == {"one\u2028line\u0085only", "two"}
+
+
+def test_a_line_that_every_section_of_a_file_repeats_takes_no_section_with_it(
+    tmp_path: Path,
+) -> None:
+    """One Markdown file, as people have them: a notice below each heading, word for word."""
+    notice = "This notice stands in every section, word for word, " * 5
+    wrapped = "\n".join(["It is wrapped at eighty columns, and no line of it is long."] * 4)
+    sections = [f"## Part {i}\n\nOnly here: {i * 7919}.\n{notice}\n\n{wrapped}\n\n" + f"w{i} " * 90
+                for i in range(60)]  # fmt: skip
+    file = tmp_path / "notes.md"
+    file.write_text("\n\n".join(sections))
+    found = parts(open_source(str(file)), None)
+    training, held_out = "\n".join(found.calibration), "\n".join(found.evaluation)
+    assert notice.strip() in held_out
+    assert wrapped in held_out
+    assert notice.strip() not in training
+    assert wrapped not in training
+    assert found.dropped >= 2 * len(found.calibration)
+    # Everything else of the file is on one of the two sides, and on one only.
+    for i in range(60):
+        for own in (f"Only here: {i * 7919}.", f"w{i} w{i}"):
+            assert (own in training) != (own in held_out)

@@ -12,7 +12,7 @@ from paredown.spec.result import TrialResult
 
 _BUILDING = ("compress", "verify")
 _MEASURING = ("evaluate", "score")
-_TELLING = 0.1
+_TELLING = 0.15
 """Share of a stage from which on the time it took says how long all of it takes."""
 _TELLING_S = 3.0
 _PLAINLY_WRONG = 2.0

@@ -68,6 +68,7 @@ class Clock:
         self.start = time.monotonic()
         self.deadline = self.start + timeout_s
         self._waited_s = 0.0
+        self.notes: tuple[str, ...] = ()
 
     @property
     def elapsed(self) -> float:
@@ -89,6 +90,7 @@ class Clock:
             if self.watch is not None:
                 self.watch(job.kind, share, message)
 
+        watch(0.0, "starting")  # until there is a process that says more
         try:
             future = self.bench.executor.submit(job, self.folder, timeout_s=left, watch=watch)
             ended = future.result()
@@ -97,6 +99,7 @@ class Clock:
             raise
         self.deadline += ended.waited_s
         self._waited_s += ended.waited_s
+        self.notes += ended.notes
         if isinstance(ended.reply, Failed):
             raise TrialFailed(ended.reply.failure, config_error=ended.reply.config_error)
         return ended.reply
@@ -104,7 +107,14 @@ class Clock:
 
 def tidy(folder: Path) -> None:
     """Remove what only the jobs needed; the log stays."""
-    for name in ("job.json", "progress.json", "progress.tmp", "result.json", EXPECTED):
+    for name in (
+        "job.json",
+        "progress.json",
+        "progress.tmp",
+        "result.json",
+        "mended.json",
+        EXPECTED,
+    ):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "steps", ignore_errors=True)
 

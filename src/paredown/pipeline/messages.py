@@ -277,7 +277,9 @@ class Ended(Generic[D]):
     Attributes:
         reply: what it was asked for, or why there is none.
         waited_s: seconds it stood in line before it began.
+        notes: what a user should know of how it went, such as damaged files that were mended.
     """
 
     reply: D | Failed
     waited_s: float = 0.0
+    notes: tuple[str, ...] = ()

@@ -77,7 +77,9 @@ def measure(
     if result.artifact is not None:
         add_measurements(artifact, [m.model_dump(mode="json") for m in result.measurements])
     times = {"evaluate_s": clock.elapsed, "wall_s": built.seconds + clock.elapsed}
-    return result.model_copy(update=times)
+    # Several jobs may have come upon one damaged file before it was mended.
+    notes = tuple(dict.fromkeys((*result.notes, *clock.notes)))
+    return result.model_copy(update={**times, "notes": notes})
 
 
 def _about(strategy: Strategy | None, episode: int, built: Built) -> dict[str, Any]:
@@ -154,6 +156,7 @@ def rescore(
             "scores": tuple(s.model_copy(update={"final": True}) for s in scored.scores),
             "evaluate_s": result.evaluate_s + clock.elapsed,
             "wall_s": result.wall_s + clock.elapsed,
+            "notes": tuple(dict.fromkeys((*result.notes, *clock.notes))),
         }
     )
 
@@ -202,7 +205,9 @@ def measure_folder(
         )
     except TrialFailed as error:
         raise ConfigError(f"{label} could not be measured: {error.failure.message}") from None
-    return result.model_copy(update={"evaluate_s": clock.elapsed, "wall_s": clock.elapsed})
+    times = {"evaluate_s": clock.elapsed, "wall_s": clock.elapsed}
+    notes = tuple(dict.fromkeys((*result.notes, *clock.notes)))
+    return result.model_copy(update={**times, "notes": notes})
 
 
 def _evaluate_job(bench: Bench, model: Path) -> EvaluateJob:

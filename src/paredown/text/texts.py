@@ -190,12 +190,21 @@ def _passages(text: str) -> list[str]:
 
 
 def _without(text: str, forbidden: set[str]) -> tuple[str, int]:
-    """The text without its paragraphs that hold a forbidden passage, and how many those are."""
+    """The text without its lines and paragraphs that are forbidden passages, and how many."""
     if forbidden.isdisjoint(_passages(text)):
         return text, 0  # as it was written, blank lines and all
-    paragraphs = _PARAGRAPH.split(text)
-    kept = [part for part in paragraphs if forbidden.isdisjoint(_passages(part))]
-    return "\n\n".join(kept), len(paragraphs) - len(kept)
+    kept, dropped = [], 0
+    for paragraph in _PARAGRAPH.split(text):
+        if " ".join(paragraph.split()) in forbidden:
+            dropped += 1
+            continue
+        lines = paragraph.splitlines()
+        # The rest of it is nobody's but its own: a footer must not take the page with it.
+        left = [line for line in lines if " ".join(line.split()) not in forbidden]
+        dropped += len(lines) - len(left)
+        if left:
+            kept.append("\n".join(left))
+    return "\n\n".join(kept), dropped
 
 
 def _split(documents: list[str], part: Part) -> list[str]:
@@ -213,15 +222,27 @@ def _split(documents: list[str], part: Part) -> list[str]:
 
 
 def _paragraphs(text: str, least: int = 1000) -> list[str]:
-    """Consecutive paragraphs joined to pieces of at least `least` characters."""
+    """Consecutive paragraphs joined to pieces of at least `least` characters.
+
+    Blank lines stay, because they tell where a repeated paragraph ends; for its sake only a
+    paragraph that is long itself is cut, between two of its lines.
+    """
     pieces: list[str] = []
     current = ""
-    for paragraph in re.split(r"\n\s*\n|\n(?=\S)", text):
-        current += paragraph + "\n"
-        if len(current) >= least:
-            pieces.append(current)
-            current = ""
+    for paragraph in _with_ends(r"\n\s*\n", text):
+        lines = _with_ends(r"\n(?=\S)", paragraph) if len(paragraph) > 2 * least else [paragraph]
+        for part in lines:
+            current += part
+            if len(current) >= least:
+                pieces.append(current)
+                current = ""
     return [*pieces, current] if current.strip() else pieces
+
+
+def _with_ends(separator: str, text: str) -> list[str]:
+    """The parts of a text between separators, each with the one behind it."""
+    parts = re.split(f"({separator})", text)
+    return [part + end for part, end in zip(parts[::2], [*parts[1::2], ""], strict=True)]
 
 
 def _is_held_out(text: str) -> bool:

@@ -39,11 +39,13 @@ from paredown.pipeline.executors.watch import (
     Limits,
     ended,
     exit_code,
+    read_mended,
     read_reply,
     wait_for,
 )
 from paredown.pipeline.executors.worker import (
     JOB_FILE,
+    MENDED_FILE,
     PARENT,
     PROGRESS_FILE,
     RESULT_FILE,
@@ -164,7 +166,7 @@ class LocalExecutor:
             except BaseException as error:  # noqa: BLE001  it is raised where the future is read
                 future.set_exception(error)
             else:
-                future.set_result(Ended(reply, waited))
+                future.set_result(Ended(reply, waited, read_mended(folder)))
 
         running.thread = threading.Thread(target=carry_out, name=f"job in {folder}", daemon=True)
         with self._guard:
@@ -190,7 +192,7 @@ class LocalExecutor:
         watch: Progress | None,
     ) -> D | Failed:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (RESULT_FILE, PROGRESS_FILE):  # of an earlier job in this folder
+        for name in (RESULT_FILE, PROGRESS_FILE, MENDED_FILE):  # of an earlier job in this folder
             (folder / name).unlink(missing_ok=True)
         write_json(folder / JOB_FILE, job)
         deadline = time.monotonic() + timeout_s

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from pydantic import TypeAdapter
 
-from paredown.pipeline.executors.worker import PROGRESS_FILE, RESULT_FILE
+from paredown.pipeline.executors.worker import MENDED_FILE, PROGRESS_FILE, RESULT_FILE
 from paredown.pipeline.messages import D, Failed, Job
 from paredown.spec.progress import Progress
 from paredown.spec.result import Failure, FailureKind
@@ -137,6 +137,12 @@ class _Teller:
         if said != self._told or self._clock() - self._at >= _AGAIN_S:
             self._told, self._at = said, self._clock()
             self._watch(*said)
+
+
+def read_mended(folder: Path) -> tuple[str, ...]:
+    """What a worker has found damaged and mended, in sentences."""
+    path = folder / MENDED_FILE
+    return tuple(json.loads(path.read_text())) if path.exists() else ()
 
 
 def read_reply(job: Job[D], folder: Path, code: int) -> D | Failed:

@@ -23,9 +23,12 @@ from paredown.errors import ConfigError, DivergedError, ParedownError, ScreenedE
 from paredown.pipeline.messages import JOB, AnyDone, Failed
 from paredown.spec.redact import redact
 from paredown.spec.result import Failure, FailureKind
+from paredown.store import cache
 from paredown.store.atomic import write_json
 
 JOB_FILE, RESULT_FILE, PROGRESS_FILE = "job.json", "result.json", "progress.json"
+MENDED_FILE = "mended.json"
+"""What was found damaged in the cache, and computed again: a list of sentences."""
 PARENT = "PAREDOWN_PARENT"
 """Environment variable that tells a fork server, which takes no arguments, whose it is."""
 _TELL_S = 0.2
@@ -71,13 +74,30 @@ def run_folder(folder: Path) -> int:
     _quiet_libraries()
     job = JOB.validate_json((folder / JOB_FILE).read_text())
     reply: AnyDone | Failed
+    mended = _Heard()
+    logging.getLogger(cache.__name__).addHandler(mended)
     try:
         reply = perform(job, folder, ProgressFile(folder))
     except Exception as error:  # noqa: BLE001  the one place where any failure becomes a record
         traceback.print_exc()
         reply = failed(error, stage=job.kind)
+    finally:
+        logging.getLogger(cache.__name__).removeHandler(mended)
+    if mended.said:
+        write_json(folder / MENDED_FILE, mended.said)
     write_json(folder / RESULT_FILE, reply)
     return 1 if isinstance(reply, Failed) else 0
+
+
+class _Heard(logging.Handler):
+    """Keeps the warnings of a logger."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(redact(record.getMessage()))
 
 
 def failed(error: Exception, *, stage: str) -> Failed:
