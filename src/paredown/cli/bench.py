@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
     from paredown.deploy.load import LoadPlan
-    from paredown.deploy.loadstats import Level, Spread
+    from paredown.deploy.loadstats import Level
 
-_COLUMNS = ("at once", "n", "failed", "req/s", "tokens/s", "tokens/s each", "ttft", "itl", "e2el")
+_THROUGHPUT = ("n", "failed", "req/s", "tokens/s", "each", "goodput", "kept to it")
+_LATENCY = ("time", "n", "p50 (95 % interval)", "p90", "p99")
 
 
 def bench(
@@ -152,40 +153,46 @@ def _print(
     from paredown.deploy.loadstats import WORDS, knee_of
     from paredown.report.terminal import TextTable
 
-    first = "req/s sent" if is_open else _COLUMNS[0]
+    first = "req/s sent" if is_open else "at once"
     for target in targets:
         mine = [level for level in found if level.target == target]
-        has_goodput = any(level.goodput for level in mine)
-        columns = (first, *_COLUMNS[1:], *(("goodput req/s", "kept to it") if has_goodput else ()))
-        rows = [_cells(level) for level in mine]
-        console.print(TextTable(columns=columns, rows=rows, title=target))
+        rows = [_throughput(level) for level in mine]
+        console.print(TextTable(columns=(first, *_THROUGHPUT), rows=rows, title=target))
+        times = [row for level in mine for row in _latencies(level)]
+        console.print(TextTable(columns=(first, *_LATENCY), rows=times, title="Milliseconds"))
         knee = knee_of(mine)
         if knee is not None:
             console.print(f"knee: {knee.level:g}; beyond it each pays more than all gain")
         if (cached := max(level.cached_share for level in mine)) > 0:
             console.print(f"of the prompts' tokens up to {cached:.0%} were read before")
         console.print()
-    console.print("times in ms: p50 / p90 / p99; 95 % intervals and n of each are in --json")
     for short, words in WORDS.items():
-        console.print(f"  {short}: {words}")
+        console.print(f"{short}: {words}")
 
 
-def _cells(level: Level) -> tuple[str, ...]:
+def _throughput(level: Level) -> tuple[str, ...]:
     good = level.goodput
-    cells: tuple[Any, ...] = (
-        f"{level.level:g}", f"{level.n}", f"{level.failed}", f"{level.requests_per_s:.2f}",
-        f"{level.output_tokens_per_s:.1f}", f"{level.tokens_per_s_per_user:.1f}",
-        *(_three(level.spread(name)) for name in ("ttft", "itl", "e2el")),
-    )  # fmt: skip
-    if good is None:
-        return cells
-    share = f"{good.met:.0%} ({good.low:.0%} to {good.high:.0%})"
-    return (*cells, f"{good.requests_per_s:.2f}", share)
-
-
-def _three(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    return " / ".join(
-        f"{q.value:.3g}" if q.value < 1000 else f"{q.value:.0f}" for q in spread.quantiles
+    return (
+        f"{level.level:g}",
+        f"{level.n}",
+        f"{level.failed}",
+        f"{level.requests_per_s:.2f}",
+        f"{level.output_tokens_per_s:.1f}",
+        f"{level.tokens_per_s_per_user:.1f}",
+        "-" if good is None else f"{good.requests_per_s:.2f}",
+        "-" if good is None else f"{good.met:.0%} ({good.low:.0%} to {good.high:.0%})",
     )
+
+
+def _latencies(level: Level) -> Iterator[tuple[str, ...]]:
+    """A row for each measure: its quantiles, that of the median with its interval."""
+    for spread in level.spreads:
+        p50, p90, p99 = spread.quantiles
+        yield (
+            f"{level.level:g}",
+            spread.name,
+            f"{spread.n}",
+            f"{p50.value:.4g} ({p50.low:.4g} to {p50.high:.4g})",
+            f"{p90.value:.4g}",
+            f"{p99.value:.4g}",
+        )
