@@ -17,6 +17,7 @@ from paredown.errors import ConfigError, DataError, StrategyError
 from paredown.methods import registry
 from paredown.methods.base import Context
 from paredown.methods.mixed import Mixed, MixedParams
+from paredown.methods.shared.frontier import Frontier
 from paredown.methods.shared.units import choices_of
 from paredown.runtimes.torch.load import load
 from paredown.runtimes.torch.proof import compare, probe
@@ -133,6 +134,19 @@ def test_codes_are_those_of_gptq_and_computed_once(
     assert all(torch.equal(one.read(n), two.read(n)) for n in same)
     kept = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(two.read(kept), source.read(kept))
+
+
+def test_one_set_of_measurements_makes_many_artifacts(
+    source: Checkpoint, shared: Context, tmp_path: Path
+) -> None:
+    choices = choices_of(source.spec, "torch")
+    frontier = Frontier(source, choices, shared, tokens=128)
+    for found in frontier.along(3)[:2]:
+        out = tmp_path / f"{found.record.nbytes}"
+        out.mkdir()
+        claimed = frontier.bank.write(out, found.schemes, found.record)
+        compare(claimed, probe(load(out, dtype=torch.float32), _probe()), "paredown")
+        assert weights_bytes(out) <= found.record.nbytes
 
 
 def test_units_that_a_runtime_joins_get_one_option(

@@ -15,7 +15,7 @@ from torch import Tensor
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.embeddings import EmbeddingBank
 from paredown.blocks.experts import rare_experts
-from paredown.blocks.rewrite import quantize_blocks, stored_dtype
+from paredown.blocks.rewrite import probe_walk, quantize_blocks, stored_dtype
 from paredown.blocks.rounding import GptqRounding, PlanRounding
 from paredown.errors import ConfigError
 from paredown.methods.base import Context
@@ -73,7 +73,13 @@ class PlanBank:
         Returns:
             Logits on the probe, as `Method.apply`.
         """
-        hessians = self.hessians
+        hessians, context = self.hessians, self.context
+        # A walk is used up, and its embedding changed, by an artifact; further plans need another.
+        walk = hessians.walk
+        if not walk.hidden:
+            walk = probe_walk(
+                self.source, device=context.device, trust_remote_code=context.trust_remote_code
+            )
 
         def quantize(
             block: Block, module: nn.Module, weights: dict[str, Tensor]
@@ -86,10 +92,10 @@ class PlanBank:
         logits = quantize_blocks(
             self.source,
             out,
-            walk=hessians.walk,
+            walk=walk,
             schemes=dict(schemes),
             quantize=quantize,
-            progress=lambda share, message: self.context.progress(0.8 + 0.2 * share, message),
+            progress=lambda share, message: context.progress(0.8 + 0.2 * share, message),
             statement=lambda: rare_experts(hessians.rare(), dict(schemes)),
             embeddings=self.embeddings,
         )
