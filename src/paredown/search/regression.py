@@ -24,8 +24,9 @@ NOISE = (0.003, 0.03)
 """Variance of a trial that no strategy explains, relative to the scale."""
 ALIKE = (0.8, 0.98, 0.0)
 """Correlation of the effects on two models of a family; the first until trials tell."""
-BITS = ("bits", "embedding_bits")
-"""Parameters whose values are numbers, not names: 6 bits lie between 5 and 8, for every method."""
+BITS = (("bits", "bpw"), ("embedding_bits", "bpw"))
+"""Parameters whose values are numbers, not names: 6 bits lie between 5 and 8, for every method. Of
+the layers, and of the embedding; bits per weight are those of the whole model."""
 ROUNDING, COARSEST = 1.4, 8.0
 """Weight of the power of the rounding error, in units of that of 4 bits, and the most that counts:
 2 bits and less are ruined alike."""
@@ -75,31 +76,31 @@ class Features:
             for feature in parts(strategy):
                 if feature in self.columns:
                     row[self.columns[feature]] = 1.0
-            for place, name in enumerate(BITS, start=len(self.columns)):
-                row[place] = ROUNDING * _rounding(strategy, name)
+            for place, names in enumerate(BITS, start=len(self.columns)):
+                row[place] = ROUNDING * _rounding(strategy, names)
             log_ratio = np.log2(self.space.ratio(strategy))
             row[-2:] = SIZE * log_ratio, SIZE * log_ratio**2 / 2
         return found
 
 
-def _rounding(strategy: Strategy, name: str) -> float:
-    """Power of the rounding error of what a parameter gives the bits of; 0 where it is not rounded.
+def _rounding(strategy: Strategy, names: tuple[str, ...]) -> float:
+    """Power of the rounding error of the bits that these parameters give; 0 where none is given.
 
     Source: the error of a uniform grid, step^2 / 12, with 2^bits steps over the same range.
     """
-    bits = [value for step in strategy.steps if (value := step.params.get(name)) is not None]
-    return sum(min(4.0 ** (4 - float(each)), COARSEST) for each in bits)
+    given = [step.params.get(name) for step in strategy.steps for name in names]
+    return sum(min(4.0 ** (4 - bits), COARSEST) for bits in given if isinstance(bits, int | float))
 
 
 @lru_cache(maxsize=4)
 def features_of(space: Space) -> Features:
     """The features of a space; remembered."""
-    varied = space.index.values
+    varied, numbers = space.index.values, {name for names in BITS for name in names}
     columns: dict[tuple[str, ...], int] = {}
     for strategy in space.strategies:
         for feature in parts(strategy):
             # A value that all strategies share tells none of them apart.
-            if len(feature) == 1 or (feature[:2] in varied and feature[1] not in BITS):
+            if len(feature) == 1 or (feature[:2] in varied and feature[1] not in numbers):
                 columns.setdefault(feature, len(columns))
     return Features(space=space, columns=columns)
 
