@@ -222,7 +222,8 @@ def test_without_a_score_the_text_stands_for_it_and_that_is_said() -> None:
 def test_what_is_barely_expected_to_break_a_limit_is_risked_after_the_first_trials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    both, names = registry.canonical("cut > round(bits=8)"), ("quality", "size")
+    both = registry.canonical("cut > round(bits=8)")
+    names: tuple[Objective, ...] = ("quality", "size")
     view = _view(_history_but("cut > round(bits=8)", "mend"))
     value, error = _forecast(_outlook(list(view.history)), "quality", str(both))
 

@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from pydantic import ValidationError
 
@@ -28,6 +29,7 @@ from paredown.judge.quantities import (
     POINTS,
     QUANTITIES,
     SCORED,
+    Bound,
     bounds,
     quantity,
 )
@@ -186,7 +188,7 @@ def _bounded(
     over: Mapping[Objective, float], limits: Limits, *, named: bool
 ) -> Iterator[tuple[Limit, float, float]]:
     """Each limit that can be judged, its bound, and what its `seen_from` takes."""
-    for bound in bounds(limits):
+    for bound in _asked(limits):
         limit, value = bound.limit, over.get(bound.objective)
         if value is None:
             continue
@@ -196,6 +198,12 @@ def _bounded(
         elif not limit.absolute:
             scored = named and bound.objective == "quality" and SCORED.limit
             yield scored or limit, bound.value, value
+
+
+# A turn of the search asks this of every strategy, many times imagined.
+@lru_cache(maxsize=64)
+def _asked(limits: Limits) -> tuple[Bound, ...]:
+    return tuple(bounds(limits))
 
 
 def bounds_named_quality(baseline: TrialResult | None, limits: Limits) -> bool:
