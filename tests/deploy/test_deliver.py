@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -190,3 +191,19 @@ def test_a_proof_that_fails_leaves_nothing(artifact: Path, tmp_path: Path) -> No
     with pytest.raises(MethodError, match="the exported model is not the artifact: KL"):
         make(artifact, tmp_path / "p", max_kl=1e-9)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_benchmarks_are_scored_in_the_engine(artifact: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    rows = [
+        {"question": f"the end of {k} is", "choices": [" near", " far"], "answer": k % 2}
+        for k in range(8)
+    ]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    text = str(artifact.parent / "text.txt")
+    found = make(artifact, tmp_path / "p", data=[text, str(file)], max_kl=0.5)
+    (score,) = found.proof.scores
+    assert (score.n, score.versus_base is not None) == (8, True)
+    assert "questions" in (found.folder / "README.md").read_text()
