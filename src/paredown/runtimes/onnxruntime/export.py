@@ -75,6 +75,8 @@ def _notes(schemes: dict[str, Scheme], accuracy: int) -> tuple[str, ...]:
 
 def _alike(checkpoint: Checkpoint, schemes: dict[str, Scheme]) -> bool:
     """Whether q, k and v lie alike in every block, so that each three can be one product."""
+    if any(name.endswith(".q_norm.weight") for name in checkpoint.names):
+        return False  # heads are normalized apart, and the builder cuts them by the rows of stubs
     layouts: dict[str, set[Any]] = {}
     for name in stored_layers(checkpoint):
         if name.endswith(("q_proj", "k_proj", "v_proj")):
@@ -112,6 +114,7 @@ def _write_settings(artifact: Path, drawn: Path, out: Path, config: Any) -> None
     tokenizer.save_pretrained(out)
     read = SimpleNamespace(config=config, generation_config=read_generation(artifact))
     told = read_object(drawn, finite=False)
-    if ends := end_tokens(read, tokenizer):
+    # Some tokenizers add an end that the model has no row for.
+    if ends := [token for token in end_tokens(read, tokenizer) if token < config.vocab_size]:
         told["model"]["eos_token_id"] = ends
     write_json(out / CONFIG, told)

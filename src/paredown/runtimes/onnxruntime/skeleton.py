@@ -29,6 +29,7 @@ SPLITS = {
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
 }
 """Matrices of Phi-3 -> those of which they consist, row after row."""
+_WINDOWS = ("gemma2", "gemma3_text")
 _ROPES = {"llama": ("default", "llama3")}
 """Kinds of rotary positions that were seen to be computed as in torch; else the default alone."""
 
@@ -43,6 +44,7 @@ def write_skeleton(checkpoint: Checkpoint, config: Any, out: Path) -> None:
         ConfigError: something that the builder draws otherwise than the model computes.
     """
     _check_positions(config)
+    _check_window(config)
     out.mkdir()
     found: dict[str, Tensor] = {}
     embedding = find_embedding(checkpoint.spec)
@@ -71,6 +73,23 @@ def _check_positions(config: Any) -> None:
                 f"onnxruntime: rotary positions of the kind {name!r} are not known to be computed "
                 f"as the model does it in graphs of the family {family}; use --runtime torch"
             )
+
+
+def _check_window(config: Any) -> None:
+    """The builder gives windows to the families alone whose layers have kinds."""
+    room = config.max_position_embeddings
+    window = getattr(config, "sliding_window", None) or room
+    is_used = getattr(config, "use_sliding_window", True)
+    if window < room and is_used and config.model_type not in _WINDOWS:
+        raise ConfigError(
+            f"onnxruntime: attention in windows of {window} tokens is not drawn for the family "
+            f"{config.model_type}; use --runtime torch"
+        )
+    if getattr(config, "original_max_position_embeddings", room) != room:
+        raise ConfigError(
+            f"onnxruntime: positions beyond the {config.original_max_position_embeddings} that the "
+            "model was made for are not known to be computed alike; use --runtime torch"
+        )
 
 
 def _parts(name: str) -> list[str]:

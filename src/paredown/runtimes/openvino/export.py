@@ -100,6 +100,6 @@ def _write_settings(artifact: Path, out: Path, config: Any) -> None:
         {
             "vocabulary": config.vocab_size,
             "context": config.max_position_embeddings,
-            "ends": end_tokens(read, tokenizer),
+            "ends": [t for t in end_tokens(read, tokenizer) if t < config.vocab_size],
         },
     )
