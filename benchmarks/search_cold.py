@@ -26,6 +26,7 @@ import paredown
 from paredown.analysis.hypervolume import hypervolume
 from paredown.analysis.statistics import mean_stderr
 from paredown.artifact.source import locate
+from paredown.coordinate.steering import USER
 from paredown.judge.hypervolume import covered
 from paredown.judge.limits import breaks
 from paredown.judge.quantities import QUANTITIES
@@ -271,4 +272,6 @@ def _experiment(
         listen=listen, steering=steering, limits=limits, episodes=4, skills=False, patience=None,
         **settings,
     )  # fmt: skip
-    return sorted(found.record.results, key=lambda result: result.episode)
+    # What of a fixed order this model cannot have was refused, and the search has filled its place.
+    kept = [r for r in found.record.results if not order or r.proposed_by in (None, USER)]
+    return sorted(kept, key=lambda result: result.episode)
