@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paredown.analysis.envelope import Gain, Judged, gain_over
+from paredown.analysis.envelope import Judged, gain_over
 
 REFERENCE = [Judged(100, 0.4, 0.01), Judged(400, 0.1, 0.01)]
 
@@ -20,8 +20,11 @@ def test_the_curve_is_straight_in_logarithms() -> None:
 
 
 def test_what_is_within_its_error_is_no_sure_gain() -> None:
-    assert gain_over(REFERENCE, Judged(200, 0.17, 0.03)) == Gain(pytest.approx(0.85), False)
-    assert gain_over(REFERENCE, Judged(200, 0.17, 0.001)) == Gain(pytest.approx(0.85), True)
+    wide, narrow = (gain_over(REFERENCE, Judged(200, 0.17, error)) for error in (0.03, 0.001))
+    assert wide is not None
+    assert narrow is not None
+    assert wide.ratio == narrow.ratio == pytest.approx(0.85)
+    assert (wide.is_sure, narrow.is_sure) == (False, True)
     worse = gain_over(REFERENCE, Judged(200, 0.3, 0.0))
     assert worse is not None
     assert not worse.is_sure

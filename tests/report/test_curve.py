@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Literal
 
 from paredown.report.curve import chosen, lines, quality_of, rows, write_curve
 from paredown.spec.front import CurveRecord, FrontPoint
@@ -23,12 +24,12 @@ def measured(name: str, value: float, unit: Unit, stderr: float | None) -> Measu
 def point(name: str, size: float, kl: float, stderr: float, forecast: float | None) -> FrontPoint:
     unit = UnitPlan(layers=("model.layers.0.mlp.up_proj",), option="4a64", nbytes=1, kl=0.1)
     plan = PlanRecord(parameters=1_000_000, nbytes=int(size), kl=forecast, units=(unit,))
-    kind = "uniform" if forecast is None else "mixed"
+    kind: Literal["uniform", "mixed"] = "uniform" if forecast is None else "mixed"
     found = (
         measured("kl", kl, Unit.NATS_PER_TOKEN, stderr),
         measured("size", size, Unit.BYTES, None),
     )
-    return FrontPoint(name=name, kind=kind, plan=plan, measurements=found)  # type: ignore[arg-type]
+    return FrontPoint(name=name, kind=kind, plan=plan, measurements=found)
 
 
 FAILED = point("mixed-04", 5e5, 1.0, 0.0, 0.1).model_copy(
