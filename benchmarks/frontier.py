@@ -132,7 +132,7 @@ def one_seed(bench: Bench, args: argparse.Namespace, seed: int, work: Path) -> S
     frontier = Frontier(source, choices, context, tokens=4096)
     budgets = {bpw: int(bpw * source.spec.parameters / 8) for bpw in args.sizes}
     anchors = [int(bpw * source.spec.parameters / 8) for bpw in ANCHORS]
-    kappa = frontier.kappa([lambda kappa, size=size: size for size in anchors])
+    kappa = frontier.kappa([partial(same, size) for size in anchors])
     seen = Seen({}, [], {}, clock)
 
     def built(name: str, schemes: dict[str, Scheme]) -> dict[str, Judged]:
@@ -195,6 +195,11 @@ def rows(runs: Sequence[Seen], texts: tuple[str, ...]) -> list[tuple[str, ...]]:
         made.append((f"{bpw}", f"{size / 1e6:.1f}", *said))
     means = [f"{statistics.geometric_mean(every[t]):.2f}" if every[t] else "" for t in texts]
     return [*made, ("geometric mean", "", *([""] * len(texts)), *means)]
+
+
+def same(size: int, kappa: float) -> int:
+    """A budget that does not depend on the scale of the forecast."""
+    return size
 
 
 def spread(ratios: Sequence[float]) -> str:
