@@ -58,6 +58,10 @@ def _agenda(fields: dict[str, Any]) -> str:
             f"; about {human_bytes(fields['memory_bytes'])} of memory beside torch itself "
             f"({human_bytes(fields['memory_free_bytes'])} are free)"
         )
+    if fields.get("serve_bytes"):
+        memory += f"; serving the base takes about {human_bytes(fields['serve_bytes'])}"
+        if fields.get("serve_devices"):
+            memory += f" (it could run on {fields['serve_devices']}, too)"
     return (
         f"ahead: up to {trials}{within}, of {fields['possible']} strategies that can run here "
         f"({fields['policy']}){first}\n"

@@ -166,10 +166,11 @@ def as_json(report: SpecReport) -> dict[str, Any]:
 def _size_rows(
     spec: ModelSpec, machine: Machine, context: int, batch: int, group_size: int
 ) -> Iterator[SizeRow]:
-    from paredown.spec.sizes import bytes_at, kv_bytes_per_token
+    from paredown.spec.cache import find_caches
+    from paredown.spec.sizes import bytes_at
 
-    per_token = kv_bytes_per_token(spec)
-    cache = None if per_token is None else batch * context * per_token
+    found = find_caches(spec)
+    cache = None if found.unknown else round(batch * found.nbytes(context))
 
     def row(precision: str, weights: int) -> SizeRow:
         serve = None if cache is None else weights + cache
@@ -195,8 +196,27 @@ def _render(report: SpecReport) -> RenderableType:
     from rich.console import Group
 
     parts: list[RenderableType] = [_identity(report), "", _sizes(report), _quantizing(report)]
-    parts += ["", *_recommendations(report)]
+    parts += [*_hardware(report), "", *_recommendations(report)]
     return Group(*parts)
+
+
+def _hardware(report: SpecReport) -> Iterator[str]:
+    """The short form of `paredown match`: the cheapest devices at every precision."""
+    from paredown.coordinate.versions import versions_of
+    from paredown.hardware.catalogue import shipped
+    from paredown.hardware.engines import usual
+    from paredown.hardware.matching import match
+    from paredown.hardware.memory import Work
+    from paredown.spec.target import Target
+
+    prompt = max(1, min(512, report.context - 1))
+    work = Work(batch=report.batch, context=report.context, prompt=prompt)
+    pairs = [(device, usual(device)) for device in shipped()]
+    fits, _ = match(versions_of(report.spec, None, Target()), pairs, work)
+    best = {fit.version.name: fit.words for fit in reversed(fits)}
+    if best:
+        said = ", ".join(f"{words} at {name}" for name, words in best.items())
+        yield f"Hardware, the cheapest to rent: {said} (paredown match has all, with the reasons)."
 
 
 def _identity(report: SpecReport) -> Table:

@@ -8,6 +8,11 @@ from pydantic import BaseModel, ConfigDict
 
 from paredown.coordinate.memory import Beginning
 from paredown.coordinate.setup import Prepared
+from paredown.coordinate.versions import stored_version
+from paredown.hardware.catalogue import shipped
+from paredown.hardware.engines import ENGINES, usual
+from paredown.hardware.matching import match
+from paredown.hardware.memory import Work, serving_memory
 from paredown.methods import registry
 from paredown.methods.recommend import calibration_tokens
 from paredown.pipeline.disk import need_for
@@ -38,6 +43,10 @@ class Agenda(BaseModel):
     memory_bytes: int | None
     """Of a process that quantizes block by block, estimated; None where blocks are not known."""
     memory_free_bytes: int
+    serve_bytes: int | None = None
+    """Of the process that measures the base, estimated; None where it cannot be said."""
+    serve_devices: str = ""
+    """The cheapest to rent that would serve the base, for those who look for more."""
 
 
 def agenda(prepared: Prepared, begins: Beginning, out: Path, *, done: int) -> Agenda:
@@ -46,6 +55,16 @@ def agenda(prepared: Prepared, begins: Beginning, out: Path, *, done: int) -> Ag
     firsts = prepared.space.first_of_methods().values()
     disk = need_for(firsts, spec, out)
     named = begins.strategies or tuple(prepared.space.strategies[:1])
+    base = stored_version(spec, "base")
+    measure = config.evaluate
+    work = Work(
+        batch=1,
+        context=measure.prompt_tokens + measure.decode_tokens,
+        prompt=measure.prompt_tokens,
+    )
+    engine = ENGINES.get(config.runtime)
+    served = None if engine is None else serving_memory(base, work, engine, on_gpu=False).total
+    fits, _ = match([base], [(device, usual(device)) for device in shipped()], work)
     return Agenda(
         trials=max(config.episodes - done, 0),
         hours=config.budget_h,
@@ -56,4 +75,6 @@ def agenda(prepared: Prepared, begins: Beginning, out: Path, *, done: int) -> Ag
         disk_free_bytes=disk.free,
         memory_bytes=memory_to_quantize(spec, calibration_tokens()),
         memory_free_bytes=prepared.machine.available_bytes,
+        serve_bytes=None if served is None else round(served.value),
+        serve_devices=fits[0].words if fits else "",
     )
