@@ -27,8 +27,7 @@ from paredown.store.atomic import write_json
 from paredown.text.windows import load_tokenizer
 
 ACCURACY_LEVEL = 4
-"""Inputs of products are rounded to 8 bits per block. Level 0 computes in float32: exact, and
-slower; how much of each is in docs/runtimes.md."""
+"""Inputs of products are rounded to 8 bits per block. Level 0 computes in float32."""
 CONFIG = "genai_config.json"
 BUILD_S = 1800.0
 """Longest time to draw a graph: seconds for a small model, a minute or two for hundreds of layers
