@@ -128,7 +128,7 @@ def predict(case: Case) -> dict[str, Any]:
     from paredown.coordinate.versions import stored_version
     from paredown.hardware.detect import detect
     from paredown.hardware.engines import habits
-    from paredown.hardware.matching import on_processor
+    from paredown.hardware.here import on_processor
     from paredown.hardware.memory import Work
     from paredown.runtimes.calibration import kept
     from paredown.spec.infer import infer_spec

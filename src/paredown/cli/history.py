@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paredown.coordinate.history import Pair, Summary
 
 _TITLES = {
     "size": "size, bytes", "peak_memory": "peak memory, bytes",
@@ -26,27 +30,39 @@ def show_history(folder: Path, *, plot: Path | None, as_json: bool) -> None:
     pairs, left = read_history(folder, machine, kept(machine))
     found = summaries(pairs)
     if plot is not None and pairs:
-        from paredown.report.calibration_figure import calibration_png
-        from paredown.store.atomic import write_bytes
-
-        panels = {
-            _TITLES[s.name]: [
-                (p.measured, p.predicted, p.low, p.high) for p in pairs if p.name == s.name
-            ]
-            for s in found
-        }
-        write_bytes(plot, calibration_png(panels))
+        _draw(plot, pairs, found)
     if as_json:
-        from paredown.spec.serial import SCHEMA_VERSION, readable
+        _print_json(pairs, found, left)
+    else:
+        _print_table(pairs, found, left)
 
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "summaries": [asdict(s) for s in found],
-            "pairs": [{**asdict(p), "covered": p.covered} for p in pairs],
-            "left_out": left,
-        }
-        print(readable(document), end="")
-        return
+
+def _draw(plot: Path, pairs: list[Pair], found: list[Summary]) -> None:
+    from paredown.report.calibration_figure import calibration_png
+    from paredown.store.atomic import write_bytes
+
+    panels = {
+        _TITLES[s.name]: [
+            (p.measured, p.predicted, p.low, p.high) for p in pairs if p.name == s.name
+        ]
+        for s in found
+    }
+    write_bytes(plot, calibration_png(panels))
+
+
+def _print_json(pairs: list[Pair], found: list[Summary], left: dict[str, str]) -> None:
+    from paredown.spec.serial import SCHEMA_VERSION, readable
+
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "summaries": [asdict(s) for s in found],
+        "pairs": [{**asdict(p), "covered": p.covered} for p in pairs],
+        "left_out": left,
+    }
+    print(readable(document), end="")
+
+
+def _print_table(pairs: list[Pair], found: list[Summary], left: dict[str, str]) -> None:
     from rich.table import Table
 
     from paredown.cli.terminal import make_console

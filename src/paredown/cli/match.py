@@ -14,7 +14,8 @@ from paredown.spec.sizing import MatchRequest
 if TYPE_CHECKING:
     from paredown.hardware.catalogue import Accelerator
     from paredown.hardware.engines import Habits
-    from paredown.hardware.matching import Fit, Here, NoFit, Stream
+    from paredown.hardware.here import Here
+    from paredown.hardware.matching import Fit, NoFit, Stream
     from paredown.hardware.memory import Version, Work
     from paredown.spec.model import ModelSpec
 
@@ -200,7 +201,7 @@ def _here(versions: list[Version], work: Work, engine: Habits | None) -> tuple[H
     """This machine's processor, in the engine that was named or in torch."""
     from paredown.hardware.detect import detect
     from paredown.hardware.engines import habits
-    from paredown.hardware.matching import on_processor
+    from paredown.hardware.here import on_processor
     from paredown.runtimes.calibration import kept
 
     engine = engine or habits("torch")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from paredown.hardware.catalogue import Figure
 from paredown.hardware.estimate import Estimate
-from paredown.hardware.matching import Fit, Here, Stream, saved_by
+from paredown.hardware.here import Here
+from paredown.hardware.matching import Fit, Stream, saved_by
 
 if TYPE_CHECKING:
     from paredown.cli.match import Matched

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from paredown.cli.match_data import as_csv, as_json, csv_of
 from paredown.hardware.estimate import Estimate
-from paredown.hardware.matching import Fit, Here, NoFit, Stream, saved_by
+from paredown.hardware.here import Here
+from paredown.hardware.matching import Fit, NoFit, Stream, saved_by
 from paredown.hardware.memory import ALONE, Memory, serving_memory
 from paredown.spec.units import human_bytes, human_count
 

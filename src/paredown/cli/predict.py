@@ -91,9 +91,11 @@ def ground_of(request: PredictRequest, model: str) -> Ground:
             "original"
         )
     device = choose_device(request.device, machine)
-    skills = ()
-    if request.skills:
-        skills = transferable(skills_of(SkillStore(default_path()).evidence()), spec)
+    skills = (
+        transferable(skills_of(SkillStore(default_path()).evidence()), spec)
+        if request.skills
+        else ()
+    )
     more: dict[str, Any] = {}
     if request.context is not None:
         check_context(spec, request.context)

@@ -115,7 +115,7 @@ def pairs_of(
         return []
     found = predict(known, ground)
     by_hash = {row.result.strategy.hash: row for row in found.rows if row.result.strategy}
-    pairs = []
+    pairs: list[Pair] = []
     if base is not None and base.status == "ok":
         pairs += _pairs(record.name, "base", found.base, base)
     for result, strategy in zip(done, strategies, strict=True):

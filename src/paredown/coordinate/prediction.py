@@ -16,7 +16,7 @@ from paredown.coordinate.versions import stored_version, strategy_version
 from paredown.errors import ConfigError
 from paredown.hardware.engines import ENGINES, Habits
 from paredown.hardware.estimate import Estimate
-from paredown.hardware.matching import Here, on_processor
+from paredown.hardware.here import Here, on_processor
 from paredown.hardware.memory import Version, Work
 from paredown.judge.front import find_front
 from paredown.judge.limits import Check, check

@@ -119,7 +119,8 @@ def decompressed(codes: Any, zero: Any, scale: Any, shape: list[int]) -> Any:
 
 
 def _unsigned(codes: Tensor, bits: int) -> Tensor:
-    return (codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
+    shifted: Tensor = codes.to(torch.int16) + 2 ** (bits - 1)
+    return shifted.to(torch.uint8)
 
 
 def _scale(scale: Tensor) -> Any:
