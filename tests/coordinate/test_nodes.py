@@ -273,7 +273,8 @@ def test_two_workers_run_two_trials_and_record_each_as_it_ends(tmp_path: Path) -
 
 @pytest.mark.parametrize("policy", list(policies.BUILTIN))
 def test_no_policy_runs_a_strategy_twice_with_several_workers(tmp_path: Path, policy: str) -> None:
-    executor = FakeExecutor(gate=lambda job, folder: time.sleep(0.01))
+    # Longer than a busy machine takes for a proposal, else a job ends before the third one begins.
+    executor = FakeExecutor(gate=lambda job, folder: time.sleep(0.1))
     run, told = fake_run(tmp_path, executor, episodes=9, workers=3, policy=policy)
     go(run)
     results = run.experiment.results()
