@@ -26,9 +26,9 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q "$(TORCH)" $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) || \
+	$(PIP) install -q --no-compile "$(TORCH)" $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) || \
 	  { echo "No CPU build of torch was found. Give its index: make demo TORCH_INDEX=<PyTorch's CPU wheel index>"; exit 1; }
-	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	$(PIP) install -q --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
 demo: setup
