@@ -15,6 +15,7 @@ from typing import Any
 
 from paredown.spec.cache_facts import read_cache_facts
 from paredown.spec.complete import require_complete, require_one_head
+from paredown.spec.decoder import require_decoder
 from paredown.spec.facts import EXPERT, HEAD, Reading
 from paredown.spec.headers import read_config, read_headers
 from paredown.spec.model import ModelSpec, TensorInfo
@@ -46,11 +47,12 @@ def infer_spec(folder: Path, *, name: str | None = None) -> ModelSpec:
         name: how people call the model; the folder's name if None.
 
     Raises:
-        ModelError: no model folder, pickle weights, files missing or damaged, tensors missing or
-            misnamed, shapes that contradict the config, or two different output heads.
+        ModelError: no model folder, no decoder, pickle weights, files missing or damaged, tensors
+            missing or misnamed, shapes that contradict the config, or two different output heads.
     """
     config = read_config(folder)
     called = name or folder.resolve().name
+    require_decoder(config, called)
     spec = spec_from(config, read_headers(folder), name=called, path=folder)
     require_complete(spec)
     require_shapes(spec)
@@ -73,6 +75,7 @@ def infer_remote(repo_id: str) -> ModelSpec:
         ModelError: offline, no such model, gated, or without safetensors.
     """
     config, tensors = remote_headers(repo_id)
+    require_decoder(config, repo_id)
     spec = spec_from(config, tensors, name=repo_id, path=None)
     require_complete(spec)
     require_shapes(spec)

@@ -253,9 +253,9 @@ class RunConfig(BaseModel):
     workers: Annotated[int, Option(panel=SEARCH)] = Field(default=1, ge=1)
     """Trials at once. They share the memory; what measures time waits until it is alone."""
     budget_h: Annotated[float | None, Option("--budget", "-b", panel=COMMON, metavar="HOURS")] = (
-        Field(default=None, gt=0)
+        Field(default=None, ge=1e-4)
     )
-    """Hours for the whole experiment; a trial that would run over is stopped."""
+    """Hours for the whole experiment, 0.0001 at least; a trial that would run over is stopped."""
     trial_timeout_h: Annotated[float, Option(panel=SEARCH, metavar="HOURS")] = Field(
         default=4.0, gt=0
     )
