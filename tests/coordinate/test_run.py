@@ -104,7 +104,7 @@ def test_a_killed_run_loses_at_most_the_trial_in_flight(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=tmp_path)
     first = tmp_path / "k" / "episode_001" / "results.json"
     second = tmp_path / "k" / "episode_002" / "strategy.json"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500
     while not second.exists() and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.02)
