@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
-from paredown.errors import ModelError
-from paredown.runtimes.base import Claim, Engine, Needs, Package, require_read
+from paredown.runtimes.base import Needs, Package
+from paredown.runtimes.files import FileEngine, refused_graph
 from paredown.runtimes.onnxruntime.formats import block_size, matrix_bytes
-from paredown.spec.embeddings import copy_of_tied
-from paredown.spec.infer import infer_spec
-from paredown.spec.layers import Format, LayerOption, LayerUnit
-from paredown.spec.model import ModelSpec
-from paredown.spec.reading import read_object
-from paredown.spec.result import Evidence
+from paredown.spec.layers import LayerOption, LayerUnit
+from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.structure import layer_shape
 from paredown.spec.target import Device
-from paredown.store.atomic import new_folder, write_json
 
 if TYPE_CHECKING:
     from paredown.runtimes.session import Session
 
 FILE, DATA = "model.onnx", "model.onnx.data"
 """Graph and weights of a package."""
-NOTES = "export.json"
-"""What a user should know of how it was written."""
 FAMILIES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM",
@@ -34,7 +28,7 @@ FAMILIES = {
 
 
 @final
-class OnnxRuntime(Engine):
+class OnnxRuntime(FileEngine):
     """ONNX Runtime with its library for generation (GenAI), on the CPU."""
 
     name = "onnxruntime"
@@ -44,66 +38,12 @@ class OnnxRuntime(Engine):
         "GenAI; every file is read back and compared number by number as it is written"
     )
     needs = Needs(module="onnxruntime_genai", extra="onnx", devices=("cpu",))
-    evidence: ClassVar[Evidence] = "checked"
-    own_files: ClassVar[bool] = True
+    files: ClassVar[tuple[str, ...]] = (FILE, DATA)
     # Inputs of each product are rounded to 8 bits per block (accuracy level 4).
     kl_bound: ClassVar[float] = 0.03
 
-    def holds(
-        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
-    ) -> Claim:
-        if device == "cuda":
-            return Claim.refused("it is driven on the CPU only here", "use --device cpu")
-        if option.format is Format.DENSE:
-            return Claim(holds=True, evidence=self.evidence)
-        if option.format is not Format.GRID:
-            return Claim.refused(
-                f"{option.format.value} is none of its formats with the same numbers",
-                "use rtn, gptq or awq",
-            )
-        for name in unit.layers:
-            shape = layer_shape(spec, name)
-            if shape is not None and block_size(option, shape[1]) is None:
-                group = option.group_size if option.group_size > 0 else shape[1]
-                return Claim.refused(
-                    f"groups of {group} are not made of its blocks of 16 to 256",
-                    "use a group_size that is a multiple of 16",
-                )
-        return Claim(holds=True, evidence=self.evidence)
-
     def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:
         return matrix_bytes(option, shape)
-
-    def weights_bytes(self, spec: ModelSpec) -> int:
-        copy = copy_of_tied(spec)
-        packed = tuple(f"{name}.weight_" for name in spec.options)
-        dense = (
-            t for t in spec.tensors if not t.name.startswith(packed) and t.name != f"{copy}.weight"
-        )
-        found = sum(4 * t.numel for t in dense)
-        shapes = ((option, layer_shape(spec, name)) for name, option in spec.options.items())
-        return found + sum(matrix_bytes(option, shape) for option, shape in shapes if shape)
-
-    def export(self, artifact: Path, out: Path) -> Package:
-        from paredown.runtimes.onnxruntime.export import write_onnx
-
-        self.require()
-        require_read(self, infer_spec(artifact), what=str(artifact))
-        with new_folder(out) as partial:
-            write_json(partial / NOTES, {"notes": write_onnx(artifact, partial)})
-        return self.package(out)
-
-    def package(self, folder: Path) -> Package:
-        files = [folder / FILE, folder / DATA]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise ModelError(f"{folder}: there is no {missing[0]}; it is no package of {self.name}")
-        notes = folder / NOTES
-        return Package(
-            runtime=self.name,
-            folder=folder,
-            nbytes=sum(file.stat().st_size for file in files),
-            notes=tuple(read_object(notes)["notes"]) if notes.exists() else (),
-        )
 
     def stored_kinds(self, package: Package) -> dict[str, int]:
         from paredown.runtimes.onnxruntime.contents import bytes_by_kind
@@ -116,25 +56,26 @@ class OnnxRuntime(Engine):
         self.require()
         return OnnxSession(self.package(folder), device=device)
 
-    def _whole(self, spec: ModelSpec) -> Claim:
-        refused = _why_not_held(spec)
-        return Claim.refused(*refused) if refused else Claim(holds=True, evidence=self.evidence)
+    def _refused_grid(
+        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption
+    ) -> tuple[str, str] | None:
+        for name in unit.layers:
+            shape = layer_shape(spec, name)
+            if shape is not None and block_size(option, shape[1]) is None:
+                group = option.group_size if option.group_size > 0 else shape[1]
+                return (
+                    f"groups of {group} are not made of its blocks of 16 to 256",
+                    "use a group_size that is a multiple of 16",
+                )
+        return None
 
+    def _refused_model(self, spec: ModelSpec) -> tuple[str, str] | None:
+        return refused_graph(spec, FAMILIES, "its builder does not know")
 
-def _why_not_held(spec: ModelSpec) -> tuple[str, str] | None:
-    """What of a model it does not load, and what would do; None if it loads it."""
-    if spec.model_type not in FAMILIES:
-        return f"graphs of the family {spec.model_type} are not written here", ""
-    if spec.vision is not None:
-        return "a model that sees images is not written here", ""
-    if spec.uneven_mlps:
-        return (
-            "MLPs of unequal width, which its builder does not know",
-            'use scope = "layer", or equal_widths = true',
-        )
-    if spec.adapter:
-        return (
-            "the adapter beside the packed weights is not written into the graph",
-            "tune before the quantization, so that the adapter is merged",
-        )
-    return None
+    def _dense_bytes(self, tensor: TensorInfo) -> int:
+        return 4 * tensor.numel  # as its kernels on processors compute
+
+    def _write(self, artifact: Path, folder: Path) -> Sequence[str]:
+        from paredown.runtimes.onnxruntime.export import write_onnx
+
+        return write_onnx(artifact, folder)
