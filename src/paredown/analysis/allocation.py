@@ -11,7 +11,7 @@ is theirs, the exact solver is HiGHS (Huangfu & Hall 2018) through scipy.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
@@ -63,8 +63,24 @@ def curve(units: Sequence[Sequence[Priced]]) -> list[Allocation]:
     Args:
         units: the options of each unit, at least one; costs finite.
     """
+    return [_allocation(units, chosen) for chosen, _ in _stops(units)]
+
+
+def last_within(units: Sequence[Sequence[Priced]], budget: int) -> Allocation | None:
+    """The last stop of `curve` within `budget` bytes; None where its first one takes more."""
+    last = None
+    for chosen, nbytes in _stops(units):
+        if nbytes > budget:  # every stop takes more than the one before
+            break
+        last = chosen
+    return None if last is None else _allocation(units, last)
+
+
+def _stops(units: Sequence[Sequence[Priced]]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The allocations of `curve` as indices by unit, and their bytes."""
     hulls = [hull(options) for options in units]
     chosen = [found[0] for found in hulls]
+    nbytes = sum(options[i].nbytes for options, i in zip(units, chosen, strict=True))
     steps = []
     for unit, places in enumerate(hulls):
         gain = math.inf
@@ -73,11 +89,11 @@ def curve(units: Sequence[Sequence[Priced]]) -> list[Allocation]:
             # Within a hull the gains fall; rounding must not bring its steps out of their order.
             gain = min(gain, (small.cost - large.cost) / (large.nbytes - small.nbytes))
             steps.append((-gain, unit, place, two))
-    made = [_allocation(units, chosen)]
+    yield tuple(chosen), nbytes
     for _, unit, _, option in sorted(steps):
+        nbytes += units[unit][option].nbytes - units[unit][chosen[unit]].nbytes
         chosen[unit] = option
-        made.append(_allocation(units, chosen))
-    return made
+        yield tuple(chosen), nbytes
 
 
 def hull(options: Sequence[Priced]) -> list[int]:
@@ -116,12 +132,12 @@ def best_within(units: Sequence[Sequence[Priced]], budget: int) -> Allocation:
     least, most = interval(units)
     if budget < least:
         raise ConfigError(f"{budget} bytes: the smallest plan takes {least}, the largest {most}")
-    start = [a for a in curve(units) if a.nbytes <= budget][-1:]
-    if not start:  # the hull leaves out an option that is smallest but as dear as a larger one
+    start = last_within(units, budget)
+    if start is None:  # the hull leaves out an option that is smallest but as dear as a larger one
         smallest = [min(range(len(o)), key=lambda i: (o[i].nbytes, o[i].cost, i)) for o in units]
-        start = [_allocation(units, smallest)]
+        start = _allocation(units, smallest)
     found = _integer(units, budget)
-    return start[0] if found is None or found.cost > start[0].cost else found
+    return start if found is None or found.cost > start.cost else found
 
 
 def _integer(units: Sequence[Sequence[Priced]], budget: int) -> Allocation | None:

@@ -185,15 +185,20 @@ class Runtime(ABC):
         As it is stored, and on every integer grid that the engine holds and whose groups divide
         the unit's layers.
         """
-        found = {}
+        found: dict[LayerUnit, tuple[Offer, ...]] = {}
+        known: dict[tuple[object, ...], tuple[Offer, ...]] = {}
         for unit in self.joins(spec):
             shapes = [matrix_shape(spec, name) for name in unit.layers]
-            offers = [
-                Offer(option, sum(self.option_bytes(option, shape) for shape in shapes))
-                for option in self._candidates(spec, shapes)
-                if self.holds(spec, unit, option, device).holds
-            ]
-            found[unit] = tuple(sorted(offers, key=lambda offer: offer.nbytes))
+            # A model has hundreds of units of a few kinds, as in `reads`.
+            kind = (*shapes, *(name.rpartition(".")[2] for name in unit.layers))
+            if kind not in known:
+                offers = [
+                    Offer(option, sum(self.option_bytes(option, shape) for shape in shapes))
+                    for option in self._candidates(spec, shapes)
+                    if self.holds(spec, unit, option, device).holds
+                ]
+                known[kind] = tuple(sorted(offers, key=lambda offer: offer.nbytes))
+            found[unit] = known[kind]
         return found
 
     def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:

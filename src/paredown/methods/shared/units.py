@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from paredown.analysis.allocation import Allocation, Priced, best_within, curve, interval
+from paredown.analysis.allocation import Allocation, Priced, best_within, interval, last_within
 from paredown.errors import ConfigError
 from paredown.methods.shared.groups import packed_tensors_of, predict_schemes
 from paredown.runtimes import registry as runtimes
@@ -115,8 +115,9 @@ class Choices:
     def flat_plan(self, budget: int) -> dict[str, Scheme]:
         """A plan of about that size that nothing was measured for: what a prediction shows."""
         self.require(budget)
-        stops = [a for a in curve(self.priced_flat()) if a.nbytes <= budget - self.fixed]
-        return self.schemes(stops[-1].chosen)
+        found = last_within(self.priced_flat(), budget - self.fixed)
+        assert found is not None  # the interval was asked
+        return self.schemes(found.chosen)
 
 
 def choices_of(spec: ModelSpec, runtime: str, skip: tuple[str, ...] = ()) -> Choices:
