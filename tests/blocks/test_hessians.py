@@ -115,6 +115,20 @@ def test_a_pass_that_is_larger_than_the_cache_is_computed_and_dropped(
     assert bank(source, small).walk.hidden  # and is computed again
 
 
+def test_the_pass_that_the_head_needs_tells_its_blocks_once(
+    source: Checkpoint, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    for _ in range(2):  # the second one finds everything kept
+        HessianBank(
+            source, source_hash="m", tokens=TOKENS, cache=Cache(tmp_path), device="cpu", head=True,
+            progress=lambda share, message: said.append(message),
+        )  # fmt: skip
+    blocks = source.spec.layers
+    assert said == [f"second moments: block {i + 1} of {blocks}" for i in range(blocks or 0)]
+    assert said
+
+
 def test_what_just_fits_is_kept(source: Checkpoint, tmp_path: Path) -> None:
     limit = moments_bytes(source.spec) / PASS_SHARE
     assert bank(source, Cache(tmp_path / "a", limit)).is_kept

@@ -20,6 +20,7 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.moments import is_kept, moments_bytes
 from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import BlockWalk, submodule
+from paredown.spec.progress import Progress, unheard
 from paredown.spec.structure import Block, input_name
 from paredown.spec.units import human_bytes
 from paredown.store.cache import Cache
@@ -55,6 +56,7 @@ class HessianBank:
         trust_remote_code: bool = False,
         head: bool = False,
         again: bool = False,
+        progress: Progress = unheard,
     ) -> None:
         """`source_hash` stands for the content of `source`; `tokens` is (samples, length).
 
@@ -63,6 +65,7 @@ class HessianBank:
                 before the first block and they come after the last, so where they are not kept
                 the text passes through the model once before.
             again: let the text pass through the model though all blocks are kept.
+            progress: told of the blocks of a pass that comes before all else.
         """
         self.cache, self.source = cache, source
         self.key: dict[str, Any] = {
@@ -87,7 +90,9 @@ class HessianBank:
             cache=cache,
             device=device,
             trust_remote_code=trust_remote_code,
+            progress=progress,
         )
+        self._progress = progress
         self.head: Tensor | None = self._of_head() if head else None
         """Mean h h^T (hidden, hidden) float32 over what the output head reads, h."""
         missing = not self.is_kept or any(self._cached(block) is None for block in _blocks(source))
@@ -114,7 +119,10 @@ class HessianBank:
 
     def _pass_to_head(self) -> Tensor:
         """Take all calibration states through the unchanged model."""
+        blocks = len(self.walk.blocks)
         for block, module in self.walk:
+            # No share: how much of the whole this is, only the method knows.
+            self._progress(0.0, f"second moments: block {block.index + 1} of {blocks}")
             if self.is_kept and self._cached(block) is None:
                 self.of_block(block, module)
             else:

@@ -275,4 +275,5 @@ def hessians_on(source: Checkpoint, context: Context, *, head: bool = False) -> 
         device=context.device,
         trust_remote_code=context.trust_remote_code,
         head=head,
+        progress=context.progress,
     )
