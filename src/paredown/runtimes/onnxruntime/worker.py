@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnxruntime_genai as og
 from tokenizers import Tokenizer
 
-from paredown.runtimes.worker import Answer, EngineError, Worker, run, text_behind
+from paredown.runtimes.sequences import SequenceWorker
+from paredown.runtimes.worker import Answer, run
 
 _CACHE_BYTES = 4
 """Of a number in the key-value cache: float32 on processors."""
@@ -21,21 +22,13 @@ _SPARE = 1024
 """Tokens that may be decoded behind a state without reading its prompt again."""
 
 
-class OnnxWorker(Worker):
+class OnnxWorker(SequenceWorker["_Sequence"]):
     """One package and what was read with it."""
-
-    # GenAI raises its own only as RuntimeError.
-    errors: ClassVar[tuple[type[Exception], ...]] = (EngineError, RuntimeError)
 
     def __init__(self, answers: BinaryIO) -> None:
         super().__init__(answers)
         self._model: Any = None
-        self._tokenizer: Any = None
-        self._sequence: _Sequence | None = None
-        self._states: dict[int, _Sequence] = {}
-        self._last = 0
         self._context = 0
-        self._token_bytes = 0
 
     def do_load(self, path: str, threads: int) -> Answer:
         folder = Path(path)
@@ -45,10 +38,10 @@ class OnnxWorker(Worker):
         session = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
         self._model = og.Model(config)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._context, self.vocabulary = told["context_length"], told["vocab_size"]
         heads = decoder["num_hidden_layers"] * decoder["num_key_value_heads"]
-        self._token_bytes = 2 * heads * decoder["head_size"] * _CACHE_BYTES
+        self.token_bytes = 2 * heads * decoder["head_size"] * _CACHE_BYTES
         ends = told["eos_token_id"]
         return {
             "vocabulary": self.vocabulary,
@@ -57,31 +50,16 @@ class OnnxWorker(Worker):
             "ends": ends if isinstance(ends, list) else [ends],
         }
 
-    def do_cache_bytes(self) -> Answer:
-        return {"bytes": self._token_bytes}
-
     def begin(self, tokens: int) -> None:
-        held = self._sequence
+        held = self.sequence
         if held is None or held.room < tokens:
-            self._sequence = self._new(tokens, 1)
+            self.sequence = self._new(tokens, 1)
         else:
             held.cut(0)
 
     def read(self, ids: Sequence[int], *, keep: int) -> Any:
-        logits = self._current.read([list(ids)])[0]
+        logits = self.current.read([list(ids)])[0]
         return logits[len(ids) - keep :] if keep else None
-
-    def cut(self, length: int) -> None:
-        self._current.cut(length)
-
-    def text(self, prompt: Sequence[int], written: Sequence[int]) -> str:
-        return text_behind(self._tokenizer.decode, prompt, written)
-
-    @property
-    def _current(self) -> _Sequence:
-        if self._sequence is None:
-            raise EngineError("no sequence was begun")
-        return self._sequence
 
     def _new(self, tokens: int, rows: int, *, spare: int = 0) -> _Sequence:
         """An empty sequence with room for `tokens`, and for more as far as the model goes."""
@@ -93,15 +71,15 @@ class OnnxWorker(Worker):
     def do_prefill(self, rows: list[list[int]]) -> Answer:
         sequence = self._new(len(rows[0]), len(rows), spare=_SPARE)
         sequence.begin(rows)
-        return {"state": self._keep(sequence)}
+        return {"state": self.keep(sequence)}
 
     def do_fork(self, state: int) -> Answer:
         # The same sequence: whoever decodes behind it next cuts off what the other one read.
-        return {"state": self._keep(self._of(state))}
+        return {"state": self.keep(self.state(state))}
 
     def do_decode(self, state: int, count: int) -> Answer:
-        sequence = self._of(state)
-        del self._states[state]
+        sequence = self.state(state)
+        del self.states[state]
         if sequence.length + count > sequence.room or (sequence.is_used and not sequence.restore()):
             sequence = self._again(sequence, count)
         for _ in range(count):
@@ -109,25 +87,10 @@ class OnnxWorker(Worker):
             self.beat()
         return {}
 
-    def do_drop(self, states: list[int]) -> Answer:
-        for state in states:
-            self._states.pop(state, None)
-        return {}
-
     def _again(self, sequence: _Sequence, count: int) -> _Sequence:
         new = self._new(sequence.length + count, len(sequence.rows))
         new.begin(sequence.rows)
         return new
-
-    def _keep(self, sequence: _Sequence) -> int:
-        self._last += 1
-        self._states[self._last] = sequence
-        return self._last
-
-    def _of(self, state: int) -> _Sequence:
-        if state not in self._states:
-            raise EngineError(f"state {state} was used up")
-        return self._states[state]
 
 
 class _Sequence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import openvino as ov
@@ -13,7 +13,8 @@ import openvino.opset13 as op
 from tokenizers import Tokenizer
 
 from paredown.runtimes.openvino.settings import properties
-from paredown.runtimes.worker import BATCH, Answer, EngineError, Worker, run, text_behind
+from paredown.runtimes.sequences import SequenceWorker
+from paredown.runtimes.worker import BATCH, Answer, run
 
 _KEEP = "keep"
 """Input that is put in as a model is opened: behind how many tokens logits are wanted."""
@@ -21,59 +22,37 @@ _CACHE_BYTES = 2
 """Of a number in the key-value cache: half precision, as it is compiled here."""
 
 
-class OpenVinoWorker(Worker):
+class OpenVinoWorker(SequenceWorker["_Sequence"]):
     """One package and what was read with it."""
-
-    # OpenVINO raises its own only as RuntimeError.
-    errors: ClassVar[tuple[type[Exception], ...]] = (EngineError, RuntimeError)
 
     def __init__(self, answers: BinaryIO) -> None:
         super().__init__(answers)
         self._compiled: Any = None
-        self._tokenizer: Any = None
-        self._sequence: _Sequence | None = None
-        self._states: dict[int, _Sequence] = {}
-        self._last, self._token_bytes = 0, 0
 
     def do_load(self, path: str, threads: int) -> Answer:
         folder = Path(path)
         told = json.loads((folder / "settings.json").read_text())
         model = ov.Core().read_model(folder / "openvino_model.xml")
-        self._token_bytes = _CACHE_BYTES * sum(
+        self.token_bytes = _CACHE_BYTES * sum(
             shape[1].get_length() * shape[3].get_length()
             for node in model.get_ordered_ops()
             if node.get_type_name() == "ReadValue"
             for shape in [node.get_output_partial_shape(0)]
         )
         self._compiled = ov.Core().compile_model(_keeping(model), "CPU", properties(threads))
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.vocabulary = told["vocabulary"]
         size = (folder / "openvino_model.bin").stat().st_size
         return {**told, "weights": size}
 
-    def do_cache_bytes(self) -> Answer:
-        return {"bytes": self._token_bytes}
-
     def begin(self, tokens: int) -> None:
-        if self._sequence is None:
-            self._sequence = _Sequence(self._compiled, 1)
-        self._sequence.clear()
+        if self.sequence is None:
+            self.sequence = _Sequence(self._compiled, 1)
+        self.sequence.clear()
 
     def read(self, ids: Sequence[int], *, keep: int) -> Any:
-        logits = self._current.read([list(ids)], keep=max(keep, 1))
+        logits = self.current.read([list(ids)], keep=max(keep, 1))
         return logits[0] if keep else None
-
-    def cut(self, length: int) -> None:
-        self._current.cut(length)
-
-    def text(self, prompt: Sequence[int], written: Sequence[int]) -> str:
-        return text_behind(self._tokenizer.decode, prompt, written)
-
-    @property
-    def _current(self) -> _Sequence:
-        if self._sequence is None:
-            raise EngineError("no sequence was begun")
-        return self._sequence
 
     # --- States ---------------------------------------------------------------------------------
 
@@ -82,33 +61,18 @@ class OpenVinoWorker(Worker):
         for at in range(0, len(rows[0]), BATCH):
             sequence.read([row[at : at + BATCH] for row in rows], keep=1)
             self.beat()
-        return {"state": self._keep(sequence)}
+        return {"state": self.keep(sequence)}
 
     def do_fork(self, state: int) -> Answer:
-        return {"state": self._keep(self._of(state).copy(self._compiled))}
+        return {"state": self.keep(self.state(state).copy(self._compiled))}
 
     def do_decode(self, state: int, count: int) -> Answer:
-        sequence = self._of(state)
-        del self._states[state]
+        sequence = self.state(state)
+        del self.states[state]
         for _ in range(count):
             sequence.step()
             self.beat()
         return {}
-
-    def do_drop(self, states: list[int]) -> Answer:
-        for state in states:
-            self._states.pop(state, None)
-        return {}
-
-    def _keep(self, sequence: _Sequence) -> int:
-        self._last += 1
-        self._states[self._last] = sequence
-        return self._last
-
-    def _of(self, state: int) -> _Sequence:
-        if state not in self._states:
-            raise EngineError(f"state {state} was used up")
-        return self._states[state]
 
 
 class _Sequence:
