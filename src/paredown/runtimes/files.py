@@ -28,11 +28,15 @@ class FileEngine(Engine):
 
     Class attributes:
         files: that make a package, by name; their bytes are its size.
+        blocks: of which groups are made in them, in words.
+        multiple: of which a group size that would do is one.
     """
 
     evidence: ClassVar[Evidence] = "checked"
     own_files: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]]
+    blocks: ClassVar[str]
+    multiple: ClassVar[int]
 
     def holds(
         self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
@@ -85,11 +89,23 @@ class FileEngine(Engine):
         refused = self._refused_model(spec)
         return Claim.refused(*refused) if refused else Claim(holds=True, evidence=self.evidence)
 
-    @abstractmethod
     def _refused_grid(
         self, spec: ModelSpec, unit: LayerUnit, option: LayerOption
     ) -> tuple[str, str] | None:
         """Why its files do not hold a grid for a unit, and what would do; None if they do."""
+        for name in unit.layers:
+            shape = layer_shape(spec, name)
+            if shape is not None and not self._divides(option, shape[1]):
+                group = option.group_size if option.group_size > 0 else shape[1]
+                return (
+                    f"groups of {group} are not made of {self.blocks}",
+                    f"use a group_size that is a multiple of {self.multiple}",
+                )
+        return None
+
+    @abstractmethod
+    def _divides(self, option: LayerOption, width: int) -> bool:
+        """Whether the groups of a layer of `width` inputs are made of the blocks of its files."""
 
     @abstractmethod
     def _refused_model(self, spec: ModelSpec) -> tuple[str, str] | None:

@@ -20,7 +20,7 @@ from paredown.runtimes.llama_cpp.tensor_types import (
 )
 from paredown.spec.layers import LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.structure import is_expert, layer_shape
+from paredown.spec.structure import is_expert
 from paredown.spec.target import Device
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class LlamaCpp(FileEngine):
     )
     needs = Needs(module="xllamacpp", extra="llama-cpp", devices=("cpu",))
     files: ClassVar[tuple[str, ...]] = (FILE,)
+    blocks: ClassVar[str] = f"its blocks of {BLOCK}"
+    multiple: ClassVar[int] = BLOCK
     # It rounds inputs to 8 bits: 0.011 with SmolLM2-135M at 4 bits, 0.0002 at 16. Another order of
     # rows, or one missing number of the config, makes 1 and more.
     kl_bound: ClassVar[float] = 0.1
@@ -107,17 +109,11 @@ class LlamaCpp(FileEngine):
                 "blocks hold -128 to 127",
                 "",
             )
-        for name in unit.layers:
-            shape = layer_shape(spec, name)
-            if shape is None:
-                continue
-            group = option.group_size if option.group_size > 0 else shape[1]
-            if group % BLOCK or shape[1] % BLOCK:
-                return (
-                    f"groups of {group} are not made of its blocks of {BLOCK}",
-                    f"use a group_size that is a multiple of {BLOCK}",
-                )
-        return None
+        return super()._refused_grid(spec, unit, option)
+
+    def _divides(self, option: LayerOption, width: int) -> bool:
+        group = option.group_size if option.group_size > 0 else width
+        return group % BLOCK == 0 and width % BLOCK == 0
 
     def _stored(self, spec: ModelSpec) -> Iterable[TensorInfo]:
         return spec.tensors

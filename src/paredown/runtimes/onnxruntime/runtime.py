@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 from paredown.runtimes.base import Needs, Package
 from paredown.runtimes.files import FileEngine, refused_graph
 from paredown.runtimes.onnxruntime.formats import block_size, matrix_bytes
-from paredown.spec.layers import LayerOption, LayerUnit
+from paredown.spec.layers import LayerOption
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.structure import layer_shape
 from paredown.spec.target import Device
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class OnnxRuntime(FileEngine):
     )
     needs = Needs(module="onnxruntime_genai", extra="onnx", devices=("cpu",))
     files: ClassVar[tuple[str, ...]] = (FILE, DATA)
+    blocks: ClassVar[str] = "its blocks of 16 to 256"
+    multiple: ClassVar[int] = 16
     # Inputs of each product are rounded to 8 bits per block (accuracy level 4).
     kl_bound: ClassVar[float] = 0.03
 
@@ -56,18 +57,8 @@ class OnnxRuntime(FileEngine):
         self.require()
         return OnnxSession(self.package(folder), device=device)
 
-    def _refused_grid(
-        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption
-    ) -> tuple[str, str] | None:
-        for name in unit.layers:
-            shape = layer_shape(spec, name)
-            if shape is not None and block_size(option, shape[1]) is None:
-                group = option.group_size if option.group_size > 0 else shape[1]
-                return (
-                    f"groups of {group} are not made of its blocks of 16 to 256",
-                    "use a group_size that is a multiple of 16",
-                )
-        return None
+    def _divides(self, option: LayerOption, width: int) -> bool:
+        return block_size(option, width) is not None
 
     def _refused_model(self, spec: ModelSpec) -> tuple[str, str] | None:
         return refused_graph(spec, FAMILIES, "its builder does not know")

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 from paredown.runtimes.base import Needs, Package
 from paredown.runtimes.files import FileEngine, refused_graph
 from paredown.runtimes.openvino.formats import DENSE_BYTES, group_size, matrix_bytes
-from paredown.spec.layers import LayerOption, LayerUnit
+from paredown.spec.layers import LayerOption
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.structure import layer_shape
 from paredown.spec.target import Device
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ class OpenVino(FileEngine):
     )
     needs = Needs(module="openvino", extra="openvino", devices=("cpu",))
     files: ClassVar[tuple[str, ...]] = (FILE, DATA)
+    blocks: ClassVar[str] = "those that its kernels compute rightly"
+    multiple: ClassVar[int] = 16
     kl_bound: ClassVar[float] = 0.02
 
     def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:
@@ -53,18 +54,8 @@ class OpenVino(FileEngine):
         self.require()
         return OpenVinoSession(self.package(folder), device=device)
 
-    def _refused_grid(
-        self, spec: ModelSpec, unit: LayerUnit, option: LayerOption
-    ) -> tuple[str, str] | None:
-        for name in unit.layers:
-            shape = layer_shape(spec, name)
-            if shape is not None and group_size(option, shape[1]) is None:
-                group = option.group_size if option.group_size > 0 else shape[1]
-                return (
-                    f"groups of {group} are not made of those that its kernels compute rightly",
-                    "use a group_size that is a multiple of 16",
-                )
-        return None
+    def _divides(self, option: LayerOption, width: int) -> bool:
+        return group_size(option, width) is not None
 
     def _refused_model(self, spec: ModelSpec) -> tuple[str, str] | None:
         return refused_graph(spec, FAMILIES, "its libraries do not expect")
