@@ -63,13 +63,17 @@ def humaneval() -> list[Problem]:
 # --- The data set -------------------------------------------------------------------------------
 
 
-def test_every_reference_solution_passes(humaneval: list[Problem], sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_reference_solution_passes(
+    humaneval: list[Problem], sandbox: Sandbox, every: int
+) -> None:
     assert len(humaneval) == 164
-    result = score(humaneval, {p.task_id: [p.canonical_solution] for p in humaneval}, sandbox)
+    problems = humaneval[::every]
+    result = score(problems, {p.task_id: [p.canonical_solution] for p in problems}, sandbox)
     assert [s for s in result.solved if not s.passed] == []
     [measurement] = result.measurements()
     assert (measurement.name, measurement.value, measurement.stderr) == ("pass@1", 1.0, 0.0)
-    assert measurement.n == 164
+    assert measurement.n == len(problems)
     assert sandbox.describe() in measurement.how
 
 
