@@ -227,6 +227,18 @@ def test_without_names_those_are_taken_that_something_is_known_of(spec: ModelSpe
     assert all(isinstance(row.quality, Expected) for row in found.rows)
 
 
+def test_what_is_sure_stands_beside_what_is_smaller_and_hoped_for(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training that gained elsewhere hides nothing that surely loses nothing."""
+    rows = (seen(FOUR, 0.90, spec), seen(EIGHT, 1.0, spec))
+    monkeypatch.setattr("paredown.coordinate.prediction.shipped", lambda: rows)
+    monkeypatch.setattr(expectation, "shipped", lambda: rows)
+    found = predict([], ground(spec, target=Target(limits=Limits(max_accuracy_loss=5))))
+    assert len(found.rows) == 2
+    assert _chosen(found) == "rtn(bits=8, group_size=32)"
+
+
 # --- History
 
 

@@ -12,6 +12,8 @@ from paredown.errors import ConfigError
 from paredown.spec.sizing import PredictRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from paredown.coordinate.prediction import Ground, Predicted, Predictions
@@ -114,31 +116,34 @@ def ground_of(request: PredictRequest, model: str) -> Ground:
 
 
 def render(found: Predictions) -> RenderableType:
-    """The table, the choice, and what cannot run."""
-    from rich.console import Group
-    from rich.table import Table
+    """A line of numbers per strategy with its name below, where each is known from, the choice."""
+    from rich.text import Text
 
-    table = Table(title="Predicted, nothing was run", title_justify="left", box=None,
-                  pad_edge=False)  # fmt: skip
-    limited = bool(found.base.checks)
-    columns = ["strategy", "size", "ratio", "~memory", "~speed-up", "perplexity/base", "known from"]
-    for column in [*columns, "limits"] if limited else columns:
-        text = column in {"strategy", "known from", "limits"}
-        table.add_column(column, justify="left" if text else "right", overflow="fold")
-    for row in (found.base, *found.rows):
-        cells = _cells(row)
-        table.add_row(*cells, _limits(row)) if limited else table.add_row(*cells)
-    lines: list[RenderableType] = [table, "", _choice(found)]
-    lines += [f"Cannot run: {label}: {why}" for label, why in found.refused.items()]
+    rows = (found.base, *found.rows)
+    lines = [_HEADER] + [[str(n), *_cells(row)] for n, row in enumerate(rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    said = ["Predicted, nothing was run", _spread(lines[0], widths)]
+    for row, cells in zip(rows, lines[1:], strict=True):
+        limits = f": {_limits(row)}" if row.checks else ""
+        said += [_spread(cells, widths), " " * (widths[0] + 2) + row.result.label + limits]
+    said += ["", *_origins(rows), _choice(found)]
+    said += [f"Cannot run: {label}: {why}" for label, why in found.refused.items()]
     if found.base.result.get("decode_latency") is None:
-        lines.append(
+        said.append(
             "Speed is unknown until 'paredown match --calibrate' has measured this machine."
         )
-    lines.append(
+    said.append(
         "Sizes are exact; ~ and intervals are estimates of 95 %. To measure: paredown run, or "
         "paredown compress and paredown evaluate."
     )
-    return Group(*lines)
+    return Text("\n".join(said))
+
+
+_HEADER = ["#", "size", "smaller", "~memory", "~speed-up", "~perplexity"]
+
+
+def _spread(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
 
 def _cells(row: Predicted) -> list[str]:
@@ -148,18 +153,26 @@ def _cells(row: Predicted) -> list[str]:
     memory, speed = result.value("peak_memory"), result.get("speedup")
     shown = "unknown"
     if quality is not None and result.strategy is None:
-        shown = "1"
+        shown = "-"
     elif quality is not None:
-        shown = f"{quality.value:.3f} ({quality.low:.2f} to {quality.high:.2f})"
+        value, low, high = (100 * (x - 1) for x in (quality.value, quality.low, quality.high))
+        shown = f"{value:+.1f} % ({low:+.1f} to {high:+.1f})"
     return [
-        result.label,
         human_bytes(result.value("size") or 0.0),
         f"{result.value('compression_ratio') or 0.0:.2f}x",
         "unknown" if memory is None else human_bytes(memory),
         "unknown" if speed is None else _interval(result),
         shown,
-        "" if quality is None else f"{quality.basis}",
     ]
+
+
+def _origins(rows: Sequence[Predicted]) -> list[str]:
+    """Where the losses are known from, with the numbers of the rows."""
+    by_basis: dict[str, list[str]] = {}
+    for number, row in enumerate(rows):
+        if row.quality is not None and row.result.strategy is not None:
+            by_basis.setdefault(row.quality.basis, []).append(str(number))
+    return [f"Losses of {', '.join(which)}: {basis}." for basis, which in by_basis.items()]
 
 
 def _interval(result: TrialResult) -> str:

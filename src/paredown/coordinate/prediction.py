@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import le
 from typing import final
 
 from paredown.coordinate.expectation import Expected, expected_quality, shipped
@@ -126,7 +127,8 @@ def predict(strategies: Sequence[Strategy], ground: Ground) -> Predictions:
 
 
 def _candidates(ground: Ground) -> list[Strategy]:
-    """Strategies of which something is known, on the front of what is expected of them.
+    """Strategies of which something is known, on the front of what is expected of them: of size,
+    loss, and the loss that is still possible, so that what is sure stands beside what is hoped for.
 
     Sizes come from the methods' predictions alone: what kernels compute here is asked of those
     only that are left, because asking takes seconds the first time.
@@ -137,13 +139,13 @@ def _candidates(ground: Ground) -> list[Strategy]:
         quality = expected_quality(strategy, ground.spec, ground.skills)
         size = _predicted_bytes(strategy, ground.spec)
         if quality is not None and size is not None and size < ground.spec.weight_bytes:
-            found.append((size, quality.value, strategy))
+            found.append(((size, quality.value, quality.high), strategy))
     front = [
         row for row in found
-        if not any(o[0] <= row[0] and o[1] <= row[1] and o[:2] != row[:2] for o in found)
+        if not any(o != row[0] and all(map(le, o, row[0])) for o, _ in found)
     ]  # fmt: skip
-    front.sort(key=lambda row: row[1])
-    return [strategy for _, _, strategy in front[:MOST]]
+    front.sort(key=lambda row: row[0][1])
+    return [strategy for _, strategy in front[:MOST]]
 
 
 def _predicted_bytes(strategy: Strategy, spec: ModelSpec) -> int | None:

@@ -184,7 +184,7 @@ def _under_limits(case: _Case, meeting: list[TrialResult]) -> Recommendation:
     reason = (
         f"{fits}{warning}{rule} every limit ({in_limits(case.limits)}): "
         f"{in_words(ranked[0], case.baseline)}; "
-        f"{len(meeting)} of {len(case.finished)} measured results meet them"
+        f"{len(meeting)} of {len(case.finished)} results meet them"
     )
     return _with_runner_up(case, ranked, reason, meets_limits=True)
 
