@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from paredown.cli.help import options_of
 from paredown.cli.main import app
 from paredown.cli.table import Setting, Table
-from paredown.judge.quantities import QUANTITIES, SCORED
+from paredown.judge.quantities import BOUNDED, LOST_POINTS, QUANTITIES, SCORED
 from paredown.judge.quantity import Quantity
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod
@@ -221,13 +221,19 @@ def quantities_page() -> str:
         *_table(
             ("limit", "bounds", "what it means"),
             [
-                (f"`{limit.option}`", limit.in_words(1).replace("1", "...", 1),
+                (f"`{limit.option}`", limit.in_words(1).replace("1B", "...").replace("1", "...", 1),
                  " ".join(limits[limit.field]["description"].split()))
-                for limit in (row.limit for row in QUANTITIES.values()) if limit is not None
+                for limit in (row.limit for row in _bounded()) if limit is not None
             ],
         ),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _bounded() -> list[Quantity]:
+    """Rows whose limits are listed: of points the other row of the same limit speaks."""
+    others = [row for _, row in BOUNDED if row is not LOST_POINTS]
+    return [*QUANTITIES.values(), *others]
 
 
 def _rows() -> list[tuple[str, Quantity]]:

@@ -147,6 +147,42 @@ def test_a_loss_of_the_named_quality_is_imagined_as_it_is_measured() -> None:
     assert not breaks({"quality": 9.0}, Limits(max_accuracy_loss="1pt"))
 
 
+def test_sizes_and_divergences_are_bounded_in_their_own_units() -> None:
+    result = seen(size=71.42e6, bits_per_weight=4.248, kl=0.0512)
+    limits = Limits.model_validate({"size": "70MB", "bpw": 4.2, "kl": 0.05})
+    assert limits.size == 70_000_000
+    assert unmet(result, BASELINE, limits) == (
+        "size 71.42MB > 70MB",
+        "size 4.25 bits per weight > 4.2 bits per weight",
+        "KL 0.0512 nats/token > 0.05 nats/token",
+    )
+    mends = [found.mend for found in check(result, BASELINE, limits)]
+    assert mends == ["--size 71.42MB", "--bpw 4.248", "--kl 0.0512"]
+    wider = Limits.model_validate({"size": "71.42MB", "bpw": 4.248, "kl": 0.0512})
+    assert unmet(result, BASELINE, wider) == ()
+
+
+def test_a_divergence_that_may_be_larger_is_not_shown_to_be_small_enough() -> None:
+    result = trial(measurements=(measurement(name="kl", value=0.045, n=9, stderr=0.004),))
+    (found,) = check(result, BASELINE, Limits(kl=0.05))
+    assert found.state is State.UNDECIDED  # 0.045 + 1.96 x 0.004 = 0.0528
+    (found,) = check(result, BASELINE, Limits(kl=0.053))
+    assert found.state is State.MET
+
+
+def test_a_divergence_is_imagined_from_the_loss_of_the_text() -> None:
+    assert breaks({"quality": 1.06}, Limits(kl=0.058))  # ln 1.06 = 0.0583
+    assert not breaks({"quality": 1.06}, Limits(kl=0.059))
+
+
+def test_files_of_a_size_are_known_from_the_weights() -> None:
+    limits = Limits(size=3_000_000, bpw=4.0)
+    assert broken_by_size(3_000_000, 2.0, limits, parameters=6_000_000) is None
+    said = broken_by_size(3_000_001, 2.0, limits, parameters=6_000_000)
+    assert said == "its files take 3.0 MB > 3MB"
+    assert broken_by_size(2_500_001, 2.0, limits, parameters=5_000_000) is not None
+
+
 def test_what_is_known_from_the_size_alone() -> None:
     limits = Limits(max_memory_gb=2, target_ratio=3)
     assert broken_by_size(2_000_000_000, 3.0, limits) is None

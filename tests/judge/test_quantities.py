@@ -13,7 +13,7 @@ from paredown.judge.front import find_front
 from paredown.judge.hypervolume import gains, scores
 from paredown.judge.limits import breaks, check, in_limits, unmet, violations
 from paredown.judge.phrases import compared
-from paredown.judge.quantities import QUANTITIES, in_force
+from paredown.judge.quantities import BOUNDED, QUANTITIES, in_force
 from paredown.judge.quantity import Limit, Quantity, Reading
 from paredown.report.html import PlotAxis
 from paredown.spec.result import TrialResult
@@ -85,7 +85,8 @@ def test_adding_a_quantity_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_table_and_the_names_that_a_request_may_use_agree() -> None:
     assert tuple(QUANTITIES) == get_args(Objective) == DEFAULT_OBJECTIVES
-    bounded = [row.limit.field for row in QUANTITIES.values() if row.limit is not None]
+    rows = [*QUANTITIES.values(), *(row for _, row in BOUNDED)]
+    bounded = {row.limit.field for row in rows if row.limit is not None}
     assert sorted(bounded) == sorted(Limits.model_fields)
     assert all(row.best < row.worst for row in QUANTITIES.values())
 

@@ -18,14 +18,16 @@ from paredown.methods import registry
 from paredown.methods.base import Context
 from paredown.methods.mixed import Mixed, MixedParams
 from paredown.methods.shared.frontier import Frontier
-from paredown.methods.shared.units import choices_of
+from paredown.methods.shared.units import choices_of, plain_record, predict_plan
+from paredown.runtimes import registry as runtimes
+from paredown.runtimes.base import Engine
 from paredown.runtimes.torch.load import load
 from paredown.runtimes.torch.proof import compare, probe
 from paredown.spec.filesize import most_bytes
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.packed import weights_bytes
-from paredown.spec.plan import PLAN_FILE, PlanRecord
+from paredown.spec.plan import PLAN_FILE, PlanRecord, scheme_word
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Target
 from paredown.store.cache import Cache
@@ -149,6 +151,43 @@ def test_one_set_of_measurements_makes_many_artifacts(
         assert weights_bytes(out) <= found.record.nbytes
 
 
+def test_the_smallest_plan_within_a_loss(
+    source: Checkpoint, shared: Context, tmp_path: Path
+) -> None:
+    """Nothing smaller on the curve is forecast to keep it, and more loss takes fewer bytes."""
+    sizes = []
+    for kl in (3e-4, 3e-3):
+        plan = made(source, tmp_path / f"{kl}", shared, kl=kl)
+        assert plan.kl is not None
+        assert 0.5 * kl <= plan.kl <= kl
+        sizes.append(weights_bytes(tmp_path / f"{kl}"))
+    assert sizes[0] > sizes[1]
+
+
+def test_bytes_are_those_of_the_files_that_the_runtime_reads(tmp_path: Path) -> None:
+    """Every engine's: what a plan is priced at is what the engine says of the predicted model."""
+    spec = infer_spec(tiny_model(tmp_path / "m"))
+    for name in ("llama.cpp", "onnxruntime", "openvino"):
+        engine = runtimes.load(name)
+        assert isinstance(engine, Engine)
+        choices = choices_of(spec, name)
+        for budget in choices.interval[0], sum(choices.interval) // 2:
+            schemes = choices.flat_plan(budget)
+            record = plain_record(spec, choices, schemes)
+            made = engine.weights_bytes(predict_plan(spec, schemes)) + engine.other_bytes(spec)
+            assert record.nbytes == made <= budget
+            assert sum(unit.nbytes for unit in record.units) + choices.fixed == made
+
+
+def test_a_grid_that_is_stored_as_a_better_one_is_no_option(tmp_path: Path) -> None:
+    """Q4_0 holds 4 bits without zero-points; with them it takes a Q5_0, which holds 5."""
+    spec = infer_spec(tiny_model(tmp_path / "m"))
+    options = {scheme_word(s) for u in choices_of(spec, "llama.cpp").units for s in u.rounded}
+    assert options == {"4s32", "5s32", "8s32"}
+    options = {scheme_word(s) for u in choices_of(spec, "torch").units for s in u.rounded}
+    assert {"2a64", "3a64", "4a64", "5a64", "6a64", "8a64"} <= options
+
+
 def test_units_that_a_runtime_joins_get_one_option(
     source: Checkpoint, shared: Context, tmp_path: Path
 ) -> None:
@@ -203,6 +242,7 @@ def test_the_ends_of_the_interval_are_real_files(
     ("text", "told"),
     [
         ("mixed(bpw=8, size=100)", "bpw and size: give one of them"),
+        ("mixed(bpw=8, kl=0.1)", "bpw and kl: give one of them"),
         ('mixed(size="big")', "'big' is no size"),
         ('mixed(plan={"*": "9a64"})', "'9a64' is no option"),
         ('mixed(plan={"*": "4a8"})', "'4a8' is no option"),

@@ -123,7 +123,7 @@ def find_strategy(advice: Advice, view: View) -> Strategy | None:
     if not advice.strategy:
         raise AdviceError("the answer names no strategy; only search and end need none")
     try:
-        strategy = registry.canonical(advice.strategy)
+        strategy = view.space.read(advice.strategy)
     except ConfigError as error:
         raise AdviceError(f"strategy: {error}") from None
     return require_proposable(strategy, view)

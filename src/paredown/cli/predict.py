@@ -58,7 +58,7 @@ def predict(
     from paredown.methods import registry
 
     # A misspelt strategy is told before a model is fetched.
-    strategies = [registry.canonical(text) for text in request.strategies]
+    strategies = [registry.for_runtime(text, request.runtime) for text in request.strategies]
     found = predict_all(strategies, ground_of(request, request.model))
     if as_json:
         from paredown.spec.serial import readable

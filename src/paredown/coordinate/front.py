@@ -183,8 +183,6 @@ class _Tracer:
         built = build(bench, strategy, work, artifact, timeout_s=_FOREVER_S, watch=watch)
         if built.failure is not None:
             return point.model_copy(update={"failure": built.failure.message})
-        if (size := weights_bytes(artifact)) > point.plan.nbytes:
-            raise AssertionError(f"{point.name}: {size} bytes, at most {point.plan.nbytes} planned")
         job = JudgeJob(
             device=bench.device, runtime=bench.runtime, trust_remote_code=bench.trust_remote_code,
             model=artifact, base_bytes=weights_bytes(bench.base.folder), held_out=bench.held_out,
@@ -196,5 +194,8 @@ class _Tracer:
         finally:
             tidy(work)
             discard(artifact)
+        size = next(m.value for m in found.measurements if m.name == "size")
+        if size > point.plan.nbytes:
+            raise AssertionError(f"{point.name}: {size} bytes, at most {point.plan.nbytes} planned")
         took = {"measurements": found.measurements, "seconds": time.monotonic() - start}
         return point.model_copy(update=took)

@@ -10,6 +10,7 @@ from paredown.coordinate.setup import Prepared
 from paredown.coordinate.skills import Skill, learn, remembered, skills_of, warm_start
 from paredown.errors import ConfigError
 from paredown.methods import registry
+from paredown.search.aim import PLANNER, aims
 from paredown.search.base import Remembered
 from paredown.search.knowledge import Knowledge, anchors, effects
 from paredown.spec.run import RunConfig
@@ -36,17 +37,20 @@ class Beginning:
         start: strategies from the user's own earlier experiments, to try first.
         remembered: what strategies did there.
         knowledge: what the package knows; None for a policy that is to go its own way.
+        aimed: plans for the size or the loss that the user has asked for, with their reasons.
     """
 
     start: tuple[Strategy, ...]
     remembered: tuple[Remembered, ...]
     knowledge: Knowledge | None
+    aimed: tuple[tuple[Strategy, str], ...] = ()
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
         """Everything to be tried first, once each."""
         anchored = () if self.knowledge is None else self.knowledge.anchors
-        return tuple({s.hash: s for s in (*self.start, *anchored)}.values())
+        aimed = (strategy for strategy, _ in self.aimed)
+        return tuple({s.hash: s for s in (*aimed, *self.start, *anchored)}.values())
 
     def lines(self) -> tuple[str, ...]:
         """The package's part, for one who decides what is tried first: a line per strategy."""
@@ -65,7 +69,23 @@ class Beginning:
 def beginning(prepared: Prepared, experiment: Experiment, known: tuple[Skill, ...]) -> Beginning:
     """What this experiment begins with, given the skills known for such models."""
     start, told = known_before(prepared, experiment, known)
-    return Beginning(start=start, remembered=told, knowledge=known_elsewhere(prepared, experiment))
+    return Beginning(
+        start=start,
+        remembered=told,
+        knowledge=known_elsewhere(prepared, experiment),
+        aimed=asked_for(prepared),
+    )
+
+
+def asked_for(prepared: Prepared) -> tuple[tuple[Strategy, str], ...]:
+    """The plans to begin with for the size or the loss that was asked for, with their reasons."""
+    found = []
+    for aim in aims(prepared.config.limits, prepared.base.spec):
+        if aim.is_first and PLANNER in registry.names():
+            strategy = registry.for_runtime(aim.strategy, prepared.target.runtime)
+            if strategy in prepared.space:
+                found.append((strategy, aim.reason))
+    return tuple(found)
 
 
 def skill_store(config: RunConfig) -> SkillStore | None:

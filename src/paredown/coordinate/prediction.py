@@ -21,6 +21,7 @@ from paredown.hardware.here import Here, on_processor
 from paredown.hardware.memory import Version, Work
 from paredown.judge.front import find_front
 from paredown.judge.limits import Check, check
+from paredown.judge.quantities import BITS_PER_WEIGHT
 from paredown.judge.recommend import Recommendation, recommend
 from paredown.methods import registry
 from paredown.runtimes.calibration import Calibration
@@ -190,6 +191,8 @@ def _result(
         _number("size", Estimate.exact(version.nbytes), Unit.BYTES, "the methods' own prediction"),
         _number("compression_ratio", Estimate.exact(ratio), Unit.RATIO,
                 "files of the base over these", lower=False),
+        _number(BITS_PER_WEIGHT, Estimate.exact(8 * version.nbytes / base.spec.parameters),
+                Unit.BITS_PER_WEIGHT, "bits of the files over the parameters of the base"),
     ]  # fmt: skip
     if here is not None and here.memory.total is not None:
         how = f"weights, cache, activations and process of {here.engine.name}"

@@ -259,6 +259,7 @@ def _policy(
         config.policy,
         seed=config.seed,
         objectives=config.objectives,
+        aimed=begins.aimed,
         start=begins.start,
         remembered=begins.remembered,
         knowledge=begins.knowledge,

@@ -122,7 +122,12 @@ def predict(strategy: Strategy, prepared: Prepared) -> int:
         return prepared.space.predicted_bytes(strategy)
     made = registry.check(strategy, prepared.base.spec, prepared.target)
     size = runtimes.load(prepared.target.runtime).weights_bytes(made)
-    reason = broken_by_size(size, prepared.space.baseline_bytes / size, prepared.config.limits)
+    reason = broken_by_size(
+        size,
+        prepared.space.baseline_bytes / size,
+        prepared.config.limits,
+        parameters=prepared.base.spec.parameters,
+    )
     if reason is not None:
         raise ConfigError(f"{registry.label(strategy)}: {reason}")
     return size
@@ -233,7 +238,7 @@ class Steering:
 
     def _try(self, text: str) -> str:
         prepared, experiment = self._open
-        strategy = registry.canonical(text)
+        strategy = registry.for_runtime(text, prepared.target.runtime)
         shown, results = registry.label(strategy), experiment.results()
         earlier = next((r for r in results if _hash(r.strategy) == strategy.hash), None)
         if earlier is not None:
@@ -258,7 +263,7 @@ class Steering:
         return f"{shown} will be episode {begun + len(asked) + 1}"
 
     def _drop(self, text: str) -> str:
-        strategy = registry.canonical(text)
+        strategy = registry.for_runtime(text, self._open[0].target.runtime)
         shown = registry.label(strategy)
         asked = self.wishes().asked
         if all(other.hash != strategy.hash for other in asked):

@@ -71,7 +71,7 @@ def _version(spec: ModelSpec, word: str, target: Target) -> Version:
             f"--precision {word[:60]!r}: neither a precision nor a folder nor a strategy; "
             f"{did_you_mean(method, WORDS)}"
         )
-    return strategy_version(spec, registry.canonical(word), target)
+    return strategy_version(spec, registry.for_runtime(word, target.runtime), target)
 
 
 def _at(spec: ModelSpec, word: str) -> Version:

@@ -25,6 +25,7 @@ from functools import lru_cache
 from pydantic import ValidationError
 
 from paredown.judge.quantities import (
+    DIVERGENCE,
     LOST_POINTS,
     POINTS,
     QUANTITIES,
@@ -38,7 +39,7 @@ from paredown.judge.words import name_of
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.target import Limits
-from paredown.spec.units import GB
+from paredown.spec.units import GB, bytes_text, human_bytes
 
 
 class State(StrEnum):
@@ -107,12 +108,15 @@ class Check:
         limit = self.limit
         if self.seen is None:
             return f"{limit.name} was not measured"
-        seen = f"{limit.name} {self.seen.value:.3g} {limit.unit}"
+        value, bound = self.seen.value, self.bound
+        plain = limit.text is None
+        seen = f"{limit.name} " + (f"{value:.3g} {limit.unit}" if plain else limit.shown(value))
         if self.state is State.UNDECIDED:
             asked = self.asked.removeprefix(limit.name).strip()
             return f"{seen} ({self._ends}) is not shown to be {asked}"
         relation = ">" if limit.upper else "<"
-        return f"{seen} {relation} {self.bound:g} {limit.unit}"
+        asked = f"{bound:g} {limit.unit}" if plain else limit.written(bound)
+        return f"{seen} {relation} {asked}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +199,10 @@ def _bounded(
         if bound.quantity is LOST_POINTS:
             if named:
                 yield limit, bound.value, 100 * (1 - value)
+        elif bound.quantity is DIVERGENCE:
+            # Of a base that knows its text, the rise of the loss is the divergence; in the shipped
+            # table it is 0.8 to 1.0 of it.
+            yield limit, bound.value, math.log(value)
         elif not limit.absolute:
             scored = named and bound.objective == "quality" and SCORED.limit
             yield scored or limit, bound.value, value
@@ -227,11 +235,19 @@ def bounded_quality(
     return None if found is None else found.value
 
 
-def broken_by_size(size: int, ratio: float, limits: Limits) -> str | None:
+def broken_by_size(size: int, ratio: float, limits: Limits, *, parameters: int = 0) -> str | None:
     """Which limit is broken by weights of so many bytes, if one: what is known before a trial.
 
     Serving takes at least the weights, so a bound on memory bounds them, too.
+
+    Args:
+        size: bytes of the weights.
+        ratio: those of the base over them.
+        parameters: of the base, from which bits per weight are counted.
     """
+    files = limits.most_bytes(parameters)
+    if files is not None and size > files:
+        return f"its files take {human_bytes(size)} > {bytes_text(files)}"
     memory, shrink = QUANTITIES["memory"].limit, QUANTITIES["size"].limit
     most = None if memory is None else memory.asked(limits)
     least = None if shrink is None else shrink.asked(limits)
@@ -283,9 +299,7 @@ def _mend(limit: Limit, seen: Reading | None, limits: Limits) -> str:
     if seen is None:
         return ""
     # The end that is worst for the user: a bound at the value itself would stay undecided.
-    end = seen.high if limit.upper else seen.low
-    rounded = (math.ceil if limit.upper else math.floor)(end * 100) / 100
-    value = f"{rounded}pt" if limit.unit == "pt" else rounded
+    value = limit.accepting(seen.high if limit.upper else seen.low)
     try:  # what the option itself refuses is no mend
         type(limits).model_validate({limit.field: value})
     except ValidationError:

@@ -17,7 +17,7 @@ from paredown.judge.words import signed_percent, times
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.target import Limits
-from paredown.spec.units import GB, Unit, human_bytes
+from paredown.spec.units import GB, Unit, bytes_text, human_bytes
 
 KEPT = "quality"
 """Measurement: share of the base's quality that is kept; 1 is as good as the base."""
@@ -25,6 +25,8 @@ PROMPT_KL = "benchmark_kl"
 """Measurement: divergence from the base after the benchmarks' own prompts, nats per token."""
 POINTS = "quality_points"
 """Measurement: mean change of the scores against the base's, in points; below 0 is a loss."""
+BITS_PER_WEIGHT = "bits_per_weight"
+"""Measurement: all bits of the weights files over the parameters of the base."""
 
 QUANTITIES: dict[Objective, Quantity] = {
     "quality": Quantity(
@@ -181,6 +183,74 @@ LOST_POINTS = Quantity(
 )
 """No objective of its own: what a limit in points bounds."""
 
+DIVERGENCE = Quantity(
+    measurement="kl",
+    unit=Unit.NATS_PER_TOKEN,
+    best=1.0,
+    worst=4.0,
+    title="KL",
+    axis="KL from the base, nats per token",
+    limit=Limit(
+        field="kl",
+        name="KL",
+        unit="nats/token",
+        upper=True,
+        absolute=True,
+        seen_from=lambda kl: kl,
+        step=1e-4,
+        shown=lambda kl: f"{kl:.3g} nats/token",
+    ),
+)
+"""What a limit on the divergence bounds."""
+
+FILES = Quantity(
+    measurement="size",
+    unit=Unit.BYTES,
+    best=1 / 8,
+    worst=1.1,
+    title="size",
+    axis="size on disk",
+    limit=Limit(
+        field="size",
+        name="size",
+        unit="bytes",
+        upper=True,
+        absolute=True,
+        seen_from=lambda size: size,
+        text=bytes_text,
+        shown=bytes_text,
+    ),
+)
+"""What a limit in bytes bounds."""
+
+BITS = Quantity(
+    measurement=BITS_PER_WEIGHT,
+    unit=Unit.BITS_PER_WEIGHT,
+    best=1 / 8,
+    worst=1.1,
+    title="bits per weight",
+    axis="bits per weight",
+    limit=Limit(
+        field="bpw",
+        name="size",
+        unit="bits per weight",
+        upper=True,
+        absolute=True,
+        seen_from=lambda bits: bits,
+        step=1e-3,
+        shown=lambda bits: f"{bits:.3f} bits per weight",
+    ),
+)
+"""What a limit in bits per weight bounds."""
+
+BOUNDED: tuple[tuple[Objective, Quantity], ...] = (
+    ("quality", LOST_POINTS),
+    ("quality", DIVERGENCE),
+    ("size", FILES),
+    ("size", BITS),
+)
+"""Rows that are bounded in another unit than their objective has, and are no objectives."""
+
 
 def quantity(objective: Objective, baseline: TrialResult | None) -> Quantity:
     """The row that holds for results of this baseline."""
@@ -230,7 +300,7 @@ def bounds(limits: Limits, baseline: TrialResult | None = None) -> list[Bound]:
     rows = [(name, quantity(name, baseline)) for name in QUANTITIES]
     found = [
         Bound(objective=name, quantity=row, limit=row.limit, value=value)
-        for name, row in (*rows, ("quality", LOST_POINTS))
+        for name, row in (*rows, *BOUNDED)
         if row.limit is not None and (value := row.limit.asked(limits)) is not None
     ]
     order = list(type(limits).model_fields)

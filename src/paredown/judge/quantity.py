@@ -5,6 +5,7 @@ The table of all of them is `judge.quantities`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -62,6 +63,8 @@ class Limit:
             from the quantity itself.
         absolute: the bound does not depend on the baseline.
         span: a difference that counts as an excess of 1; None: as much as the bound itself.
+        step: to whole multiples of which a bound is rounded that would accept a result.
+        text: a bound as it is written, a bit above rather than below; None: the number.
         shown: a value for people.
     """
 
@@ -73,6 +76,8 @@ class Limit:
     seen_from: Callable[[float], float]
     absolute: bool = False
     span: float | None = None
+    step: float = 0.01
+    text: Callable[[float], str] | None = None
     shown: Callable[[float], str]
 
     @property
@@ -87,8 +92,22 @@ class Limit:
 
     def in_words(self, bound: float) -> str:
         """`memory <= 2 GB`."""
+        return f"{self.name} {'<=' if self.upper else '>='} {self.written(bound)}"
+
+    def written(self, bound: float) -> str:
+        """A bound with its unit: `2 GB`, `1.5x`, `72.35MB`."""
+        if self.text is not None:
+            return self.text(bound)
         gap = "" if self.unit in {"x", "pt"} else " "
-        return f"{self.name} {'<=' if self.upper else '>='} {bound:g}{gap}{self.unit}"
+        return f"{bound:g}{gap}{self.unit}"
+
+    def accepting(self, seen: float) -> str | float:
+        """A bound, as its option takes it, that a value just keeps."""
+        if self.text is not None:
+            return self.text(seen)
+        rounded = (math.ceil if self.upper else math.floor)(seen / self.step) * self.step
+        rounded = round(rounded, 6)  # multiples of 0.01 are no binary numbers
+        return f"{rounded}{self.unit}" if self.unit == "pt" else rounded
 
     def excess(self, seen: float, bound: float) -> float:
         """By how much a value is beyond the bound, as a share of it; <= 0 where it is met."""

@@ -53,7 +53,7 @@ class _Case:
     def is_sound(self, result: TrialResult) -> bool:
         """Whether a careful engineer would sign it: the loss of quality is within 5 %, or within
         the user's own bound, and the model still says what the base says."""
-        row, bounded = quantity("quality", self.baseline), self.limits.max_accuracy_loss is not None
+        row, bounded = quantity("quality", self.baseline), self.limits.accepts_loss
         lost = loss(result, self.baseline)
         if not bounded and (lost is None or lost > ACCEPTED_LOSS):
             return False
@@ -212,7 +212,7 @@ def _only_at_a_price(case: _Case, ranked: Sequence[TrialResult], fits: str) -> R
 
 def _ranked(case: _Case, results: Sequence[TrialResult]) -> tuple[list[TrialResult], str]:
     """Results under limits, best first, and by which rule; the sentence goes on with the limits."""
-    if case.limits.max_accuracy_loss is not None:
+    if case.limits.accepts_loss:
         return sorted(results, key=case.by_size), "the smallest artifact that meets"
     ranked = sorted(results, key=case.by_quality)
     return ranked, "the artifact with the least loss of quality that meets"

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from paredown.errors import ConfigError, GroupSizeError
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.methods.shared.groups import check_experts, solved_bytes
-from paredown.methods.shared.units import Choices, choices_of, predict_plan
+from paredown.methods.shared.units import USUAL_BPW, Choices, choices_of, predict_plan
 from paredown.spec.domain import Choice
 from paredown.spec.embeddings import packable_embeddings
 from paredown.spec.model import ModelSpec
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.store.cache import Cache
 
-USUAL_BPW = 4.25
-"""Bits per weight where nothing is said."""
+SEARCHED_BPW = (USUAL_BPW, 5.25, 3.6, 4.7, 6.3, 3.2, 3.9, 5.8)
+"""Where no size is asked for: along the curve from nearly ruined to nearly nothing lost."""
 KEPT_SCHEMES = 4
 """Schemes of each layer whose codes the cache is reckoned to hold at once."""
 
@@ -51,11 +51,15 @@ def _plan(value: Any) -> Any:
 class MixedParams(Params):
     """Parameters of `mixed`."""
 
-    bpw: Annotated[float | None, Field(gt=0, le=32), Choice(4.25, 5.25, 3.6)] = None
-    """Bits per weight of the whole artifact: all bytes of its weights files, scales and embedding
-    included, over the parameters. 4.25 where neither `size` nor `plan` is given."""
+    bpw: Annotated[float | None, Field(gt=0, le=32), Choice(*SEARCHED_BPW)] = None
+    """Bits per weight of the whole: all bytes of the weights files, scales and embedding included,
+    over the parameters. 4.25 where neither `size`, `kl` nor `plan` is given."""
     size: Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(read_bytes_text)] = None
-    """Bytes of the weights files, at most, or a text such as `4.2GB`."""
+    """Bytes of the weights files, at most, or a text such as `4.2GB`; in the files that the
+    runtime reads."""
+    kl: Annotated[float | None, Field(gt=0)] = None
+    """Nats per token that may be lost against the model as it was: the smallest plan that is
+    forecast to lose no more."""
     plan: Annotated[dict[str, str], BeforeValidator(_plan)] = Field(default_factory=dict)
     """The option of each layer, by name or wildcard: bits, `a` (zero-points) or `s` (symmetric),
     and the group size, as in `{"*": "4a64", "*.v_proj": "6a64"}`; 16 leaves a layer as it is. The
@@ -72,7 +76,7 @@ class MixedParams(Params):
     def _one_request(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        given = [name for name in ("bpw", "size", "plan") if fields.get(name)]
+        given = [name for name in ("bpw", "size", "kl", "plan") if fields.get(name)]
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]}: give one of them")
         return fields if given else fields | {"bpw": USUAL_BPW}
@@ -84,10 +88,12 @@ class MixedParams(Params):
             read_word(word)
         return value
 
-    def budget(self, spec: ModelSpec) -> int:
-        """Bytes of the weights files, at most, of a plan that is to be found."""
+    def budget(self, spec: ModelSpec, choices: Choices) -> int:
+        """Bytes of the weights files, at most, of a plan that is to be found; for a KL, a guess."""
         if self.size is not None:
             return self.size
+        if self.kl is not None:
+            return choices.nearest(self.kl, spec.parameters)
         return int((self.bpw or USUAL_BPW) * spec.parameters / 8)
 
 
@@ -119,7 +125,7 @@ class Mixed(Method[MixedParams]):
         if params.plan:
             planned(spec, params)
             return
-        choices.require(params.budget(spec))
+        choices.require(params.budget(spec, choices))
 
     def knows_bytes(self, params: MixedParams) -> bool:
         # Which plan is best within a budget is known once layers were measured.
@@ -129,7 +135,7 @@ class Mixed(Method[MixedParams]):
         if params.plan:
             return predict_plan(spec, planned(spec, params))
         choices = choices_of(spec, params.runtime, params.skip)
-        return predict_plan(spec, choices.flat_plan(params.budget(spec)))
+        return predict_plan(spec, choices.flat_plan(params.budget(spec, choices)))
 
     def disk(self, spec: ModelSpec, params: MixedParams, cache: Cache) -> tuple[int, int]:
         return 0, KEPT_SCHEMES * solved_bytes(spec, cache)
@@ -144,7 +150,10 @@ class Mixed(Method[MixedParams]):
             head = any(name in schemes for name in packable_embeddings(source.spec))
             return PlanBank(source, choices, context, head=head).write(out, schemes, None)
         frontier = Frontier(source, choices, context, tokens=params.tokens)
-        found = frontier.best(params.budget(source.spec))
+        if params.kl is not None:
+            found = frontier.smallest(params.kl)
+        else:
+            found = frontier.best(params.budget(source.spec, choices))
         return frontier.bank.write(out, found.schemes, found.record)
 
 

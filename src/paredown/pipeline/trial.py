@@ -11,6 +11,7 @@ from paredown.errors import ConfigError
 from paredown.evaluate.footprint import measure_size
 from paredown.judge.limits import broken
 from paredown.judge.quality import judged, with_quality
+from paredown.judge.quantities import BITS_PER_WEIGHT
 from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.build import Built
@@ -101,7 +102,8 @@ def _measured(
     is_base = about["strategy"] is None
     found = clock.run(_evaluate_job(clock.bench, model))
     compared = _compared(found.measurements, baseline, is_base=is_base)
-    measured = (*found.measurements, *compared)
+    bits = _bits(found.measurements, clock.bench.base.spec.parameters)
+    measured = (*found.measurements, *bits, *compared)
     return TrialResult(
         **about,
         status="ok",
@@ -270,6 +272,18 @@ def _with_scores(
     )
     scored = (*result.measurements, *found.measurements)
     return result.model_copy(update={"measurements": scored, "scores": found.scores})
+
+
+def _bits(measured: tuple[Measurement, ...], parameters: int) -> list[Measurement]:
+    """Bits per weight of what was measured; nothing without a size."""
+    return [
+        Measurement(
+            name=BITS_PER_WEIGHT, value=8.0 * size.value / parameters, unit=Unit.BITS_PER_WEIGHT,
+            n=1, stderr=None, lower_is_better=True, source="derived",
+            how="bits of the weights files over the parameters of the base",
+        )
+        for size in measured if size.name == "size"
+    ]  # fmt: skip
 
 
 def _compared(

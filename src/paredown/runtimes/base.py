@@ -302,6 +302,13 @@ class Engine(Runtime):
         """
         return Package(runtime=self.name, folder=folder, nbytes=weights_bytes(folder))
 
+    def other_bytes(self, spec: ModelSpec) -> int:
+        """Bytes of its own files besides the weights (tokenizer, names of tensors), at most.
+
+        Asked of the uncompressed model in its folder; 0 where it is not told.
+        """
+        return 0
+
     def stored_kinds(self, package: Package) -> dict[str, int] | None:
         """Bytes of `weights`, `scales` and `embeddings` in the engine's own files.
 

@@ -17,13 +17,14 @@ from typing import ClassVar, Self, final
 from paredown.errors import ConfigError, MissingExtraError, StrategyError, did_you_mean
 from paredown.methods import registry
 from paredown.methods.base import AnyMethod
+from paredown.search.aim import PLANNER, aims
 from paredown.search.index import STAGES, Genome, Index
 from paredown.search.space import Rules, Space
 from paredown.spec.domain import Scalar, domains
 from paredown.spec.model import ModelSpec
 from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Target
-from paredown.spec.units import GB
+from paredown.spec.units import GB, bytes_text, human_bytes
 
 MAX_SINGLE = 512
 """Most strategies of one method alone, nearest to its default first."""
@@ -97,7 +98,8 @@ class Enumerated(Space):
         usable = _usable(methods, refused)
         possible: dict[str, Strategy] = {}
         too_large: dict[str, str] = {}
-        for raw in _enumerate(usable, max_steps):
+        aimed = aims(rules.target.limits, rules.spec) if PLANNER in usable else ()
+        for raw in (*(aim.strategy for aim in aimed), *_enumerate(usable, max_steps)):
             try:
                 strategy = registry.for_runtime(raw, rules.target.runtime)
             except StrategyError as error:  # a parameter without default and search domain
@@ -116,6 +118,7 @@ class Enumerated(Space):
         _require_some(methods, possible, refused)
         if len(too_large) == len(possible):
             raise ConfigError(_unreachable(possible, rules))
+        _require_smaller(possible, rules)
         left_out = dict(too_large)
         if rules.has_own_types:
             left_out |= _no_smaller(possible, rules)
@@ -223,12 +226,36 @@ def _grid_apart(strategy: Strategy) -> tuple[_Grid, str] | None:
     return grid, strategy.model_copy(update={"steps": tuple(steps)}).hash
 
 
+def _require_smaller(possible: dict[str, Strategy], rules: Rules) -> None:
+    """Refuse files as large as they are already: nothing would have to be done.
+
+    Raises:
+        ConfigError: with the interval of sizes that can be asked for.
+    """
+    files, own = rules.most_files, rules.base_files
+    if files is None or files < own:
+        return
+    least = min(map(rules.files_bytes, possible.values()))
+    raise ConfigError(
+        f"size {bytes_text(files)}: the model takes {human_bytes(own)} as it is, so nothing has to "
+        f"be made smaller; give less, down to {bytes_text(least)}"
+    )
+
+
 def _unreachable(possible: dict[str, Strategy], rules: Rules) -> str:
     """The message for limits that no strategy meets; its numbers, as limits, can be met."""
     smallest = min(possible.values(), key=rules.predicted_bytes)
     name, limits = registry.label(smallest), rules.target.limits
     size = rules.predicted_bytes(smallest)
     ratio = rules.baseline_bytes / size
+    files, smallest_files = rules.most_files, rules.files_bytes(smallest)
+    if files is not None and smallest_files > files:
+        return (
+            f"size {bytes_text(files)}: no strategy makes it so small; between "
+            f"{bytes_text(smallest_files)} "
+            f"({name}) and {bytes_text(rules.base_files)} (as it is) can be had; raise the limit "
+            "or allow more methods or steps"
+        )
     if limits.target_ratio is not None and ratio < limits.target_ratio:
         return (
             f"target_ratio: no strategy reaches {limits.target_ratio:g}x; the smallest is "

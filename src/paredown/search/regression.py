@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paredown.analysis.pareto import FloatArray
+from paredown.methods.shared.units import usual_bits
 from paredown.search.space import Space
 from paredown.spec.serial import canonical
 from paredown.spec.strategy import Strategy
@@ -89,6 +90,8 @@ def _rounding(strategy: Strategy, names: tuple[str, ...]) -> float:
     Source: the error of a uniform grid, step^2 / 12, with 2^bits steps over the same range.
     """
     given = [step.params.get(name) for step in strategy.steps for name in names]
+    losses = [step.params.get("kl") for step in strategy.steps] if "bpw" in names else []
+    given += [usual_bits(kl) for kl in losses if isinstance(kl, float) and kl > 0]
     return sum(min(4.0 ** (4 - bits), COARSEST) for bits in given if isinstance(bits, int | float))
 
 

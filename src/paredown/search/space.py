@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
 from itertools import zip_longest
 from random import Random
 from typing import ClassVar, Self, final
@@ -21,7 +22,7 @@ from paredown.runtimes import registry as runtimes
 from paredown.runtimes.base import Engine
 from paredown.search.index import Genome, Index, genome, kind_of, strategy_of
 from paredown.spec.model import ModelSpec
-from paredown.spec.strategy import Strategy
+from paredown.spec.strategy import Step, Strategy, parse_strategy
 from paredown.spec.target import Target
 
 
@@ -50,6 +51,29 @@ class Rules:
         """Whether the runtime stores grids in types of its own, several in the same one."""
         return isinstance(self._runtime, Engine) and self._runtime.own_files
 
+    @property
+    def most_files(self) -> int | None:
+        """Bytes of the weights files that the user allows; None where they are not bounded."""
+        return self.target.limits.most_bytes(self.spec.parameters)
+
+    @property
+    def base_files(self) -> int:
+        """Bytes of the uncompressed weights in the files of the target's runtime."""
+        return self._runtime.weights_bytes(self.spec) + self._other
+
+    def files_bytes(self, strategy: Strategy) -> int:
+        """Bytes of its files after a strategy (canonical), a tokenizer in them included.
+
+        Raises:
+            ConfigError: as `predicted_bytes`.
+        """
+        return self.predicted_bytes(strategy) + self._other
+
+    @cached_property
+    def _other(self) -> int:
+        engine = self._runtime
+        return engine.other_bytes(self.spec) if isinstance(engine, Engine) else 0
+
     def predicted_bytes(self, strategy: Strategy) -> int:
         """Weights after a strategy (canonical), in the files of the target's runtime.
 
@@ -64,8 +88,10 @@ class Rules:
 
     def broken_limit(self, strategy: Strategy) -> str | None:
         """Which limit its predicted size breaks by itself, if one. Raises: as above."""
-        size = self.predicted_bytes(strategy)
-        return broken_by_size(size, self.baseline_bytes / size, self.target.limits)
+        ratio = self.baseline_bytes / self.predicted_bytes(strategy)
+        return broken_by_size(
+            self.files_bytes(strategy), ratio, self.target.limits, parameters=self.spec.parameters
+        )
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Why a strategy (canonical) cannot be tried; None if it can."""
@@ -122,6 +148,20 @@ class Space(ABC):
 
     def __contains__(self, strategy: Strategy) -> bool:
         return self.refusal(strategy) is None
+
+    def read(self, text: str) -> Strategy:
+        """A strategy as it is written, canonical, for the runtime that this space is for.
+
+        Raises:
+            StrategyError: an unknown method or parameter.
+        """
+        steps = []
+        for step in parse_strategy(text).steps:
+            usual = self.index.usual.get(step.method)
+            runtime = None if usual is None else usual.params.get("runtime")
+            named = {} if runtime is None else {"runtime": runtime}
+            steps.append(Step(method=step.method, params=named | step.params))
+        return registry.canonical(Strategy(steps=tuple(steps)))
 
     def neighbours(self, strategy: Strategy) -> Iterator[Strategy]:
         """Those of the space one step away: a parameter's next value, one unit of a plan, another

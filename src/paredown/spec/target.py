@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from paredown.spec.option import Option
+from paredown.spec.units import read_bytes_text
 
 Device = Literal["cpu", "cuda"]
 _POINTS = "pt"
@@ -42,12 +43,24 @@ class Limits(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    size: Annotated[
+        Annotated[int, Field(gt=0)] | None,
+        BeforeValidator(read_bytes_text),
+        Option(metavar="BYTES|4.2GB"),
+    ] = None
+    """Bytes of the weights files at most, or a text such as `4.2GB`; the search begins with the
+    model whose bits are chosen layer by layer for just that size."""
+    bpw: Annotated[float | None, Option(metavar="BITS")] = Field(default=None, gt=0, le=32)
+    """The same in bits per weight: all bytes of the weights files over the model's parameters."""
+    kl: Annotated[float | None, Option(metavar="NATS")] = Field(default=None, gt=0)
+    """Divergence from the base's next-token probabilities on the held-out text at most, in nats per
+    token; the search begins with the smallest model that is forecast to keep it."""
     max_memory_gb: float | None = Field(default=None, gt=0)
     """Peak memory of the process that serves the model, in 1e9 bytes."""
     max_accuracy_loss: Annotated[
         Annotated[float, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d+(\.\d+)?pt$")] | None,
         BeforeValidator(_percent_or_points),
-        Option(metavar="PERCENT|2pt"),
+        Option("--max-accuracy-loss", "--max-loss", metavar="PERCENT|2pt"),
     ] = None
     """Loss of quality: in percent of the baseline's (for a text: rise of perplexity), or, as `2pt`,
     in points of the benchmarks' score."""
@@ -57,6 +70,22 @@ class Limits(BaseModel):
     """Size of the baseline's files over the artifact's; 3 means three times smaller."""
     max_energy: float | None = Field(default=None, gt=0)
     """Energy per generated token relative to the baseline; 0.5 means half as much."""
+
+    @property
+    def accepts_loss(self) -> bool:
+        """Whether a bound on quality says how much may be lost."""
+        return self.max_accuracy_loss is not None or self.kl is not None
+
+    def most_bytes(self, parameters: int) -> int | None:
+        """Of the weights files, at most, by `size` and `bpw`; None where neither is set.
+
+        Args:
+            parameters: of the uncompressed model.
+        """
+        bounds = [] if self.size is None else [self.size]
+        if self.bpw is not None:
+            bounds.append(int(self.bpw * parameters / 8))
+        return min(bounds, default=None)
 
     @property
     def loss_percent(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from enum import StrEnum
 from typing import Any
@@ -14,6 +15,7 @@ class Unit(StrEnum):
     """Unit of a measurement's value and standard error."""
 
     BYTES = "bytes"
+    BITS_PER_WEIGHT = "bits/weight"
     BYTES_PER_TOKEN = "bytes/token"
     MS_PER_TOKEN = "ms/token"
     NATS_PER_TOKEN = "nats/token"
@@ -49,6 +51,15 @@ def read_bytes_text(value: Any) -> Any:
     if match is None:
         raise ValueError(f"{value[:40]!r} is no size; write bytes, or as in 70MB or 4.2GB")
     return int(float(match["number"]) * _SIZES[(match["unit"] or "B").lower()])
+
+
+def bytes_text(n: float) -> str:
+    """`72351234` -> `'72.36MB'`: four digits, never below, as `read_bytes_text` reads it."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= size:
+            step = 10.0 ** (math.floor(math.log10(n / size)) - 3)
+            return f"{math.ceil(n / size / step - 1e-9) * step:.4g}{unit}"
+    return f"{math.ceil(n)}B"
 
 
 def human_seconds(s: float) -> str:

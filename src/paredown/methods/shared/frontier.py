@@ -19,7 +19,7 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.comparison import Comparison
 from paredown.blocks.fisher import output_moments
 from paredown.blocks.pricing import LayerPrices, estimate
-from paredown.errors import DataError
+from paredown.errors import DataError, MethodError
 from paredown.methods.base import Context
 from paredown.methods.shared.plan_bank import PlanBank
 from paredown.methods.shared.units import Choices, UnitOptions
@@ -32,6 +32,8 @@ ROUNDS = 4
 """How often a plan may ask for layers that were only estimated before its estimates are taken."""
 ANCHORS = (0.9, 1.0, 1.15)
 """Sizes of the plans that are measured, over the budget."""
+KL_ANCHORS = (1.4, 1.0, 0.7)
+"""KLs of the plans that are measured for a stated one, over it."""
 FIRST_KAPPA = 2.0
 """The factor before anything was measured; what models were seen to have."""
 ALONG = (0.25, 0.5, 0.75)
@@ -282,6 +284,32 @@ class Frontier:
         near = [min(most, max(least, round(share * budget))) for share in ANCHORS]
         kappa = self.kappa([partial(_fixed, size) for size in dict.fromkeys(near)])
         return self.found(self.solve(budget, kappa), kappa)
+
+    def smallest(self, kl: float) -> Found:
+        """The smallest plan whose forecast is at most `kl` nats per token, with anchors about it.
+
+        Raises:
+            MethodError: any rounding is forecast to cost more.
+        """
+        kappa = self.kappa([partial(self._bytes_at, share * kl) for share in KL_ANCHORS])
+        plan = self.solve(self._bytes_at(kl, kappa), kappa)
+        for _ in range(ROUNDS):
+            if plan.cost <= kl:
+                break
+            # Options that were estimated have been computed for it, and turned out dearer.
+            plan = self.solve(self._bytes_at(kl, kappa), kappa)
+        if not self.choices.schemes(plan.chosen):
+            raise MethodError(
+                f"mixed: any rounding is forecast to cost more than a KL of {kl:g} nats per token; "
+                "allow more"
+            )
+        return self.found(plan, kappa)
+
+    def _bytes_at(self, kl: float, kappa: float) -> int:
+        """Bytes of the first stop along the curve that is forecast to cost at most `kl`."""
+        # The last stop leaves everything as it is, and costs nothing.
+        stop = next(a for a in curve(self.priced(kappa)) if a.cost <= kl)
+        return self.choices.fixed + stop.nbytes
 
     def found(self, plan: Allocation, kappa: float) -> Found:
         """An allocation as schemes and record."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from paredown.analysis.allocation import Allocation, Priced, best_within, interval, last_within
 from paredown.errors import ConfigError
 from paredown.methods.shared.groups import packed_tensors_of, predict_schemes
 from paredown.runtimes import registry as runtimes
+from paredown.runtimes.base import Engine, Offer
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
 from paredown.spec.filesize import frame_bytes, most_bytes, stored_bytes
-from paredown.spec.layers import Format, LayerOption, LayerUnit
+from paredown.spec.layers import Format, LayerUnit, dense_option
 from paredown.spec.model import ModelSpec
 from paredown.spec.plan import PlanRecord, UnitPlan, scheme_word
 from paredown.spec.scheme import Scheme
@@ -22,6 +24,11 @@ BITS = (2, 3, 4, 5, 6, 8)
 """Widths that a plan may choose; 7 bits are never worth what they take."""
 UNIFORM_BITS = (3, 4, 5, 6, 8)
 """Widths of the uniform plans that others are compared with."""
+USUAL_BPW, USUAL_KL = 4.25, 0.15
+"""Bits per weight where nothing is said, and about what they cost a small model."""
+KL_PER_BIT = 3.6
+"""By what the KL of the best plan falls with a bit per weight of the whole, as seen between 3 and
+6 of them."""
 _USUAL_GROUP = 64
 """Smaller groups and symmetric grids were seen to add nothing to a choice among these widths."""
 
@@ -33,7 +40,8 @@ class UnitOptions:
     Attributes:
         unit: its layers.
         schemes: fewest bits first; None, as it is stored, comes last.
-        nbytes: of each: all stored tensors of the unit with their entries in the file's header.
+        nbytes: of each, in the files of the runtime: in an artifact's own, all stored tensors of
+            the unit with their entries in the header.
         numel: weights of the unit.
         is_embedding: whether it is the embedding or the head.
     """
@@ -56,10 +64,12 @@ class Choices:
 
     Attributes:
         fixed: bytes of everything that no plan changes, headers included.
+        runtime: in whose files bytes are counted.
     """
 
     units: tuple[UnitOptions, ...]
     fixed: int
+    runtime: str
 
     @property
     def interval(self) -> tuple[int, int]:
@@ -112,6 +122,11 @@ class Choices:
             for name in u.unit.layers
         }
 
+    def nearest(self, kl: float, parameters: int) -> int:
+        """A guess at the bytes of a plan with this KL, before anything was measured."""
+        least, most = self.interval
+        return min(most, max(least, int(usual_bits(kl) * parameters / 8)))
+
     def flat_plan(self, budget: int) -> dict[str, Scheme]:
         """A plan of about that size that nothing was measured for: what a prediction shows."""
         self.require(budget)
@@ -140,21 +155,23 @@ def _choices_of(spec: ModelSpec, runtime: str, skip: tuple[str, ...]) -> Choices
     embeddings = packable_embeddings(spec)
     spared = [name for name in embeddings if any(matches(name, p) for p in skip)]
     wanted = {*select_linears(spec, skip), *embeddings} - {*spared}
-    digits = len(str(spec.weight_bytes))
-    units = []
+    own = _own_files(runtime)
+    units, dense = [], 0
     for unit, offers in runtimes.load(runtime).options(spec).items():
         if not wanted.issuperset(unit.layers):
             continue
-        schemes = _chosen([offer.option for offer in offers], spec.dtype)
+        schemes = _chosen(offers, spec.dtype)
         if not schemes:
             continue
         every = (*schemes, None)
         shapes = [matrix_shape(spec, name) for name in unit.layers]
+        nbytes = tuple(unit_bytes(spec, unit, scheme, own) for scheme in every)
+        dense += nbytes[-1]
         units.append(
             UnitOptions(
                 unit=unit,
                 schemes=every,
-                nbytes=tuple(unit_bytes(spec, unit, scheme) for scheme in every),
+                nbytes=nbytes,
                 numel=sum(rows * width for rows, width in shapes),
                 is_embedding=any(name in embeddings for name in unit.layers),
             )
@@ -164,22 +181,48 @@ def _choices_of(spec: ModelSpec, runtime: str, skip: tuple[str, ...]) -> Choices
             f"mixed: {runtime} holds no integer grid of any layer of this {spec.architecture}"
         )
     units.sort(key=lambda u: not u.is_embedding)
+    if own is not None:
+        fixed = own.weights_bytes(spec) - dense + own.other_bytes(spec)
+        return Choices(tuple(units), fixed, runtime)
     decided = {f"{name}.weight" for u in units for name in u.unit.layers}
     if (copy := copy_of_tied(spec)) and any(u.is_embedding for u in units):
         decided.add(f"{copy}.weight")
+    digits = len(str(spec.weight_bytes))
     rest = sum(stored_bytes(t, digits) for t in spec.tensors if t.name not in decided)
-    return Choices(tuple(units), rest + frame_bytes(spec.weight_bytes))
+    return Choices(tuple(units), rest + frame_bytes(spec.weight_bytes), runtime)
 
 
-def _chosen(options: Sequence[LayerOption], dtype: str) -> tuple[Scheme, ...]:
-    """Of each width the grid that keeps most for its bytes, fewest bits first."""
-    grids = [o for o in options if o.format is Format.GRID and o.scale_dtype == dtype]
+def _chosen(offers: Sequence[Offer], dtype: str) -> tuple[Scheme, ...]:
+    """Of each width the grid that keeps most for its bytes, fewest bits first.
+
+    An engine may store a grid in a type that holds a better one too: 4 bits with zero-points in
+    that of 5 without. Such a grid is no option, nor is a width of which all grids are such.
+    """
+    grids = [o for o in offers if o.option.format is Format.GRID and o.option.scale_dtype == dtype]
     found = []
     for bits in BITS:
-        alike = [Scheme(bits, o.group_size, o.symmetric) for o in grids if o.bits == bits]
+        alike = [o for o in grids if o.option.bits == bits and not _is_beaten(o, grids)]
         if alike:
-            found.append(min(alike, key=_rank))
+            schemes = (Scheme(bits, o.option.group_size, o.option.symmetric) for o in alike)
+            found.append(min(schemes, key=_rank))
     return tuple(found)
+
+
+def _is_beaten(offer: Offer, others: Iterable[Offer]) -> bool:
+    """Whether a grid of more bits, or one alike in finer groups, takes no more bytes."""
+    own = offer.option
+    return any(
+        other.nbytes <= offer.nbytes
+        and (
+            other.option.bits > own.bits
+            or (
+                (other.option.bits, other.option.symmetric) == (own.bits, own.symmetric)
+                and other.option.group_size > 0
+                and (own.group_size < 0 or other.option.group_size < own.group_size)
+            )
+        )
+        for other in others
+    )
 
 
 def _rank(scheme: Scheme) -> tuple[int, int, bool]:
@@ -190,8 +233,23 @@ def _rank(scheme: Scheme) -> tuple[int, int, bool]:
     return coarser, apart, scheme.symmetric
 
 
-def unit_bytes(spec: ModelSpec, unit: LayerUnit, scheme: Scheme | None) -> int:
-    """What is stored of a unit on a scheme, headers included; None: of the unit as it is."""
+def _own_files(runtime: str) -> Engine | None:
+    """The engine, where it reads files of its own instead of the artifact's."""
+    found = runtimes.load(runtime)
+    return found if isinstance(found, Engine) and found.own_files else None
+
+
+def unit_bytes(
+    spec: ModelSpec, unit: LayerUnit, scheme: Scheme | None, engine: Engine | None = None
+) -> int:
+    """What is stored of a unit on a scheme, headers included; None: of the unit as it is.
+
+    Args:
+        engine: in whose own files; None: in the artifact's.
+    """
+    if engine is not None:
+        option = dense_option(spec.dtype) if scheme is None else scheme.option(spec.dtype)
+        return sum(engine.option_bytes(option, matrix_shape(spec, name)) for name in unit.layers)
     digits = len(str(spec.weight_bytes))
     copy = copy_of_tied(spec)
     total = 0
@@ -207,6 +265,11 @@ def unit_bytes(spec: ModelSpec, unit: LayerUnit, scheme: Scheme | None) -> int:
     return total
 
 
+def usual_bits(kl: float) -> float:
+    """Bits per weight at which the best plan usually has this KL: a guess, within a bit or so."""
+    return USUAL_BPW + math.log(USUAL_KL / kl) / math.log(KL_PER_BIT)
+
+
 def predict_plan(spec: ModelSpec, schemes: Mapping[str, Scheme]) -> ModelSpec:
     """The spec of a model whose layers have these schemes; itself where none has any."""
     return predict_schemes(spec, schemes) if schemes else spec
@@ -214,19 +277,15 @@ def predict_plan(spec: ModelSpec, schemes: Mapping[str, Scheme]) -> ModelSpec:
 
 def plain_record(spec: ModelSpec, choices: Choices, schemes: Mapping[str, Scheme]) -> PlanRecord:
     """A plan as it is, without a forecast."""
-    units = [
-        UnitPlan(
-            layers=unit.unit.layers,
-            option=scheme_word(schemes.get(unit.unit.layers[0])),
-            nbytes=unit_bytes(spec, unit.unit, schemes.get(unit.unit.layers[0])),
-        )
-        for unit in choices.units
-    ]
-    return PlanRecord(
-        parameters=spec.parameters,
-        nbytes=most_bytes(predict_plan(spec, schemes)),
-        units=tuple(units),
-    )
+    own = _own_files(choices.runtime)
+    units = []
+    for found in choices.units:
+        scheme = schemes.get(found.unit.layers[0])
+        nbytes = unit_bytes(spec, found.unit, scheme, own)
+        units.append(UnitPlan(layers=found.unit.layers, option=scheme_word(scheme), nbytes=nbytes))
+    made = predict_plan(spec, schemes)
+    total = most_bytes(made) if own is None else own.weights_bytes(made) + own.other_bytes(spec)
+    return PlanRecord(parameters=spec.parameters, nbytes=total, units=tuple(units))
 
 
 def uniform_plans(choices: Choices) -> list[dict[str, Scheme]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from paredown.runtimes.base import Needs, Package, Serving
 from paredown.runtimes.files import FileEngine
 from paredown.runtimes.llama_cpp.architectures import why_not_held
+from paredown.runtimes.llama_cpp.header import header_bytes
 from paredown.runtimes.llama_cpp.tensor_types import (
     BLOCK,
     block_type,
@@ -67,6 +68,9 @@ class LlamaCpp(FileEngine):
         if kind is None:
             return math.prod(shape) * option.bits // 8
         return tensor_bytes(kind, shape)
+
+    def other_bytes(self, spec: ModelSpec) -> int:
+        return header_bytes(spec)
 
     def stored_kinds(self, package: Package) -> dict[str, int]:
         from paredown.runtimes.llama_cpp.contents import bytes_by_kind

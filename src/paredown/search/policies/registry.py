@@ -32,6 +32,7 @@ def create(
     *,
     seed: int,
     objectives: tuple[Objective, ...],
+    aimed: tuple[tuple[Strategy, str], ...] = (),
     start: tuple[Strategy, ...] = (),
     remembered: tuple[Remembered, ...] = (),
     knowledge: Knowledge | None = None,
@@ -44,6 +45,8 @@ def create(
         name: a key of `BUILTIN`.
         seed: of the run.
         objectives: what to trade off.
+        aimed: plans for the size or the loss that the user has asked for, with their reasons: they
+            come before everything else.
         start: strategies to try first.
         remembered: what strategies did to other models.
         knowledge: what to begin with on a model that nobody has measured, and to reckon with.
@@ -68,13 +71,20 @@ def create(
     first = tuple(map(registry.canonical, start))
     policy = _told(policy, first, remembered, knowledge, objectives)
     if leader is None:
-        return policy
+        return _aimed(aimed, policy)
     from paredown.search.lead import Led
 
     led = Led(leader=leader, then=policy)
     # Without anything to try first: what comes first is the leader's choice, too.
     elsewhere = None if knowledge is None else replace(knowledge, anchors=())
-    return _told(led, (), remembered, elsewhere, objectives)
+    return _aimed(aimed, _told(led, (), remembered, elsewhere, objectives))
+
+
+def _aimed(aimed: tuple[tuple[Strategy, str], ...], policy: Policy) -> Policy:
+    """The policy after what the user has asked for, if anything."""
+    from paredown.search.aim import Aimed
+
+    return Aimed(first=aimed, then=policy) if aimed else policy
 
 
 def _told(
