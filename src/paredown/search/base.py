@@ -273,6 +273,11 @@ class Policy(ABC):
 
     name: ClassVar[str]
 
+    def is_ready(self, view: View) -> bool:
+        """Whether it has something to decide from. A portfolio asks only those that are; an arm
+        that is not loses nothing by it."""
+        return True
+
     @abstractmethod
     def choose(self, view: View) -> Decision:
         """Something that may be proposed, and why. Asked only where `view.why_end` is None, so in

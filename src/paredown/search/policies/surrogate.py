@@ -57,7 +57,7 @@ class Expected(Policy):
             reason = "nothing to learn from yet: next in the order of the space"
             return view.following(reason=reason, policy=self.name)
         rng = np.random.default_rng(view.seed(self.seed, self.name))
-        gain = _gains(outlook, rng)
+        gain = expected_gains(outlook, rng)
         seconds = np.array([view.costs.seconds(strategy) for strategy in outlook.strategies])
         best = int(np.argmax(gain / seconds))
         decision = view.decide(outlook.strategies[best], reason=self._reason(gain, seconds, best),
@@ -73,7 +73,7 @@ class Expected(Policy):
         )
 
 
-def _gains(outlook: Outlook, rng: np.random.Generator) -> FloatArray:
+def expected_gains(outlook: Outlook, rng: np.random.Generator) -> FloatArray:
     """(strategies,) expected gain, as a share of the box between the axes' ends."""
     names = outlook.axes
     ends = np.array([(math.log(QUANTITIES[n].best), math.log(QUANTITIES[n].worst)) for n in names])
