@@ -82,6 +82,9 @@ def test_files_can_be_read_again(tmp_path: Path) -> None:
     assert table[3]["gain"] == "False"
     assert PlanRecord.read(tmp_path / "plans" / "mixed-04.json") == FAILED.plan
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    told = (tmp_path / "report.md").read_text()
+    assert "plans/mixed-01.json" in told
+    assert "KL x 0.75" in told
     page = (tmp_path / "front.html").read_text()
     assert "&lt;m&gt;" in page
     assert "<m>" not in page.replace("&lt;m&gt;", "").split("<script")[0]

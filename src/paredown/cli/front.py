@@ -50,4 +50,6 @@ def front(
         return
     for line in lines(record):
         console.print(line, soft_wrap=True)
-    console.print(f"{output}: front.json, front.csv, front.png, front.html, plans/", soft_wrap=True)
+    console.print(
+        f"{output}: report.md, front.html, front.png, front.csv, front.json, plans/", soft_wrap=True
+    )

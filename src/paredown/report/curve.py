@@ -7,11 +7,12 @@ import io
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from paredown.analysis.envelope import Gain, Judged, gain_over
 from paredown.analysis.forecast import ForecastQuality, forecast_quality
-from paredown.report.plans import HeatMap, heat_map, why_high
+from paredown.judge.words import LEVEL_95
+from paredown.report.bits_figure import Mark, Series, bits_plot, bits_png
+from paredown.report.plans import summary, why_high
 from paredown.spec.front import CurveRecord, FrontPoint
 from paredown.spec.units import human_bytes
 from paredown.store.atomic import write_bytes, write_json, write_text
@@ -20,6 +21,7 @@ RECORD_FILE = "front.json"
 TABLE_FILE = "front.csv"
 FIGURE_FILE = "front.png"
 PAGE_FILE = "front.html"
+REPORT_FILE = "report.md"
 PLANS_FOLDER = "plans"
 _HEAD = (
     "point", "bytes", "bits_per_weight", "kl", "kl_stderr", "forecast_kl", "perplexity",
@@ -102,7 +104,7 @@ def _against(row: Row) -> str:
 
 
 def write_curve(folder: Path, record: CurveRecord) -> None:
-    """Write record, table and plans; and, once all points are done, picture and page."""
+    """Write record, table and plans; and, once all points are done, picture, page and report."""
     for point in record.points:
         path = folder / PLANS_FOLDER / f"{point.name}.json"
         if not path.exists():
@@ -113,6 +115,7 @@ def write_curve(folder: Path, record: CurveRecord) -> None:
     if record.points and all(p.is_done for p in record.points) and rows(record):
         write_bytes(folder / FIGURE_FILE, _figure(record))
         write_text(folder / PAGE_FILE, _page(record))
+        write_text(folder / REPORT_FILE, report(record))
 
 
 def _csv(record: CurveRecord) -> str:
@@ -143,40 +146,45 @@ def chosen(record: CurveRecord) -> FrontPoint | None:
     return mixed[len(mixed) // 2].point if mixed else None
 
 
+def _series(record: CurveRecord) -> list[Series]:
+    """The measured points by kind, smallest first."""
+    return [
+        Series(
+            name=kind,
+            marks=[
+                Mark(
+                    nbytes=row.judged.nbytes,
+                    kl=row.judged.kl,
+                    half=LEVEL_95 * row.judged.stderr,
+                    text=f"{row.point.name}: {_against(row)}".removesuffix(": "),
+                )
+                for row in sorted(rows(record), key=lambda row: row.judged.nbytes)
+                if row.point.kind == kind and row.judged.kl > 0
+            ],
+        )
+        for kind in ("uniform", "mixed")
+    ]
+
+
 def _figure(record: CurveRecord) -> bytes:
     """The curve, and beside it bits by block and kind of the chosen point."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for kind, mark in (("uniform", "s--"), ("mixed", "o-")):
-        found = [row.judged for row in rows(record) if row.point.kind == kind]
-        left.errorbar(
-            [j.nbytes / 1e6 for j in found],
-            [j.kl for j in found],
-            yerr=[1.96 * j.stderr for j in found],
-            fmt=mark,
-            capsize=2,
-            label=kind,
-        )
-    left.set(xscale="log", yscale="log", xlabel="weights files, MB", ylabel="KL, nats per token")
-    left.legend()
-    left.set_title(record.model)
     point = chosen(record)
+    plan, name = (None, "") if point is None else (point.plan, point.name)
+    return bits_png(record.model, _series(record), plan, name)
+
+
+def report(record: CurveRecord) -> str:
+    """report.md: the picture, what the chosen plan keeps high and why, and the table."""
+    point = chosen(record)
+    parts = [f"# The curve of `{record.model.replace('`', '')}`", f"![]({FIGURE_FILE})"]
     if point is not None:
-        heat = heat_map(point.plan)
-        image = right.imshow(_cells(heat), aspect="auto", cmap="RdYlGn", vmin=2, vmax=8)
-        right.set_xticks(range(len(heat.kinds)), heat.kinds)
-        right.set_ylabel("block")
-        right.set_title(f"{point.name}: bits")
-        figure.colorbar(image, ax=right)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120, metadata={"Software": "paredown"})
-    return picture.getvalue()
-
-
-def _cells(heat: HeatMap) -> list[list[float]]:
-    return [[row.get(kind, float("nan")) for kind in heat.kinds] for row in heat.rows.values()]
+        parts.append(f"{point.name}, drawn on the right: {summary(point.plan)}.")
+        parts += [f"- {line}" for line in why_high(point.plan)]
+        parts.append(
+            "To make it: `paredown compress -m MODEL -s "
+            f"'mixed(plan=\"{PLANS_FOLDER}/{point.name}.json\")' -o DIR`"
+        )
+    return "\n\n".join([*parts, "```\n" + "\n".join(lines(record)) + "\n```"]) + "\n"
 
 
 _PAGE = """<!DOCTYPE html>
@@ -192,28 +200,9 @@ pre {{ overflow-x: auto; }}</style></head>
 
 def _page(record: CurveRecord) -> str:
     """The curve to look into, the plan of the chosen point, and the table."""
-    from plotly.graph_objects import Figure, Heatmap, Scatter
-    from plotly.subplots import make_subplots
-
-    figure: Figure = make_subplots(rows=1, cols=2, column_widths=[0.6, 0.4])
-    for kind in ("uniform", "mixed"):
-        found = [row for row in rows(record) if row.point.kind == kind]
-        figure.add_trace(Scatter(**_trace(kind, found)), row=1, col=1)
     point = chosen(record)
-    if point is not None:
-        heat = heat_map(point.plan)
-        figure.add_trace(
-            Heatmap(
-                z=_cells(heat), x=list(heat.kinds), y=[*heat.rows], colorscale="RdYlGn", zmin=2,
-                zmax=8, colorbar={"title": "bits"}, name=point.name,
-            ),
-            row=1, col=2,
-        )  # fmt: skip
-        figure.update_yaxes(title="block", autorange="reversed", row=1, col=2)
-        figure.update_xaxes(title=f"bits of {point.name}", row=1, col=2)
-    figure.update_xaxes(title="weights files, MB", type="log", row=1, col=1)
-    figure.update_yaxes(title="KL, nats per token", type="log", row=1, col=1)
-    figure.update_layout(template="plotly_white", height=560)
+    plan, name = (None, "") if point is None else (point.plan, point.name)
+    figure = bits_plot(_series(record), plan, name)
     why = "" if point is None else "".join(f"<li>{escape(w)}</li>" for w in why_high(point.plan))
     return _PAGE.format(
         title=escape(f"The curve of {record.model}"),
@@ -221,14 +210,3 @@ def _page(record: CurveRecord) -> str:
         table=escape("\n".join(lines(record))),
         why=why,
     )
-
-
-def _trace(kind: str, found: list[Row]) -> dict[str, Any]:
-    return {
-        "x": [row.judged.nbytes / 1e6 for row in found],
-        "y": [row.judged.kl for row in found],
-        "error_y": {"array": [1.96 * row.judged.stderr for row in found]},
-        "text": [f"{row.point.name}: {_against(row)}" for row in found],
-        "mode": "lines+markers",
-        "name": kind,
-    }

@@ -11,6 +11,7 @@ from paredown.judge.quantities import QUANTITIES, SCORED, quantity
 from paredown.judge.words import half_width, name_of, one_line, with_unit
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Judged
+from paredown.report.planned import plan_plot, plan_section, planned
 from paredown.report.story import Section, result_lines, story
 from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
 from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, filled, front_rows
@@ -44,6 +45,7 @@ code {{ overflow-wrap: anywhere; }}
 <h2>Front</h2>
 {table}
 <p>{legend}</p>
+{bits}
 {story}
 {failed}
 {energy}
@@ -98,10 +100,23 @@ def front_html(findings: Judged, stop_reason: str | None = None) -> str:
             FRONT_COLUMNS, front_rows(record.results, findings.front, findings.recommendation)
         ),
         legend=escape(LEGEND),
+        bits=_bits(findings),
         story="\n".join(map(_section, story(findings))),
         failed=_failed(findings),
         energy=_energy(findings),
     )
+
+
+def _bits(findings: Judged) -> str:
+    """What each layer of the recommended model got, where it was made from a plan."""
+    found = planned(findings)
+    if found is None:
+        return ""
+    # The library is in the page already.
+    plot = plan_plot(findings, found).to_html(
+        full_html=False, include_plotlyjs=False, config={"displaylogo": False}, div_id="bits"
+    )
+    return _section(plan_section(found)) + "\n" + str(plot)
 
 
 def _summary(findings: Judged) -> str:

@@ -14,6 +14,7 @@ from paredown.report.commands import compress_command
 from paredown.report.cost import search_cost
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Judged
+from paredown.report.planned import plan_section, planned
 from paredown.report.story import llm_line, story
 from paredown.report.tables import (
     EPISODE_COLUMNS,
@@ -33,6 +34,7 @@ from paredown.spec.run import Amount, RunConfig
 from paredown.spec.units import human_bytes, human_count, human_seconds
 
 SCORES_FILE = "benchmark_scores.png"
+BITS_FILE = "bits_by_layer.png"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
@@ -47,6 +49,7 @@ def report_markdown(findings: Judged, stop_reason: str | None) -> str:
         ["## Result", *_result(findings)],
         ["## What was asked", *_asked(findings, stop_reason)],
         ["## Front", *_front(findings)],
+        _bits(findings),
         _open(findings),
         _verdicts(findings),
         _benchmarks(findings),
@@ -166,6 +169,20 @@ def _front(findings: Judged) -> list[str]:
     )
     notes = [f"- {_text(note)}" for note in speed_notes(record.results, front)]
     return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND), "\n".join(notes)]
+
+
+def _bits(findings: Judged) -> list[str]:
+    """What each layer of the recommended model got, where it was made from a plan."""
+    found = planned(findings)
+    if found is None:
+        return []
+    section = plan_section(found)
+    return [
+        f"## {section.title}",
+        f"![KL against size, and bits by block and kind of layer]({BITS_FILE})",
+        "\n\n".join(map(_text, section.lines)),
+        _table(section.columns, section.rows, code=None),
+    ]
 
 
 def _open(findings: Judged) -> list[str]:

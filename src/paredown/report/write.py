@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paredown.report.documents import final_document, front_document
 from paredown.report.findings import Judged, find
-from paredown.report.markdown import SCORES_FILE, report_markdown
+from paredown.report.markdown import BITS_FILE, SCORES_FILE, report_markdown
 from paredown.store.atomic import write_bytes, write_json, write_text
 from paredown.store.experiment import Experiment, ExperimentRecord
 
@@ -58,6 +58,7 @@ def write_summary(record: ExperimentRecord, stop_reason: str | None) -> Report:
     """
     from paredown.report.figures import search_space_png
     from paredown.report.html import front_html
+    from paredown.report.planned import plan_png, planned
     from paredown.report.score_figure import scores_png
 
     folder = record.folder
@@ -70,6 +71,9 @@ def write_summary(record: ExperimentRecord, stop_reason: str | None) -> Report:
         FRONT_FILE,
         HISTORY_FILE,
     )
+    if (plan := planned(findings)) is not None:
+        write_bytes(folder / BITS_FILE, plan_png(findings, plan))
+        names = (*names, BITS_FILE)
     if any(result.scores for result in record.results):
         write_bytes(folder / SCORES_FILE, scores_png(findings))
         names = (*names, SCORES_FILE)
