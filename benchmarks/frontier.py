@@ -1,25 +1,29 @@
 """Bits matrix by matrix against all layers alike, at equal bytes, in one run.
 
-For each calibration seed, layers are measured once; then a plan is found for every size, built,
-reloaded and judged on held-out text and on text of another domain, and so are the uniform models
-in 3, 4, 5, 6 and 8 bits from the same codes (GPTQ, groups of 64, embedding by GPTQ too). A ratio is
-the KL over that of the uniform models on a straight line in the logarithms of bytes and KL. Sizes
-that no uniform model reaches have none. Printed besides: how the forecast did, and what each stage
-took as a share of all.
+For each calibration seed the layers are measured once. Then plans are found for every size, and
+judged, in memory, by their KL on held-out text and on text of another domain; and so are uniform
+models from the same codes (GPTQ, asymmetric, groups of 64) in 3 to 8 bits with embeddings in 4 to
+8: once with the embedding by GPTQ too, and once rounded to nearest, as it was before. A ratio is
+the KL over the least that a uniform model has, on a straight line in the logarithms of bytes and KL
+between two of them. Printed besides: how the forecast did over 20 plans, what each stage took,
+and, with `--evaluations`, how far TPE and NSGA-II come on the same bank.
 
-    python benchmarks/frontier.py --model demo --text wikitext2 --other pydoc --data-dir DIR
+    python benchmarks/frontier.py --model demo --data-dir DIR --out results.json
+
+Every number is kept in `--out` as soon as it is there; the same command goes on with the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +31,15 @@ from common import table
 
 from paredown.analysis.envelope import Judged, gain_over
 from paredown.analysis.forecast import forecast_quality
-from paredown.artifact.checkpoint import Checkpoint
+from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint
 from paredown.artifact.source import locate
-from paredown.blocks.hessians import tensor_hash
-from paredown.evaluate.quality import BaseOutputs, measure_quality
+from paredown.blocks.comparison import Comparison
+from paredown.blocks.embeddings import round_rows
 from paredown.methods.base import Context, Training
 from paredown.methods.shared.frontier import Frontier
-from paredown.methods.shared.units import choices_of, uniform_plans
-from paredown.runtimes.registry import engine
+from paredown.methods.shared.units import choices_of, plain_record
 from paredown.runtimes.torch.writer import write_texts
-from paredown.spec.packed import weights_bytes
+from paredown.spec.plan import PlanRecord, layers_of_document, read_word
 from paredown.spec.scheme import Scheme
 from paredown.store.cache import Cache
 from paredown.store.content import model_hash
@@ -44,11 +47,39 @@ from paredown.text.windows import TextRequest, windows
 
 SIZES = (3.2, 3.6, 4.2, 4.7, 5.3, 6.3)
 """Bits per weight of whole artifacts."""
+FORECAST_SIZES = (3.0, 3.4, 3.8, 4.0, 4.4, 4.5, 4.9, 5.1, 5.5, 5.7, 5.9, 6.1, 6.6, 7.0)
+"""Further ones, with which the forecast is judged over 20 plans."""
 ANCHORS = (3.6, 4.7, 6.3)
+UNIFORM = ((3, 4), (3, 6), (4, 4), (4, 6), (5, 6), (5, 8), (6, 8), (8, 8))
+"""Bits of the layers and of the embedding."""
+_GROUP = 64
 _STAGES = (
     ("forward", "gradients"), ("gradients", "gradients"), ("prices", "codes and prices"),
-    ("measuring", "anchors"), ("block", "writing"),
+    ("measuring", "anchors"), ("block", "second moments"),
 )  # fmt: skip
+Kls = dict[str, float]
+"""KL by text, nats per token."""
+
+
+class Kept:
+    """Results by name in a file that is replaced as a whole."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def get(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is kept under a name; made, and kept, where nothing is."""
+        if name not in self.found:
+            self.put(name, make())
+        return self.found[name]
+
+    def put(self, name: str, value: Any) -> None:
+        """Keep a result."""
+        self.found[name] = value
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps(self.found))
+        Path(part).replace(self.file)
 
 
 @dataclass
@@ -58,148 +89,208 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=dict)
     stage: str = "second moments"
     since: float = field(default_factory=time.perf_counter)
-    is_fixed: bool = False
-    """Whether all that follows belongs to the stage at hand."""
 
     def hear(self, share: float, message: str) -> None:
         """As `Context.progress`."""
-        found = next((stage for word, stage in _STAGES if message.startswith(word)), "embedding")
-        self.turn(found)
+        self.turn(next((s for word, s in _STAGES if message.startswith(word)), "embedding"))
 
     def turn(self, stage: str) -> None:
         """What went by belongs to the stage before."""
-        if self.is_fixed:
-            return
         now = time.perf_counter()
         self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.since
         self.stage, self.since = stage, now
 
 
 @dataclass
-class Bench:
-    """A model and the text that it is judged on."""
+class Ground:
+    """A model, its calibration with one seed, and the texts that it is judged on."""
 
     folder: Path
-    requests: dict[str, TextRequest]
-    tokens: int
-    cache: Cache
+    args: argparse.Namespace
+    seed: int
+    work: Path
+    clock: Clock = field(default_factory=Clock)
 
-    def read(self, text: str, part: Any, count: int, length: int, seed: int) -> Any:
-        """(count, length) windows of a text's part."""
+    def read(self, text: str, part: Any, count: int, seed: int) -> Any:
+        """(count, 512) windows of a text's part."""
         return windows(
-            self.requests[text], part, self.folder, count=count, length=length, seed=seed,
-            cache=self.cache, write=write_texts,
+            TextRequest(text, None, self.args.data_dir), part, self.folder, count=count,
+            length=512, seed=seed, cache=Cache.default(), write=write_texts,
         )  # fmt: skip
 
-    def judge(self, artifact: Path) -> dict[str, Judged]:
-        """KL of a reloaded artifact on every text."""
-        session = engine("torch").open(artifact, device="cpu")
-        session.for_many_tokens()
-        found = {}
-        for text in self.requests:
-            held_out = self.read(text, "evaluation", max(1, self.tokens // 512), 512, 0)
-            base = BaseOutputs(
-                self.folder, tokens=held_out, tokens_hash=tensor_hash(held_out), cache=self.cache,
-                device="cpu",
-            )  # fmt: skip
-            measured = measure_quality(session, held_out, base, protocol=text)
-            kl = next(m for m in measured if m.name == "kl")
-            found[text] = Judged(weights_bytes(artifact), kl.value, kl.stderr or 0.0)
-        session.close()
-        return found
+    @cached_property
+    def source(self) -> Checkpoint:
+        """The model."""
+        return Checkpoint(self.folder)
+
+    @cached_property
+    def frontier(self) -> Frontier:
+        """What is known of its layers."""
+        calibration = partial(self.read, self.args.text, "calibration", seed=self.seed)
+        context = Context(
+            device="cpu", seed=self.seed, source_hash=model_hash(self.folder), scratch=self.work,
+            cache=Cache.default(), calibration=lambda: calibration(count=self.args.samples),
+            progress=self.clock.hear,
+            training=Training(
+                base=self.folder, windows=lambda n, length, name: calibration(count=n)
+            ),
+        )  # fmt: skip
+        return Frontier(self.source, choices_of(self.source.spec, "torch"), context, tokens=4096)
+
+    @cached_property
+    def comparisons(self) -> dict[str, Comparison]:
+        """The base on held-out windows of every text."""
+        count = max(1, self.args.tokens // 512)
+        return {
+            text: Comparison(self.source, self.read(text, "evaluation", count, 0), device="cpu")
+            for text in (self.args.text, self.args.other)
+        }
+
+    def judge(self, schemes: Mapping[str, Scheme], *, nearest: bool = False) -> Kls:
+        """KL of the model with these schemes by layer name.
+
+        Args:
+            nearest: the embedding is rounded to nearest, not by GPTQ.
+        """
+        bank = self.frontier.bank
+        inner = {n: s for n, s in schemes.items() if n in bank.layers.names}
+        outer = {}
+        for name in schemes.keys() - inner.keys():
+            dtype = TORCH_DTYPES[self.source.spec.dtype]
+            outer[name] = (
+                round_rows(self.source.read(f"{name}.weight"), schemes[name], None, dtype)
+                if nearest
+                else bank.embeddings(name, schemes[name])
+            )
+        return {
+            text: found.kl(layers=lambda b: bank.layers.rounded(b, inner), embeddings=outer)
+            for text, found in self.comparisons.items()
+        }
+
+    def plans(self, sizes: Sequence[float]) -> dict[str, Any]:
+        """Plans by size, as documents, and the seconds of the stages."""
+        parameters = self.source.spec.parameters
+        anchors = [int(bpw * parameters / 8) for bpw in ANCHORS]
+        kappa = self.frontier.kappa([partial(_same, size) for size in anchors])
+        self.clock.turn("solving")
+        made = {}
+        for bpw in sizes:
+            plan = self.frontier.solve(int(bpw * parameters / 8), kappa)
+            made[str(bpw)] = self.frontier.found(plan, kappa).record.model_dump(mode="json")
+        self.clock.turn("end")
+        return {"plans": made, "seconds": dict(self.clock.seconds)}
 
 
-@dataclass
-class Seen:
-    """What one calibration seed gave."""
-
-    mixed: dict[float, dict[str, Judged]]
-    uniform: list[dict[str, Judged]]
-    forecast: dict[float, float]
-    clock: Clock
+def _same(size: int, kappa: float) -> int:
+    return size
 
 
-def one_seed(bench: Bench, args: argparse.Namespace, seed: int, work: Path) -> Seen:
-    """Measure the layers, then find, build and judge every plan."""
-    source, clock = Checkpoint(bench.folder), Clock()
-    read = partial(bench.read, args.text, "calibration", length=512, seed=seed)
-    context = Context(
-        device="cpu", seed=seed, source_hash=model_hash(bench.folder), scratch=work,
-        cache=bench.cache, calibration=lambda: read(count=args.samples), progress=clock.hear,
-        training=Training(base=bench.folder, windows=lambda n, length, name: read(count=n)),
-    )  # fmt: skip
-    choices = choices_of(source.spec, "torch")
-    frontier = Frontier(source, choices, context, tokens=4096)
-    budgets = {bpw: int(bpw * source.spec.parameters / 8) for bpw in args.sizes}
-    anchors = [int(bpw * source.spec.parameters / 8) for bpw in ANCHORS]
-    kappa = frontier.kappa([partial(same, size) for size in anchors])
-    seen = Seen({}, [], {}, clock)
+def schemes_of(plan: Mapping[str, Any]) -> dict[str, Scheme]:
+    """Scheme by layer name of a plan's document; layers that stay as they are are left out."""
+    words = layers_of_document(plan)
+    return {name: s for name, word in words.items() if (s := read_word(word)) is not None}
 
-    def built(name: str, schemes: dict[str, Scheme]) -> dict[str, Judged]:
-        out = work / name
-        out.mkdir()
-        frontier.bank.write(out, schemes, None)
-        clock.turn("judging")
-        return bench.judge(out)
 
-    for bpw, budget in budgets.items():
-        clock.turn("solving")
-        plan = frontier.found(frontier.solve(budget, kappa), kappa)
-        seen.forecast[bpw] = plan.record.kl or math.nan
-        seen.mixed[bpw] = built(f"mixed-{bpw}", plan.schemes)
-    clock.turn("uniform models")
-    clock.is_fixed = True
-    for i, schemes in enumerate(uniform_plans(choices)):
-        seen.uniform.append(built(f"uniform-{i}", schemes))
-    clock.is_fixed = False
-    clock.turn("end")
-    return seen
+def one_seed(kept: Kept, folder: Path, args: argparse.Namespace, seed: int) -> None:
+    """Whatever is missing of a calibration seed."""
+    with tempfile.TemporaryDirectory() as work:
+        ground = Ground(folder, args, seed, Path(work))
+        wanted = (*args.sizes, *(FORECAST_SIZES if seed == 0 else ()))
+        plans = kept.get(f"{seed} plans", lambda: ground.plans(wanted))["plans"]
+        for bpw in args.sizes:
+            _timed(kept, f"{seed} mixed {bpw}", partial(ground.judge, schemes_of(plans[str(bpw)])))
+        for bits, outer in UNIFORM:
+            for name, nearest in (("uniform", False), ("nearest", True)):
+                flat = _uniform(ground, bits, outer)
+                kept.get(f"{seed} bytes {bits} {outer}", partial(_bytes, ground, flat))
+                _timed(kept, f"{seed} {name} {bits} {outer}",
+                       partial(ground.judge, flat, nearest=nearest))  # fmt: skip
+        for bpw in wanted[len(args.sizes) :]:
+            _timed(kept, f"{seed} mixed {bpw}", partial(ground.judge, schemes_of(plans[str(bpw)])))
+        if seed == 0 and args.evaluations:
+            from frontier_search import search
+
+            search(kept, ground, plans, args.evaluations)
+
+
+def _timed(kept: Kept, name: str, judge: Callable[[], Kls]) -> None:
+    def made() -> dict[str, Any]:
+        start = time.perf_counter()
+        return {"kl": judge(), "seconds": time.perf_counter() - start}
+
+    print(name, kept.get(name, made)["kl"], flush=True)
+
+
+def _uniform(ground: Ground, bits: int, outer: int) -> dict[str, Scheme]:
+    return {
+        name: Scheme(outer if unit.is_embedding else bits, _GROUP, symmetric=False)
+        for unit in ground.frontier.choices.units
+        for name in unit.unit.layers
+    }
+
+
+def _bytes(ground: Ground, schemes: dict[str, Scheme]) -> int:
+    return plain_record(ground.source.spec, ground.frontier.choices, schemes).nbytes
 
 
 def main() -> None:
-    """Run all seeds and print what came of them."""
+    """Run what is missing, then print all there is."""
     args = arguments()
+    kept = Kept(args.out)
     folder = locate(args.model)
-    requests = {t: TextRequest(t, None, args.data_dir) for t in (args.text, args.other)}
-    bench = Bench(folder, requests, args.tokens, Cache.default())
-    runs = []
-    for seed in range(args.seeds):
-        with tempfile.TemporaryDirectory() as work:
-            runs.append(one_seed(bench, args, seed, Path(work)))
-    head = ("bits/weight", "MB", *(f"KL {t}" for t in requests))
-    over = tuple(f"over uniform, {t}" for t in requests)
-    print(table([(*head, *over), *rows(runs, tuple(requests))]))
-    forecast = [run.forecast[b] for run in runs for b in run.mixed]
-    measured = [run.mixed[b][args.text].kl for run in runs for b in run.mixed]
-    print(f"forecast: {forecast_quality(forecast, measured)}")
-    spent = [sum(run.clock.seconds.get(s, 0.0) for run in runs) for s in runs[0].clock.seconds]
-    for stage, seconds in zip(runs[0].clock.seconds, spent, strict=True):
-        print(f"{stage}: {seconds:.0f} s, {100 * seconds / sum(spent):.0f} %")
+    if not args.only_print:
+        for seed in range(args.seeds):
+            one_seed(kept, folder, args, seed)
+    seeds = [s for s in range(args.seeds) if f"{s} plans" in kept.found]
+    for name, said in (("uniform", "embedding by GPTQ"), ("nearest", "embedding to nearest")):
+        print(f"\nover uniform models, {said}")
+        print(table(rows(kept.found, seeds, args, name)))
+    forecast(kept.found, args)
+    cost(kept.found, seeds)
+    if "search ours" in kept.found:
+        from frontier_search import show
+
+        show(kept.found)
 
 
-def rows(runs: Sequence[Seen], texts: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """A row for each size, the geometric mean of the ratios below; [least, most] over seeds."""
-    made: list[tuple[str, ...]] = []
+def rows(
+    found: dict[str, Any], seeds: Sequence[int], args: argparse.Namespace, reference: str
+) -> list[tuple[str, ...]]:
+    """A row for each size, and the geometric mean of the ratios; [least, most] over seeds."""
+    texts = (args.text, args.other)
+    made = [("bits/weight", "MB", *(f"KL {t}" for t in texts), *(f"ratio, {t}" for t in texts))]
     every: dict[str, list[float]] = {text: [] for text in texts}
-    for bpw in runs[0].mixed:
-        ratios: dict[str, list[float]] = {text: [] for text in texts}
-        for run in runs:
-            for text in texts:
-                gain = gain_over([u[text] for u in run.uniform], run.mixed[bpw][text])
-                ratios[text] += [] if gain is None else [gain.ratio]
+    for bpw in args.sizes:
+        have = [s for s in seeds if f"{s} mixed {bpw}" in found]
+        if not have:
+            continue
+        size = PlanRecord.model_validate(found[f"{have[0]} plans"]["plans"][str(bpw)]).nbytes
+        kls = {t: [found[f"{s} mixed {bpw}"]["kl"][t] for s in have] for t in texts}
+        ratios = {
+            t: [r for s in have if (r := _ratio(found, s, bpw, t, reference)) is not None]
+            for t in texts
+        }
         for text in texts:
             every[text] += ratios[text]
-        kls = {t: statistics.fmean(run.mixed[bpw][t].kl for run in runs) for t in texts}
-        size = statistics.fmean(run.mixed[bpw][texts[0]].nbytes for run in runs)
-        said = (*(f"{kls[t]:.4f}" for t in texts), *(spread(ratios[t]) for t in texts))
-        made.append((f"{bpw}", f"{size / 1e6:.1f}", *said))
+        cells = (
+            *(f"{statistics.fmean(kls[t]):.4f}" for t in texts),
+            *(spread(ratios[t]) for t in texts),
+        )
+        made.append((f"{bpw}", f"{size / 1e6:.1f}", *cells))
     means = [f"{statistics.geometric_mean(every[t]):.2f}" if every[t] else "" for t in texts]
     return [*made, ("geometric mean", "", *([""] * len(texts)), *means)]
 
 
-def same(size: int, kappa: float) -> int:
-    """A budget that does not depend on the scale of the forecast."""
-    return size
+def _ratio(found: dict[str, Any], seed: int, bpw: float, text: str, reference: str) -> float | None:
+    """KL over that of the uniform models at the bytes of the plan; None outside their sizes."""
+    others = [
+        Judged(found[f"{seed} bytes {b} {o}"], found[key]["kl"][text], 0.0)
+        for b, o in UNIFORM
+        if (key := f"{seed} {reference} {b} {o}") in found
+    ]
+    size = PlanRecord.model_validate(found[f"{seed} plans"]["plans"][str(bpw)]).nbytes
+    gain = gain_over(others, Judged(size, found[f"{seed} mixed {bpw}"]["kl"][text], 0.0))
+    return None if gain is None else gain.ratio
 
 
 def spread(ratios: Sequence[float]) -> str:
@@ -209,6 +300,30 @@ def spread(ratios: Sequence[float]) -> str:
     return f"{statistics.geometric_mean(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
+def forecast(found: dict[str, Any], args: argparse.Namespace) -> None:
+    """How the forecasts of the first seed did, on each text."""
+    plans = found.get("0 plans", {"plans": {}})["plans"]
+    done = [bpw for bpw in plans if f"0 mixed {bpw}" in found]
+    said = [plans[bpw]["kl"] or math.nan for bpw in done]
+    for text in (args.text, args.other):
+        seen = [found[f"0 mixed {bpw}"]["kl"][text] for bpw in done]
+        print(f"\nforecast, {text}: {forecast_quality(said, seen)}")
+
+
+def cost(found: dict[str, Any], seeds: Sequence[int]) -> None:
+    """What each stage took before any plan was judged, over the seeds."""
+    stages: dict[str, float] = {}
+    for seed in seeds:
+        for stage, seconds in found[f"{seed} plans"]["seconds"].items():
+            stages[stage] = stages.get(stage, 0.0) + seconds
+    whole = sum(stages.values())
+    for stage, seconds in stages.items():
+        print(f"{stage}: {seconds:.0f} s, {100 * seconds / whole:.0f} %")
+    judged = [v["seconds"] for k, v in found.items() if isinstance(v, dict) and " mixed " in k]
+    if judged:
+        print(f"one plan judged: {statistics.median(judged):.0f} s")
+
+
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -216,10 +331,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text", default="wikitext2", help="calibrates and is judged on")
     parser.add_argument("--other", default="pydoc", help="another domain, only judged on")
     parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--out", type=Path, required=True, help="file that keeps the results")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=32, help="calibration windows of 512")
     parser.add_argument("--tokens", type=int, default=4096, help="held-out tokens of each text")
     parser.add_argument("--sizes", type=float, nargs="+", default=list(SIZES))
+    parser.add_argument("--evaluations", type=int, default=0, help="of TPE and of NSGA-II")
+    parser.add_argument("--only-print", action="store_true", help="nothing new is measured")
     return parser.parse_args()
 
 
