@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from paredown.spec.reading import read_object
 
 _LENGTH = 8
 """Of the length that stands before a text."""
-_PER_TOKEN = 4 + 4
-"""Its type and, of tokenizers on characters, its score."""
+_TYPE, _SCORE = 4, 4
+"""Of a token; those of tokenizers on bytes have merges in place of scores."""
 _PER_TENSOR = 160
 """Name, shape, type and place of a tensor, and the blanks that align its data (31 at most)."""
 _REST = 4096
@@ -33,9 +34,11 @@ def header_bytes(spec: ModelSpec) -> int:
     added = (str(token.get("content")) for token in told.get("added_tokens") or ())
     tokens = {*model.get("vocab", {}), *added}
     missing = max(0, (spec.vocabulary or 0) - len(tokens))
-    texts = sum(len(token.encode()) + _LENGTH + _PER_TOKEN for token in tokens)
-    texts += missing * (_LENGTH + _PER_TOKEN + _UNUSED)
-    texts += sum(len(_merge(merge).encode()) + _LENGTH for merge in model.get("merges", ()))
+    is_bytes = '"ByteLevel"' in json.dumps([told.get("pre_tokenizer"), told.get("decoder")])
+    each = _LENGTH + _TYPE + (0 if is_bytes else _SCORE)
+    texts = sum(len(token.encode()) + each for token in tokens) + missing * (each + _UNUSED)
+    if is_bytes:
+        texts += sum(len(_merge(merge).encode()) + _LENGTH for merge in model.get("merges", ()))
     texts += _template_bytes(file.parent)
     return texts + _PER_TENSOR * len(spec.tensors) + _REST
 
