@@ -17,7 +17,7 @@ import paredown
 from paredown.errors import ConfigError, DataError, ExperimentError, ModelError, StrategyError
 from paredown.spec.run import RunConfig
 from paredown.store.experiment import read_experiment
-from paredown.testing.tiny import tiny_model
+from paredown.testing.tiny import tiny_model, write_byte_tokenizer
 from tests.samples import CALIBRATION, EVALUATE, write_text_file
 
 
@@ -68,6 +68,32 @@ def test_an_experiment_leaves_everything_that_was_promised(tmp_path: Path) -> No
     kept = {c.result.episode for c in front.points if c.artifact is not None}
     on_disk = {int(p.parent.name[-3:]) for p in folder.glob("episode_*/artifact")}
     assert kept <= on_disk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["torch", "llama.cpp"])
+def test_the_best_model_of_a_size(tmp_path: Path, runtime: str) -> None:
+    """The plan for the size comes first, its files keep it to the byte, and the report shows it."""
+    request = settings(tmp_path, methods=("mixed", "gptq"), policy="portfolio", episodes=2)
+    if runtime == "llama.cpp":
+        write_byte_tokenizer(tmp_path / "model")
+    whole = sum(f.stat().st_size for f in (tmp_path / "model").glob("*.safetensors"))
+    size = int(0.75 * whole)
+    front = paredown.optimize(
+        **request, limits={"size": size}, runtime=runtime, experiment_name="s",  # type: ignore[arg-type]
+        output_dir=tmp_path,
+    )  # fmt: skip
+    first = front.record.trials[0]
+    assert first.strategy is not None
+    assert first.strategy.steps[0].method == "mixed"
+    assert first.strategy.steps[0].params["runtime"] == runtime
+    assert first.proposed_by == "aim"
+    assert first.unmet == ()
+    assert 0.97 * size <= (first.value("size") or 0.0) <= size
+    assert front.best is not None
+    assert (front.best.result.value("size") or 0.0) <= size
+    if front.best.result.episode == 1:
+        assert "Bits by layer" in (front.folder / "report.md").read_text()
 
 
 @pytest.mark.slow
@@ -133,6 +159,8 @@ def test_a_killed_run_loses_at_most_the_trial_in_flight(tmp_path: Path) -> None:
         ({"episodes": 0}, ConfigError, "episodes = 0"),
         ({"episode": 3}, ConfigError, "did you mean 'episodes'"),
         ({"limits": {"target_ratio": 99.0}}, ConfigError, "99"),
+        ({"limits": {"size": "9kB"}}, ConfigError, "size 9kB: no strategy makes it so small; betw"),
+        ({"limits": {"bpw": 31}}, ConfigError, "so nothing has to be made smaller; give less"),
         ({"limits": {"max_memory_gb": 0.00001}}, ConfigError, "memory"),
         ({"limits": {"max_memory_gb": 0.19}}, ConfigError, "0.2 GB of memory before any model"),
         ({"limits": {"target_ratio": 0.5}}, ConfigError, "for 50 % of the size give 2"),
