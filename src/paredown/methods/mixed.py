@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, final
 
@@ -17,7 +18,7 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.plan import layers_of_document, read_word
 from paredown.spec.reading import read_object
 from paredown.spec.scheme import Scheme
-from paredown.spec.structure import matches, matrix_shape
+from paredown.spec.structure import matches, matrix_shape, uses_conv1d
 from paredown.spec.target import Target
 from paredown.spec.units import read_bytes_text
 
@@ -68,6 +69,10 @@ class MixedParams(Params):
     """Engine whose formats, and whose joined layers, the plan is made of."""
     tokens: Annotated[int, Field(ge=32)] = 4096
     """Calibration tokens whose gradients say what each layer is worth."""
+    tune: Annotated[int | None, Field(ge=512)] = None
+    """Tokens of text on which scales and norm gains are tuned afterwards against the outputs of the
+    model as it was, at fixed codes: no byte is added. Kept only where the KL on windows that
+    nothing was fitted to falls. Both models are in memory meanwhile; None: nothing is tuned."""
     skip: tuple[str, ...] = ()
     """Layers left as they are: names or wildcards, as in `["*.down_proj"]`."""
 
@@ -122,6 +127,8 @@ class Mixed(Method[MixedParams]):
             )
         check_experts(spec)
         choices = choices_of(spec, params.runtime, params.skip)
+        if params.tune is not None:
+            check_tunable(spec)
         if params.plan:
             planned(spec, params)
             return
@@ -138,9 +145,24 @@ class Mixed(Method[MixedParams]):
         return predict_plan(spec, choices.flat_plan(params.budget(spec, choices)))
 
     def disk(self, spec: ModelSpec, params: MixedParams, cache: Cache) -> tuple[int, int]:
-        return 0, KEPT_SCHEMES * solved_bytes(spec, cache)
+        untuned = 0 if params.tune is None else self.predict(spec, params).weight_bytes
+        return untuned, KEPT_SCHEMES * solved_bytes(spec, cache)
 
     def apply(self, source: Checkpoint, out: Path, params: MixedParams, context: Context) -> Tensor:
+        if params.tune is None:
+            return self._write(source, out, params, context)
+        from paredown.methods.shared.tuned_plan import tuned
+
+        untuned = context.scratch / "untuned"
+        untuned.mkdir(parents=True)
+        # Of the progress, what plans take; tuning takes as long as the rest on a small model.
+        halved = replace(context, progress=lambda s, m: context.progress(0.5 * s, m))
+        logits = self._write(source, untuned, params, halved)
+        return tuned(source, untuned, logits, out, params.tune, context)
+
+    def _write(
+        self, source: Checkpoint, out: Path, params: MixedParams, context: Context
+    ) -> Tensor:
         from paredown.methods.shared.frontier import Frontier
         from paredown.methods.shared.plan_bank import PlanBank
 
@@ -155,6 +177,19 @@ class Mixed(Method[MixedParams]):
         else:
             found = frontier.best(params.budget(source.spec, choices))
         return frontier.bank.write(out, found.schemes, found.record)
+
+
+def check_tunable(spec: ModelSpec) -> None:
+    """Refuse models whose scales cannot be tuned.
+
+    Raises:
+        ConfigError: experts, or layers that are no linear ones.
+    """
+    if spec.experts or uses_conv1d(spec):
+        what = "experts" if spec.experts else "Conv1D layers"
+        raise ConfigError(
+            f"mixed: tune: scales of {what} are not tuned yet ({spec.architecture}); leave it out"
+        )
 
 
 def planned(spec: ModelSpec, params: MixedParams) -> dict[str, Scheme]:

@@ -88,6 +88,18 @@ class Anchor(_Record):
     """Measured, nats per token, with the embedding as it was."""
 
 
+class TunedRecord(_Record):
+    """What tuning scales and norm gains brought, on windows that nothing was fitted to."""
+
+    tokens: int
+    """Of training text."""
+    kl_before: float
+    """From the base, nats per token."""
+    kl_after: float
+    kept: bool
+    """Whether it was better; else everything is as it was."""
+
+
 class PlanRecord(_Record):
     """A plan with what it was made from."""
 
@@ -104,6 +116,8 @@ class PlanRecord(_Record):
     tokens: int | None = None
     """Calibration tokens whose gradients the sensitivities are from."""
     units: tuple[UnitPlan, ...] = Field(min_length=1)
+    tuned: TunedRecord | None = None
+    """Where scales and norm gains were tuned."""
 
     @property
     def bpw(self) -> float:
