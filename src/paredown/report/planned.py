@@ -67,7 +67,8 @@ def plan_section(found: Planned) -> Section:
 
 def _series(findings: Judged) -> list[Series]:
     """Every result with a size and a KL: plans along a line, others as points."""
-    plans, others = [], []
+    plans: list[Mark] = []
+    others: list[Mark] = []
     for result in findings.record.results:
         size, kl = result.get("size"), result.get("kl")
         if size is None or kl is None or kl.value <= 0 or result.strategy is None:
