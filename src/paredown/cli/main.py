@@ -55,6 +55,10 @@ class _Commands(LazyGroup):
             "paredown.cli.evaluate", "evaluate",
             "Measure a model: benchmarks, perplexity, KL to its base, latency, memory, size.",
         ),
+        "lab": (
+            "paredown.cli.lab", "lab",
+            "Go the guided road: from a model to a package and a report, stage by stage.",
+        ),
         "deploy": (
             "paredown.cli.deploy", "deploy",
             "Make a package of an artifact for an engine, and prove it there.",

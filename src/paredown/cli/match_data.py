@@ -14,7 +14,7 @@ from paredown.hardware.here import Here
 from paredown.hardware.matching import Fit, Stream, saved_by
 
 if TYPE_CHECKING:
-    from paredown.cli.match import Matched
+    from paredown.coordinate.serving import Matched
 
 _FIGURES: tuple[Figure, ...] = ("memory", "bandwidth", "fp16")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from paredown.cli.match import Matched
+    from paredown.coordinate.serving import Matched
     from paredown.hardware.catalogue import Accelerator, Figure
     from paredown.hardware.engines import Habits
     from paredown.hardware.memory import Version

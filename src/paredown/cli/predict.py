@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from paredown.coordinate.prediction import Ground, Predicted, Predictions
+    from paredown.coordinate.prediction import Predicted, Predictions
     from paredown.spec.result import TrialResult
 
 ENV_PREFIX = "PAREDOWN_PREDICT_"
@@ -54,6 +54,7 @@ def predict(
         raise ConfigError("--plot is of a history; add --history DIR")
     if request.model is None:
         raise ConfigError("give a model: paredown predict -m demo")
+    from paredown.coordinate.ground import ground_of
     from paredown.coordinate.prediction import predict as predict_all
     from paredown.methods import registry
 
@@ -68,48 +69,6 @@ def predict(
     from paredown.cli.terminal import make_console
 
     make_console().print(render(found))
-
-
-def ground_of(request: PredictRequest, model: str) -> Ground:
-    """What predictions are made from.
-
-    Raises:
-        ConfigError: no such model or device, or one that is quantized already.
-    """
-    from paredown.artifact.source import spec_of
-    from paredown.coordinate.prediction import Ground
-    from paredown.coordinate.setup import choose_device
-    from paredown.coordinate.skills import skills_of, transferable
-    from paredown.hardware.detect import detect
-    from paredown.hardware.memory import check_context
-    from paredown.runtimes.calibration import kept
-    from paredown.spec.target import Target
-    from paredown.store.skills import SkillStore, default_path
-
-    spec, machine = spec_of(model), detect()
-    if spec.quantization is not None:
-        raise ConfigError(
-            f"{spec.name} is quantized already ({spec.quantization}); start from its 16-bit "
-            "original"
-        )
-    device = choose_device(request.device, machine)
-    skills = (
-        transferable(skills_of(SkillStore(default_path()).evidence()), spec)
-        if request.skills
-        else ()
-    )
-    more: dict[str, Any] = {}
-    if request.context is not None:
-        check_context(spec, request.context)
-        more["tokens"] = (request.context - 1, 1)
-    return Ground(
-        spec=spec,
-        target=Target(device=device, runtime=request.runtime, limits=request.limits),
-        skills=skills,
-        calibration=kept(machine),
-        free_bytes=machine.available_bytes,
-        **more,
-    )
 
 
 # --- Output ---------------------------------------------------------------------------------------

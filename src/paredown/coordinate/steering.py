@@ -157,19 +157,34 @@ class Steering:
         stopped: whether it will end after the running episode.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, first: Sequence[str] = (), stopped: bool = False) -> None:
+        """
+        Args:
+            first: strategies to run before anything else, as if `try` had been said of each before
+                the run began; those that were run already are not run again.
+            stopped: whether the run ends once the base is measured.
+        """
         self.paused = False
-        self.stopped = False
+        self.stopped = stopped
+        self._first = tuple(first)
         self._prepared: Prepared | None = None
         self._experiment: Experiment | None = None
         self._ended = False
         self._changed = threading.Condition()
 
     def attach(self, prepared: Prepared, experiment: Experiment) -> None:
-        """From now on commands are for this run."""
+        """From now on commands are for this run.
+
+        Raises:
+            ConfigError: one of those that come first cannot run on this model.
+        """
         with self._changed:
             self._prepared, self._experiment = prepared, experiment
             self._changed.notify_all()
+        for strategy in self._first:
+            answer = self._try(strategy)
+            if registry.canonical(strategy).hash not in _asked_or_started(experiment):
+                raise ConfigError(answer)  # there is no episode left for it
 
     def detach(self) -> None:
         """The run has ended, however it ended: nothing can be asked of it any more."""
@@ -352,6 +367,12 @@ def _started(experiment: Experiment) -> set[str]:
     """Hashes of the strategies that were run, or are running."""
     found = {_hash(result.strategy) for result in experiment.results()}
     return found | {begun.strategy.hash for begun in experiment.in_flight()}
+
+
+def _asked_or_started(experiment: Experiment) -> set[str]:
+    """Hashes of the strategies that were run, are running, or will be because they were asked."""
+    asked = {strategy.hash for strategy in outstanding(experiment).asked}
+    return _started(experiment) | asked
 
 
 def _begun(results: Sequence[TrialResult], running: Sequence[Begun]) -> int:

@@ -63,7 +63,7 @@ def golden_prompts(
         folder: of the artifact, whose tokenizer and chat template are used.
     """
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    prompts = [_prompt(tokenizer, message) for message in MESSAGES]
+    prompts = [prompt_of(tokenizer, message) for message in MESSAGES]
     return tuple(
         Golden(
             message=message, text=text, ids=tuple(ids), is_chat=bool(tokenizer.chat_template),
@@ -73,8 +73,8 @@ def golden_prompts(
     )  # fmt: skip
 
 
-def _prompt(tokenizer: Any, message: str) -> tuple[str, list[int]]:
-    """The whole prompt of a message, and its tokens."""
+def prompt_of(tokenizer: Any, message: str) -> tuple[str, list[int]]:
+    """The whole prompt of a message, in the chat template where there is one, and its tokens."""
     if not tokenizer.chat_template:
         return message, list(tokenizer.encode(message))
     said = [{"role": "user", "content": message}]

@@ -103,6 +103,24 @@ class PlansDone(_Record):
     """All layers alike, for comparison, smallest first."""
 
 
+class Answered(_Record):
+    """What a model says to a message."""
+
+    text: str
+    tokens: int = Field(ge=0)
+    """Of the text, by the model's own tokenizer, without the end token."""
+    seconds: float = Field(ge=0)
+    """From the message to the end of the text."""
+
+
+class AnswerDone(_Record):
+    """Every message, answered in the order in which it was asked."""
+
+    answers: tuple[Answered, ...]
+    is_chat: bool
+    """Whether messages were put into the model's chat template."""
+
+
 class Failed(_Record):
     """The job came to nothing."""
 
@@ -111,7 +129,9 @@ class Failed(_Record):
     """The request is at fault, not the strategy."""
 
 
-D = TypeVar("D", CompressDone, VerifyDone, EvaluateDone, ScoreDone, DeployDone, PlansDone)
+D = TypeVar(
+    "D", CompressDone, VerifyDone, EvaluateDone, ScoreDone, DeployDone, PlansDone, AnswerDone
+)
 
 
 class Job(_Record, ABC, Generic[D]):
@@ -265,8 +285,26 @@ class DeployJob(Job[DeployDone]):
         return DeployDone
 
 
-AnyJob = CompressJob | VerifyJob | EvaluateJob | ScoreJob | DeployJob | PlansJob | JudgeJob
-AnyDone = CompressDone | VerifyDone | EvaluateDone | ScoreDone | DeployDone | PlansDone
+class AnswerJob(Job[AnswerDone]):
+    """Ask `model` what a user would ask it, one message at a time, and take the time."""
+
+    timed: ClassVar[bool] = True
+
+    kind: Literal["answer"] = "answer"
+    model: Path
+    messages: tuple[str, ...]
+    max_tokens: int = Field(ge=1)
+    """Of each answer."""
+
+    @property
+    def answer(self) -> type[AnswerDone]:
+        return AnswerDone
+
+
+AnyJob = (
+    CompressJob | VerifyJob | EvaluateJob | ScoreJob | DeployJob | PlansJob | JudgeJob | AnswerJob
+)
+AnyDone = CompressDone | VerifyDone | EvaluateDone | ScoreDone | DeployDone | PlansDone | AnswerDone
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Annotated[AnyJob, Field(discriminator="kind")])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import assert_never
 
 from paredown.pipeline.messages import (
+    AnswerJob,
     AnyDone,
     AnyJob,
     CompressJob,
@@ -19,6 +20,7 @@ from paredown.pipeline.messages import (
     ScoreJob,
     VerifyJob,
 )
+from paredown.pipeline.work.answer import answer
 from paredown.pipeline.work.compress import compress
 from paredown.pipeline.work.deploy import deploy
 from paredown.pipeline.work.measure import evaluate, judge, score
@@ -54,5 +56,7 @@ def _perform(job: AnyJob, folder: Path, progress: Progress) -> AnyDone:
             return plans(job, folder, progress)
         case JudgeJob():
             return judge(job, progress)
+        case AnswerJob():
+            return answer(job, progress)
         case _:
             assert_never(job)
