@@ -6,20 +6,22 @@ memory and decode time, the errors, and what is asked of them: memory within 10 
 within 25 % everywhere, decode within a factor of 1.5.
 
     OMP_NUM_THREADS=1 python benchmarks/sizing.py
-    OMP_NUM_THREADS=1 python benchmarks/sizing.py --model /folders/of/gemma --runtime torch
+    OMP_NUM_THREADS=1 python benchmarks/sizing.py --model /folders/of/gemma --runtime llama.cpp
     OMP_NUM_THREADS=1 python benchmarks/sizing.py --keep rows.json    # goes on where it was killed
 
 What was measured is kept, what is predicted is predicted anew. With one thread, seconds are those
-of the process, so that others on the machine do not count.
+of the engine's process, so that others on the machine do not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,8 +29,10 @@ from typing import Any
 
 from common import run_child, table
 
-STRATEGY = "rtn(bits=4, search_steps=0)"
-"""What is served packed: size and speed do not depend on how codes were chosen."""
+STRATEGY = "rtn(bits=4, group_size=32, search_steps=0)"
+"""What is served packed: size and speed do not depend on how codes were chosen. Groups of 32 are
+what every engine here holds."""
+RUNTIMES = ("torch", "transformers", "llama.cpp", "onnxruntime", "openvino")
 MEDIAN, WORST, FACTOR = 0.10, 0.25, 1.5
 DECODED = 12
 
@@ -67,37 +71,67 @@ LOADS = {"grouped, tied": ((1, 64), (4, 64), (1, 1024)), "every head, untied": (
 
 
 def serve(case: Case) -> dict[str, Any]:
-    """Child: load, read, decode; the decode of the fastest third of the steps."""
+    """Child: load, read, decode; the faster of two decodings behind one prompt."""
     import torch
 
     from paredown.evaluate.footprint import peak_rss
+    from paredown.runtimes.packages import open_model
     from paredown.runtimes.registry import engine
-    from paredown.runtimes.torch.calibrate import now
 
-    session = engine(case.runtime).open(Path(case.folder), device="cpu")
+    session = open_model(engine(case.runtime), Path(case.folder), device="cpu")
+    now, own = _clock(session), session.pid == os.getpid()
     generator = torch.Generator().manual_seed(0)
     size = (case.batch, case.prompt)
-    prompts = torch.randint(0, session.vocabulary, size, generator=generator)
+    # Ordinary tokens alone: of a padded vocabulary the last have no text.
+    prompts = torch.randint(1, min(session.vocabulary, 100), size, generator=generator)
     start = now()
     state = session.prefill(prompts)
-    read = now() - start
-    times = []
-    for _ in range(DECODED):
+    read, times = now() - start, []
+    peak = peak_rss() if own else 0
+    for _ in range(2):
+        # A copy of the state would count as the model's memory where it lies in this process.
         start = now()
-        held = session.decode(state, 1)
-        times.append(now() - start)
-        state = held if held is not None else state
-    peak = peak_rss()
-    return {"peak_bytes": peak, "prefill_s": read, "decode_s": sorted(times)[DECODED // 3]}
+        session.decode(session.fork(state) if not own else state, DECODED)
+        times.append((now() - start) / DECODED)
+        if own:
+            peak = max(peak, peak_rss())
+            state = session.prefill(prompts)
+    if not own:
+        peak = _peak_of(session.pid)
+    session.close()
+    return {"peak_bytes": peak, "prefill_s": read, "decode_s": min(times)}
+
+
+def _clock(session: Any) -> Any:
+    """Seconds of the engine's process with one thread, else of the clock."""
+    import psutil
+    import torch
+
+    if torch.get_num_threads() > 1:
+        return time.perf_counter
+    if session.pid == os.getpid():
+        return time.process_time
+    process = psutil.Process(session.pid)
+    return lambda: sum(process.cpu_times()[:2])
+
+
+def _peak_of(pid: int) -> int:
+    """Largest resident memory of another process, bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
 
 
 def random_model(folder: Path, shape: dict[str, Any]) -> Path:
-    """Write a random bf16 Llama; it needs no tokenizer."""
+    """Write a random bf16 Llama, with a tokenizer that every engine has."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
+    from paredown.text.ascii import write_byte_tokenizer
+
     config = LlamaConfig(**{"tie_word_embeddings": True, "max_position_embeddings": 4096, **shape})
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    write_byte_tokenizer(folder)
     return folder
 
 
@@ -116,11 +150,13 @@ def cases(options: argparse.Namespace, scratch: Path) -> Iterator[Case]:
         for runtime in options.runtime:
             for batch, prompt in loads:
                 yield Case(called, str(folder), runtime, batch, prompt)
-        if name in options.model and "torch" in options.runtime:
+        served = [runtime for runtime in options.runtime if runtime != "transformers"]
+        if name in options.packed and served:
             packed = scratch / f"{called}-4"
             api.compress(str(folder), STRATEGY, packed, device="cpu")
-            for batch, prompt in loads:
-                yield Case(f"{called}, 4 bits", str(packed), "torch", batch, prompt)
+            for runtime in served:
+                for batch, prompt in loads:
+                    yield Case(f"{called}, 4 bits", str(packed), runtime, batch, prompt)
 
 
 def predict(case: Case) -> dict[str, Any]:
@@ -134,7 +170,7 @@ def predict(case: Case) -> dict[str, Any]:
     from paredown.spec.infer import infer_spec
 
     machine = detect()
-    known = kept(machine)
+    known = kept(machine, case.runtime)
     if known is None:
         raise SystemExit("the calibration was not kept")
     here = on_processor(
@@ -161,8 +197,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     from paredown.hardware.detect import detect
     from paredown.runtimes.calibration import calibrate, kept
 
-    if options.calibrate or kept(detect()) is None:
-        calibrate(detect())
+    for runtime in options.runtime:
+        if options.calibrate or kept(detect(), runtime) is None:
+            calibrate(detect(), runtime)
     rows = []
     seen = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
     with tempfile.TemporaryDirectory() as name:
@@ -242,7 +279,8 @@ def main() -> None:
     )
     parser.add_argument("--model", nargs="*", default=["demo"], help="names or folders")
     parser.add_argument("--shape", nargs="*", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--runtime", nargs="+", default=["torch", "transformers"])
+    parser.add_argument("--packed", nargs="*", default=["demo"], help="of them, also in 4 bits")
+    parser.add_argument("--runtime", nargs="+", default=list(RUNTIMES), choices=RUNTIMES)
     parser.add_argument("--calibrate", action="store_true", help="also where it was done before")
     parser.add_argument("--keep", type=Path, help="file of what was measured, read and written")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")

@@ -25,7 +25,8 @@ from paredown.runtimes.registry import engine
 from paredown.runtimes.torch.load import load
 from paredown.runtimes.torch.proof import probe
 from paredown.spec.infer import infer_spec
-from paredown.testing.tiny import VOCABULARY, tiny_model, write_byte_tokenizer
+from paredown.testing.tiny import VOCABULARY, tiny_model
+from paredown.text.ascii import write_byte_tokenizer
 from tests.samples import tiny_bench
 
 pytest.importorskip("xllamacpp")

@@ -12,7 +12,8 @@ from paredown.errors import ConfigError
 from paredown.ops.divergence import kl_rows
 from paredown.runtimes.registry import engine
 from paredown.runtimes.torch.load import load
-from paredown.testing.tiny import VOCABULARY, tiny_model, write_byte_tokenizer
+from paredown.testing.tiny import VOCABULARY, tiny_model
+from paredown.text.ascii import write_byte_tokenizer
 
 pytest.importorskip("onnxruntime_genai")
 pytest.importorskip("openvino")

@@ -55,7 +55,7 @@ def ensure_demo() -> Path:
     folder = home() / "models" / "SmolLM2-135M-Instruct"
     if (folder / RECORD).exists():
         return _checked(folder)
-    from paredown.artifact.source import cached, offline
+    from paredown.artifact.hub import cached, offline
 
     found = cached(HUB_NAME)
     if found is None and not offline():

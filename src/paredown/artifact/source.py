@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from difflib import get_close_matches
 from pathlib import Path
 
+from paredown.artifact import modelscope
+from paredown.artifact.hub import cached, download, offline
 from paredown.errors import ModelError
-from paredown.spec.headers import read_headers
 from paredown.spec.infer import infer_remote, infer_spec
 from paredown.spec.model import ModelSpec
+from paredown.spec.progress import Progress, unheard
 from paredown.spec.reading import read_object
-from paredown.spec.remote import hub_error, hub_errors, split_revision
 
 DEMO = "demo"
-_TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "spiece*")
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*"]
 
 
-def locate(name: str) -> Path:
+def locate(name: str, progress: Progress = unheard) -> Path:
     """The local folder of `name`: `demo`, a folder, or a hub name (`HF_TOKEN` honoured).
 
-    `gpt2` is asked of the hub like `owner/name`; `NAME@REVISION` pins a branch, a tag or a commit.
+    `gpt2` is asked of the hub like `owner/name`; `NAME@REVISION` pins a branch, a tag or a commit;
+    `modelscope:OWNER/NAME` is asked of ModelScope.
+
+    Args:
+        progress: told how much is downloaded, before it is.
 
     Raises:
         ModelError: nothing is there, or the hub cannot be reached; the message says what to do.
@@ -30,6 +32,8 @@ def locate(name: str) -> Path:
         from paredown.artifact.demo import ensure_demo
 
         return ensure_demo()
+    if name.startswith(modelscope.PREFIX):
+        return modelscope.fetch(name, progress)
     try:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -44,7 +48,7 @@ def locate(name: str) -> Path:
     if not is_hub_name(name):
         raise ModelError(f"no model at {name!r}: there is no such folder; {hint}")
     try:
-        return cached(name) or _download(name)
+        return cached(name) or download(name, progress)
     except ModelError as error:
         if "/" in name:
             raise
@@ -59,7 +63,8 @@ def locate(name: str) -> Path:
 def is_hub_name(name: str) -> bool:
     """Whether a name that is no folder here may be one of the hub: `owner/name`, or a word."""
     is_path = name.startswith((".", "~")) or Path(name).is_absolute()
-    return name != DEMO and not is_path and name.count("/") <= 1
+    is_elsewhere = name == DEMO or name.startswith(modelscope.PREFIX)
+    return not is_elsewhere and not is_path and name.count("/") <= 1
 
 
 def spec_of(name: str) -> ModelSpec:
@@ -90,58 +95,3 @@ def _neighbours(path: Path) -> list[str]:
         return [str(path.parent / f.name) for f in path.parent.iterdir() if f.is_dir()]
     except OSError:  # it is not there either, or may not be read
         return []
-
-
-def cached(name: str) -> Path | None:
-    """The complete snapshot of a hub name in the local cache, if there is one.
-
-    A download that was interrupted leaves a folder like any other; it does not count, so that the
-    hub is asked for the rest. What a run without a network needs, it may use.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    repo, revision = split_revision(name)
-    try:
-        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, FileNotFoundError, ValueError):
-        return None
-    if not _has_weights(folder) or (not offline() and _is_unfinished(folder)):
-        return None
-    return folder
-
-
-def _has_weights(folder: Path) -> bool:
-    """Whether config and every weights file are there, none of them cut short."""
-    try:
-        read_headers(folder)
-    except ModelError:
-        return False
-    return True
-
-
-def _is_unfinished(folder: Path) -> bool:
-    """Whether signs of an interrupted download are there: parts of files, or no tokenizer yet."""
-    parts = any((folder.parents[1] / "blobs").glob("*.incomplete"))
-    return parts or not any(f for pattern in _TOKENIZERS for f in folder.glob(pattern))
-
-
-def offline() -> bool:
-    """Whether the user has forbidden the hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
-
-
-def _download(name: str) -> Path:
-    """Fetch what is missing of a model; what is there already is not fetched again."""
-    from huggingface_hub import snapshot_download
-
-    if offline():
-        raise ModelError(
-            f"{name!r} is not in the local cache and HF_HUB_OFFLINE is set; "
-            "unset it, or give a local folder"
-        )
-    repo, revision = split_revision(name)
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
-    except hub_errors() as error:
-        raise hub_error(name, error) from None

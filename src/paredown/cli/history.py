@@ -24,10 +24,8 @@ def show_history(folder: Path, *, plot: Path | None, as_json: bool) -> None:
     """
     from paredown.coordinate.history import read_history, summaries
     from paredown.hardware.detect import detect
-    from paredown.runtimes.calibration import kept
 
-    machine = detect()
-    pairs, left = read_history(folder, machine, kept(machine))
+    pairs, left = read_history(folder, detect())
     found = summaries(pairs)
     if plot is not None and pairs:
         _draw(plot, pairs, found)

@@ -23,7 +23,9 @@ def match(
     calibrate: Annotated[
         bool,
         typer.Option(
-            "--calibrate", help="Measure this machine once; predictions for it start from there."
+            "--calibrate",
+            help="Measure this machine once, in torch or the --runtime; predictions for it start "
+            "from there.",
         ),
     ] = False,
     devices: Annotated[bool, typer.Option("--devices", help="List the devices and stop.")] = False,
@@ -45,7 +47,7 @@ def match(
         raise ConfigError("--json and --csv are two forms of one thing; leave one of them out")
     form = "json" if as_json else "csv" if as_csv else "text"
     if calibrate:
-        _calibrate()
+        _calibrate(request.runtime)
     known = known_devices(request)
     if devices:
         match_text.show_devices(known, form=form)
@@ -92,13 +94,16 @@ def check_together(request: MatchRequest) -> None:
         )
 
 
-def _calibrate() -> None:
+def _calibrate(runtime: str | None) -> None:
     from paredown.hardware.detect import detect
-    from paredown.runtimes.calibration import calibrate
+    from paredown.runtimes.calibration import TORCH, calibrate
+    from paredown.runtimes.registry import engine
 
-    found = calibrate(detect())
+    name = runtime or TORCH
+    engine(name)  # what is missing is told before anything is measured
+    found = calibrate(detect(), name)
     typer.echo(
-        f"calibrated with {found.threads} thread(s): memory copied at "
+        f"calibrated {name} with {found.threads} thread(s): memory copied at "
         f"{found.copy_bytes_s / 1e9:.1f} GB/s, 16-bit weights read at "
         f"{found.row_bytes_s / 1e9:.1f} GB/s, 16-bit products at {found.dense_ops_s / 1e9:.0f} "
         f"GFLOP/s, {1e3 * found.layer_s:.2f} ms a layer",

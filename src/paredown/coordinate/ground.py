@@ -43,7 +43,7 @@ def ground_of(request: PredictRequest, model: str) -> Ground:
         spec=spec,
         target=Target(device=device, runtime=request.runtime, limits=request.limits),
         skills=skills,
-        calibration=kept(machine),
+        calibration=kept(machine, request.runtime),
         free_bytes=machine.available_bytes,
         **more,
     )

@@ -13,7 +13,7 @@ from paredown.coordinate.prediction import Ground, Predicted, predict
 from paredown.errors import ConfigError, ExperimentError
 from paredown.hardware.detect import Machine
 from paredown.methods import registry
-from paredown.runtimes.calibration import Calibration
+from paredown.runtimes.calibration import Calibration, kept
 from paredown.spec.result import TrialResult
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Target
@@ -166,10 +166,9 @@ def summaries(pairs: Sequence[Pair]) -> list[Summary]:
     return found
 
 
-def read_history(
-    folder: Path, machine: Machine, calibration: Calibration | None
-) -> tuple[list[Pair], dict[str, str]]:
-    """All pairs, and why experiments were left out, by name.
+def read_history(folder: Path, machine: Machine) -> tuple[list[Pair], dict[str, str]]:
+    """All pairs, and why experiments were left out, by name; speed where an experiment's engine is
+    calibrated on this machine.
 
     Raises:
         ExperimentError: there is no experiment.
@@ -178,7 +177,8 @@ def read_history(
     left: dict[str, str] = {}
     for path in experiments_in(folder):
         try:
-            pairs += pairs_of(read_experiment(path), machine, calibration)
+            record = read_experiment(path)
+            pairs += pairs_of(record, machine, kept(machine, record.config.runtime))
         except ConfigError as error:  # a damaged one does not hide the others
             left[path.name] = str(error)
     return pairs, left

@@ -49,7 +49,7 @@ class Ground:
         spec: of the model.
         target: device, runtime and the user's limits.
         skills: of the user's earlier experiments, as far as they carry over.
-        calibration: of this machine; None: speed stays unknown.
+        calibration: of the target's runtime on this machine; None: speed stays unknown.
         tokens: of the sequence that memory and speed are for: prompt, and decoded behind it.
         free_bytes: memory that is free.
     """
@@ -164,7 +164,7 @@ def _here(version: Version, ground: Ground) -> Here | None:
     engine: Habits | None = ENGINES.get(ground.target.runtime)
     if engine is None or ground.target.device != "cpu":
         return None
-    known = ground.calibration if engine.name in {"torch", "transformers"} else None
+    known = ground.calibration
     prompt, decoded = ground.tokens
     return on_processor(
         version,

@@ -114,8 +114,7 @@ def _here(versions: list[Version], work: Work, engine: Habits | None) -> tuple[H
     if "cpu" not in engine.vendors:
         return ()
     machine = detect()
-    # What was measured is torch; other engines have other kernels.
-    known = kept(machine) if engine.name in {"torch", "transformers"} else None
+    known = kept(machine, engine.name)
     return tuple(
         on_processor(
             version,

@@ -96,7 +96,7 @@ def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
         registry.load(name)  # a misspelt name is told before a model is fetched
     runs_in = engine(config.runtime)  # everything is measured in it, so it must be here
     progress(0.0, f"finding the model {config.model}")
-    folder = locate(config.model)
+    folder = locate(config.model, progress)
     spec = infer_spec(folder, name=config.model)
     if config.evaluate.chat_template and not has_chat_template(folder):
         raise ConfigError(

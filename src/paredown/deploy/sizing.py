@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from paredown.deploy.package import ServingSettings
 from paredown.errors import ConfigError
 from paredown.hardware.detect import Machine
+from paredown.hardware.engines import ENGINES
+from paredown.spec.cache import Caches, find_caches
 from paredown.spec.model import ModelSpec
-from paredown.spec.sizes import kv_bytes_per_token
 from paredown.spec.units import human_bytes
 
 CACHES: dict[str, float] = {
@@ -45,13 +46,35 @@ class Wishes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Need:
-    """Bytes: of the model alone, and of one token in one slot."""
+    """What serving takes, in bytes.
+
+    Attributes:
+        alone: of the model and of what every server holds.
+        caches: of its layers.
+        element: bytes of a number in the cache.
+        windows: whether a sliding layer keeps its window only.
+    """
 
     alone: float
-    token: float
+    caches: Caches
+    element: float
+    windows: bool
+
+    def cache(self, context: int) -> float:
+        """Of one slot."""
+        return self.caches.nbytes(context, number_bytes=self.element, windows=self.windows)
 
     def of(self, context: int, slots: int) -> float:
-        return self.alone + self.token * context * slots
+        """Of all slots and the model."""
+        return self.alone + slots * self.cache(context)
+
+    def most_context(self, memory: float, slots: int) -> int:
+        """Tokens of each slot that the memory allows; at least 0."""
+        low, high = 0, 1 << 24
+        while high - low > 1:  # with windows it is no straight line
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.of(middle, slots) <= memory else (low, middle)
+        return low
 
 
 def size(
@@ -62,6 +85,7 @@ def size(
     *,
     name: str,
     context: int | None,
+    runtime: str = "llama.cpp",
 ) -> ServingSettings:
     """The settings of a server: as the user wishes, the rest as large as the memory allows.
 
@@ -73,12 +97,13 @@ def size(
         nbytes: of the engine's weights files.
         name: under which the model is listed.
         context: tokens that the model takes; None: not known.
+        runtime: that serves it, for what it keeps of sliding layers.
 
     Raises:
         ConfigError: a wish is out of range, or it does not fit; says what would.
     """
     _check(wishes, context)
-    need = _need(spec, nbytes, wishes.cache)
+    need = _need(spec, nbytes, wishes.cache, runtime)
     memory = wishes.memory_bytes or int(_SHARE * machine.memory_bytes)
     tokens = wishes.context or min(context or CONTEXT, CONTEXT)
     slots = wishes.slots or SLOTS
@@ -107,11 +132,18 @@ def size(
     )  # fmt: skip
 
 
-def _need(spec: ModelSpec, nbytes: int, cache: str | None) -> _Need:
-    element = CACHES[cache or "f16"]
-    token = (kv_bytes_per_token(spec) or 0) / 2 * element
+def _need(spec: ModelSpec, nbytes: int, cache: str | None, runtime: str) -> _Need:
+    engine = ENGINES.get(runtime)
+    windows = engine is not None and engine.windows
+    caches, element = find_caches(spec), CACHES[cache or "f16"]
+    # Behind the window there is room for the tokens that are read at a time.
+    read = caches.nbytes(_BATCH, number_bytes=element) if windows else 0.0
     logits = 4.0 * _BATCH * (spec.vocabulary or 0)
-    return _Need(alone=nbytes + logits + _FIXED, token=token)
+    has_window = any(layer.window is not None for layer in caches.layers)
+    return _Need(
+        alone=nbytes + logits + _FIXED + (read if has_window else 0.0), caches=caches,
+        element=element, windows=windows,
+    )  # fmt: skip
 
 
 def _check(wishes: Wishes, context: int | None) -> None:
@@ -132,7 +164,8 @@ def _check(wishes: Wishes, context: int | None) -> None:
 def _words(need: _Need, tokens: int, slots: int) -> str:
     return (
         f"{human_bytes(need.of(tokens, slots))} = {human_bytes(need.alone)} (weights and buffers) "
-        f"+ {slots} slots x {tokens} tokens x {human_bytes(need.token)}"
+        f"+ {slots} slots x {human_bytes(need.cache(tokens))} ({tokens} tokens"
+        + (f"; its cache is not known: {need.caches.unknown})" if need.caches.unknown else ")")
     )
 
 
@@ -143,7 +176,7 @@ def _too_little(need: _Need, memory: int, tokens: int, slots: int) -> ConfigErro
             f"the model alone needs {human_bytes(need.alone)}; give more memory, or compress more"
         )
     else:
-        fits = int(left / max(need.token, 1.0) / slots)
+        fits = need.most_context(memory, slots)
         mend = f"{fits} tokens for each of {slots} would fit: --context {fits}, or --cache q8_0"
     return ConfigError(
         f"serving needs {_words(need, tokens, slots)}, of {human_bytes(memory)}: {mend}"

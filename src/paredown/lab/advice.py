@@ -5,7 +5,7 @@ Everything is a sentence of the message tables with its values: the same decisio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,7 +32,7 @@ class Sentence:
     """A message by name, with values; a value that is a `Sentence` is said first."""
 
     name: str
-    values: dict[str, object] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

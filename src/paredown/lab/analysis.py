@@ -44,10 +44,11 @@ def analyse(lab: Lab) -> Analysis:
     Raises:
         ConfigError: an unknown device, or the base cannot be measured.
     """
-    if lab.machine.gpus == () and kept(lab.machine) is None:
+    runtime = lab.config.constraints.runtime
+    if runtime in ENGINES and not lab.machine.gpus and kept(lab.machine, runtime) is None:
         with lab.teller.job() as watch:
-            watch("calibrate", 0.0, "measuring what this machine reaches, once")
-            calibrate(lab.machine)
+            watch("calibrate", 0.0, f"measuring what {runtime} reaches on this machine, once")
+            calibrate(lab.machine, runtime)
     matched, target = _matched(lab)
     machine = lab.machine
     return Analysis(

@@ -112,6 +112,7 @@ def deliver(
         machine=machine,
         name=order.name,
         context=bench.base.spec.context,
+        runtime=bench.runtime,
     )
     settings(nbytes=weights_bytes(order.artifact))  # what cannot fit is told before the work
     clock = Clock(bench, scratch, _FOREVER_S, watch)

@@ -1,8 +1,8 @@
 """What this machine really reaches, measured once and kept: bandwidths, compute, fixed costs.
 
 Predictions for other devices start from nominal figures; for this one they start from here. The
-measuring is done by `paredown.runtimes.torch.calibrate` in a process of its own; nothing here
-imports torch.
+measuring is done in a process of its own, of torch by `paredown.runtimes.torch.calibrate`, of an
+engine with files of its own by `paredown.pipeline.calibrating`; nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from paredown.store.atomic import write_json
 from paredown.store.home import home
 
 TIMEOUT_S = 600.0
-_COMMAND = (sys.executable, "-m", "paredown.runtimes.torch.calibrate")
+TORCH = "torch"
+_SAME = {"transformers": TORCH}
+"""Runtimes that compute with another's kernels."""
 
 
 class Calibration(BaseModel):
-    """What torch and transformers reach on this machine's processor."""
+    """What an engine reaches on this machine's processor."""
 
     model_config = ConfigDict(
         frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    runtime: str = TORCH
+    """Engine; transformers computes with torch's kernels."""
     machine: str
     """Id of the machine (`hardware.detect`)."""
     threads: int = Field(ge=1)
@@ -89,10 +93,10 @@ def threads() -> int | None:
     return int(told) if told.isdigit() and int(told) > 0 else None
 
 
-def kept(machine: Machine) -> Calibration | None:
-    """The calibration of this machine with these threads; None where it was never measured, or
-    what was kept is damaged."""
-    path = _path(machine)
+def kept(machine: Machine, runtime: str = TORCH) -> Calibration | None:
+    """The calibration of an engine on this machine with these threads; None where it was never
+    measured, or what was kept is damaged."""
+    path = _path(machine, runtime)
     if not path.is_file():
         return None
     try:
@@ -101,17 +105,28 @@ def kept(machine: Machine) -> Calibration | None:
         return None
 
 
-def calibrate(machine: Machine) -> Calibration:
-    """Measure this machine and keep what was found (half a minute, more where others work too).
+def calibrate(machine: Machine, runtime: str = TORCH) -> Calibration:
+    """Measure an engine on this machine and keep what was found: half a minute for torch, one to
+    two for another, more where others work too.
 
     Raises:
         ConfigError: the measuring process failed, with its last words.
     """
+    runtime = _SAME.get(runtime, runtime)
+    # By name alone: what measures an engine drives it, and stands above this package.
+    module = (
+        ["paredown.runtimes.torch.calibrate"]
+        if runtime == TORCH
+        else ["paredown.pipeline.calibrating", runtime]
+    )
     with tempfile.TemporaryDirectory(prefix="paredown-calibrate-") as folder:
         out = Path(folder) / "found.json"
         try:
             done = subprocess.run(
-                [*_COMMAND, str(out)], capture_output=True, check=False, timeout=TIMEOUT_S
+                [sys.executable, "-m", *module, str(out)],
+                capture_output=True,
+                check=False,
+                timeout=TIMEOUT_S,
             )
         except subprocess.TimeoutExpired:
             raise ConfigError(f"calibrating took more than {TIMEOUT_S:.0f} s; try again when this "
@@ -121,9 +136,11 @@ def calibrate(machine: Machine) -> Calibration:
             last = words[-1] if words else f"exit code {done.returncode}"
             raise ConfigError(f"calibrating failed: {last}")
         found = Calibration.model_validate({**read_json(out), "machine": machine.id})
-    write_json(_path(machine), found.model_dump(mode="json"))
+    write_json(_path(machine, runtime), found.model_dump(mode="json"))
     return found
 
 
-def _path(machine: Machine) -> Path:
-    return home() / "calibration" / f"{machine.id}-{threads() or 'all'}.json"
+def _path(machine: Machine, runtime: str) -> Path:
+    name = _SAME.get(runtime, runtime)
+    which = "" if name == TORCH else f"-{name}"
+    return home() / "calibration" / f"{machine.id}-{threads() or 'all'}{which}.json"

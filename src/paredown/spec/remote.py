@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from paredown.errors import ModelError
 from paredown.spec.headers import CONFIG, known_dtype, read_object_of_model
 from paredown.spec.model import TensorInfo
-from paredown.spec.redact import first_line
+from paredown.spec.redact import first_line, shown
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -89,10 +90,18 @@ def hub_error(name: str, error: Exception) -> ModelError:
             )
         case _:
             text = _refused(told, error) or (
-                f"cannot reach the hub for {told} ({first_line(error)}); check the network, or "
-                "give a local folder"
+                f"cannot reach the hub{_endpoint()} for {told} ({first_line(error)}); check the "
+                "network, or give a local folder"
             )
     return ModelError(text)
+
+
+def _endpoint() -> str:
+    """Where the hub is, if the user has named a mirror; a user or password in it is not shown."""
+    from huggingface_hub import constants
+
+    named = os.environ.get("HF_ENDPOINT")
+    return f" at {shown(constants.ENDPOINT)} (HF_ENDPOINT)" if named else ""
 
 
 def _refused(told: str, error: Exception) -> str | None:

@@ -35,7 +35,8 @@ from paredown.spec.infer import infer_spec
 from paredown.spec.reference import plain_model
 from paredown.spec.strategy import parse_strategy
 from paredown.testing.conformance import MethodConformance
-from paredown.testing.tiny import VOCABULARY, tiny_model, write_byte_tokenizer
+from paredown.testing.tiny import VOCABULARY, tiny_model
+from paredown.text.ascii import write_byte_tokenizer
 from paredown.text.windows import load_tokenizer
 
 TEXTS = ("Hello world", "a  b\tc\n", "1234567890", "x = [i ** 2 for i in y]", "(!?) ~ <|>")

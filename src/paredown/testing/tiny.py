@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from paredown.blocks.skeleton import auto_class
+from paredown.text.ascii import CHARACTERS
 
-VOCABULARY = 128
+VOCABULARY = CHARACTERS
 WIDTH = 64
 MLP_WIDTH = 160
 _LLAMA_LIKE = {
@@ -102,20 +103,6 @@ def tiny_model(
     if tokenizer:
         write_tokenizer(folder)
     return folder
-
-
-def write_byte_tokenizer(folder: Path) -> None:
-    """A byte-level BPE of single ASCII characters, which engines have as well: id = code point."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    letters = bytes_to_unicode()
-    vocabulary = {letters[i]: i for i in range(1, VOCABULARY)} | {"<unk>": 0}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>").save_pretrained(folder)
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -102,7 +102,8 @@ def test_a_file_that_is_none_is_told_with_the_log(tmp_path: Path) -> None:
 @pytest.fixture
 def engine(tmp_path: Path) -> EngineProcess:
     from paredown.runtimes.registry import engine
-    from paredown.testing.tiny import tiny_model, write_byte_tokenizer
+    from paredown.testing.tiny import tiny_model
+    from paredown.text.ascii import write_byte_tokenizer
 
     base = tiny_model(tmp_path / "base", tokenizer=False)
     write_byte_tokenizer(base)

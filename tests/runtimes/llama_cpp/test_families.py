@@ -19,7 +19,8 @@ from paredown.runtimes.registry import engine
 from paredown.runtimes.torch.load import load
 from paredown.spec.infer import infer_spec
 from paredown.testing.runtimes import make
-from paredown.testing.tiny import VOCABULARY, tiny_config, tiny_model, write_byte_tokenizer
+from paredown.testing.tiny import VOCABULARY, tiny_config, tiny_model
+from paredown.text.ascii import write_byte_tokenizer
 from tests.runtimes.llama_cpp.files import numbers as read_numbers
 from tests.runtimes.llama_cpp.files import weights
 
