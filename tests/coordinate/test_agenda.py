@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from paredown.cli.live import _agenda
 from paredown.coordinate.agenda import agenda
 from paredown.coordinate.memory import Beginning
 from paredown.coordinate.setup import Prepared, prepare
+from paredown.hardware.catalogue import shipped
 from paredown.methods import registry
 from paredown.pipeline.disk import cache_note, need_of
 from paredown.spec.run import RunConfig
@@ -66,6 +68,25 @@ def test_it_is_told_in_two_lines_with_what_is_needed_and_what_is_free(tmp_path: 
     assert told.startswith("ahead: up to 1 trial within 1h30m, of ")
     assert "2.0 GB of disk (51.0 GB are free)" in told.splitlines()[1]
     assert "of memory" not in _agenda({**fields, "memory_bytes": None})
+
+
+def test_it_says_on_what_the_base_could_run_and_on_what_not(tmp_path: Path) -> None:
+    ready = prepared(tmp_path)
+    small = agenda(ready, NOTHING, tmp_path, done=0)
+    assert small.serve_devices
+    assert small.serve_not_on == ""
+    spec = ready.base.spec
+    # 27e9 weights of 16 bits: one H100 holds them, one L40S does not.
+    grown = [
+        t.model_copy(update={"shape": (27_000_000, 1000)}) if "embed" in t.name else t
+        for t in spec.tensors
+    ]
+    base = replace(ready.base, spec=spec.with_tensors(grown))
+    large = agenda(replace(ready, base=base), NOTHING, tmp_path, done=0)
+    device = next(d for d in shipped() if d.name == large.serve_not_on)
+    assert 40e9 < device.usable_bytes < 60e9
+    told = _agenda({**plain(large), "memory_free_bytes": 1e9})
+    assert f"one {device.name} is too small; more than the 1.0 GB that are free here)" in told
 
 
 def test_a_cache_that_is_too_small_for_a_pass_is_told_with_one_that_is_not(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from paredown.coordinate.nodes import coordinator
 from paredown.coordinate.setup import Prepared
 from paredown.coordinate.state import Run
 from paredown.coordinate.steering import ASKED, COMMANDS, STOPPED, Steering, outstanding, without
+from paredown.errors import ConfigError
 from paredown.hardware.detect import detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base, Bench
@@ -96,6 +98,29 @@ def test_what_was_asked_for_runs_next_in_the_order_of_asking(tmp_path: Path) -> 
     assert third["policy"] == "grid"
     asked = [e for e in read_events(run.experiment.events.path) if e["event"] == "user"]
     assert [event["in_space"] for event in asked] == [True, False]
+
+
+def test_what_comes_first_is_asked_once_and_never_dropped_in_silence(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    turn_first = Steering(first=["solve(bits=8)", "cut(ratio=0.3)"])
+    turn_first.attach(run.prepared, run.experiment)
+    assert shown(turn(run)) == "solve(bits=8)"
+    again = Steering(first=["solve(bits=8)", "cut(ratio=0.3)"])  # the run was killed and resumed
+    again.attach(run.prepared, run.experiment)
+    assert shown(turn(run)) == "cut(ratio=0.3)"
+    assert commands(run) == ["try", "try"]
+    with pytest.raises(ConfigError, match="do not divide into groups"):
+        Steering(first=["round(group_size=64)"]).attach(run.prepared, run.experiment)
+    many = [f"cut(ratio=0.{n})" for n in (1, 15, 2, 25, 35)]
+    with pytest.raises(ConfigError, match="no episode is left for cut"):
+        Steering(first=many).attach(run.prepared, run.experiment)
+
+
+def test_a_run_that_is_to_stop_measures_the_base_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run = replace(run, steering=Steering(stopped=True))
+    run.steering.attach(run.prepared, run.experiment)
+    assert turn(run)["reason"] == STOPPED
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from paredown.deploy.package import ServingSettings
 from paredown.deploy.sizing import Wishes, size
 from paredown.errors import ConfigError
 from paredown.hardware.detect import Machine
-from paredown.spec.model import ModelSpec
+from paredown.spec.infer import spec_from
+from paredown.spec.model import ModelSpec, tensor_info
 from paredown.spec.reference import plain_model
 from paredown.spec.sizes import kv_bytes_per_token
+from paredown.spec.units import human_bytes
 
 MACHINE = Machine(
     system="s", cpu="c", physical_cores=6, logical_cores=12, memory_bytes=10**10,
@@ -98,3 +100,27 @@ def test_wishes_are_kept_or_refused() -> None:
 def test_wishes_out_of_range(wish: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         size(spec(), NBYTES, replace(Wishes(), **wish), MACHINE, name="m", context=8192)
+
+
+def test_a_sliding_layer_takes_its_window_where_the_engine_keeps_no_more() -> None:
+    """Four layers of windows and two that keep all: 2 x 2 heads x 16 numbers x 2 bytes a token."""
+    kinds = ("sliding", "sliding", "full") * 2
+    text = {"layer_types": [f"{kind}_attention" for kind in kinds], "sliding_window": 512}
+    shape = {
+        "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_size": 64,
+        "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 8192, **text,
+    }  # fmt: skip
+    tensors = [
+        tensor_info(f"model.layers.{i}.self_attn.{n}_proj.weight", "BF16", (rows, 64))
+        for i in range(6) for n, rows in (("q", 64), ("k", 32), ("v", 32))
+    ]  # fmt: skip
+    found = spec_from(shape, tensors, name="windows")
+    token = 2 * 2 * 16 * 2
+
+    slots = 2 * token * (4 * 512 + 2 * 4096)
+    whole = size(found, NBYTES, Wishes(context=4096, slots=2), MACHINE, name="m", context=8192,
+                 runtime="onnxruntime")  # fmt: skip
+    assert f"2 slots x {human_bytes(token * 6 * 4096)} (4096 tokens)" in whole.derived[1]
+    windows = size(found, NBYTES, Wishes(context=4096, slots=2), MACHINE, name="m", context=8192)
+    assert f"2 slots x {human_bytes(slots / 2)} (4096 tokens)" in windows.derived[1]

@@ -60,8 +60,7 @@ def _agenda(fields: dict[str, Any]) -> str:
         )
     if fields.get("serve_bytes"):
         memory += f"; serving the base takes about {human_bytes(fields['serve_bytes'])}"
-        if fields.get("serve_devices"):
-            memory += f" (it could run on {fields['serve_devices']}, too)"
+        memory += _elsewhere(fields)
     return (
         f"ahead: up to {trials}{within}, of {fields['possible']} strategies that can run here "
         f"({fields['policy']}){first}\n"
@@ -69,6 +68,18 @@ def _agenda(fields: dict[str, Any]) -> str:
         f"({human_bytes(fields['disk_free_bytes'])} are free){memory}; "
         "it measures about as long as the base takes, and compresses before that"
     )
+
+
+def _elsewhere(fields: dict[str, Any]) -> str:
+    """Where the base could be served besides, where not, and whether there is room for it here."""
+    found = []
+    if fields.get("serve_devices"):
+        found.append(f"it could run on {fields['serve_devices']}, too")
+    if fields.get("serve_not_on"):
+        found.append(f"one {fields['serve_not_on']} is too small")
+    if fields["serve_bytes"] > fields["memory_free_bytes"]:
+        found.append(f"more than the {human_bytes(fields['memory_free_bytes'])} that are free here")
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _final(fields: dict[str, Any]) -> str:

@@ -47,6 +47,8 @@ class Agenda(BaseModel):
     """Of the process that measures the base, estimated; None where it cannot be said."""
     serve_devices: str = ""
     """The cheapest to rent that would serve the base, for those who look for more."""
+    serve_not_on: str = ""
+    """The largest device of which one is too small for the base; empty where each would do."""
 
 
 def agenda(prepared: Prepared, begins: Beginning, out: Path, *, done: int) -> Agenda:
@@ -64,7 +66,8 @@ def agenda(prepared: Prepared, begins: Beginning, out: Path, *, done: int) -> Ag
     )
     engine = ENGINES.get(config.runtime)
     served = None if engine is None else serving_memory(base, work, engine, on_gpu=False).total
-    fits, _ = match([base], [(device, usual(device)) for device in shipped()], work)
+    fits, refused = match([base], [(device, usual(device)) for device in shipped()], work)
+    small = [f.device for f in fits if f.layout.devices > 1] + [r.device for r in refused]
     return Agenda(
         trials=max(config.episodes - done, 0),
         hours=config.budget_h,
@@ -77,4 +80,5 @@ def agenda(prepared: Prepared, begins: Beginning, out: Path, *, done: int) -> Ag
         memory_free_bytes=prepared.machine.available_bytes,
         serve_bytes=None if served is None else round(served.value),
         serve_devices=fits[0].words if fits else "",
+        serve_not_on=max(small, key=lambda d: d.usable_bytes).name if small else "",
     )

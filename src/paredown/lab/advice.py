@@ -102,7 +102,8 @@ def faults(exchanges: tuple[Exchange, ...]) -> int:
 def asked(limit: Limit) -> Sentence:
     """The bound, in words."""
     name = "at_least" if limit.field in _AT_LEAST else "at_most"
-    return Sentence(name, {"value": amount(limit, limit.bound)})
+    shape = "{:g} pt" if limit.unit == "pt" else _UNITS[limit.field].replace(".3g", "g")
+    return Sentence(name, {"value": shape.format(limit.bound)})
 
 
 def seen(limit: Limit) -> Sentence | str:
@@ -251,7 +252,7 @@ def _monitors(case: Case) -> Iterator[Monitor]:
     if text is not None:
         yield Monitor(
             what=Sentence("monitor_quality"), how=Sentence("monitor_quality_how"),
-            usual=f"{text.name} {text.value:.4g}", alarm=_worst(case),
+            usual=f"{text.name} {text.value:.4g}", alarm=_worst(case, text.name),
         )  # fmt: skip
     yield Monitor(
         what=Sentence("monitor_errors"), how=Sentence("monitor_errors_how"), usual="0",
@@ -274,7 +275,14 @@ def _memory(case: Case, result: TrialResult) -> Monitor | None:
     )  # fmt: skip
 
 
-def _worst(case: Case) -> Sentence | str:
+def _worst(case: Case, name: str) -> Sentence | str:
     """Where the loss of quality is no longer what was accepted."""
     found = next((one for one in case.made.limits if one.field == "max_accuracy_loss"), None)
-    return Sentence("monitor_any") if found is None else f"-{amount(found, found.bound)}"
+    base = case.made.baseline.value("perplexity")
+    if found is None:
+        return Sentence("monitor_any")
+    if found.unit == "pt":
+        return f"-{found.bound:g} pt"
+    if name == "perplexity" and base is not None:
+        return f"{name} {base * (1 + found.bound / 100):.4g}"
+    return f"{name} {1 - found.bound / 100:.4g}"
