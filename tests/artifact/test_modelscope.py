@@ -59,7 +59,6 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
         "modelscope", "modelscope.hub", "modelscope.hub.snapshot_download", "modelscope.hub.api",
         "modelscope.hub.errors",
     )}  # fmt: skip
-    modules["modelscope.hub"].snapshot_download = modules["modelscope.hub.snapshot_download"]  # type: ignore[attr-defined]
     modules["modelscope.hub.snapshot_download"].snapshot_download = found.snapshot_download  # type: ignore[attr-defined]
     modules["modelscope.hub.api"].HubApi = lambda: found  # type: ignore[attr-defined]
     modules["modelscope.hub.errors"].HubError = HubError  # type: ignore[attr-defined]

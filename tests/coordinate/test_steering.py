@@ -14,7 +14,15 @@ import pytest
 from paredown.coordinate.nodes import coordinator
 from paredown.coordinate.setup import Prepared
 from paredown.coordinate.state import Run
-from paredown.coordinate.steering import ASKED, COMMANDS, STOPPED, Steering, outstanding, without
+from paredown.coordinate.steering import (
+    ASKED,
+    COMMANDS,
+    ONLY_BASE,
+    STOPPED,
+    Steering,
+    outstanding,
+    without,
+)
 from paredown.errors import ConfigError
 from paredown.hardware.detect import detect
 from paredown.methods import registry
@@ -118,9 +126,9 @@ def test_what_comes_first_is_asked_once_and_never_dropped_in_silence(tmp_path: P
 
 def test_a_run_that_is_to_stop_measures_the_base_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    run = replace(run, steering=Steering(stopped=True))
+    run = replace(run, steering=Steering(only_base=True))
     run.steering.attach(run.prepared, run.experiment)
-    assert turn(run)["reason"] == STOPPED
+    assert turn(run)["reason"] == ONLY_BASE
 
 
 @pytest.mark.parametrize(

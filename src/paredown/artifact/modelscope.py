@@ -34,11 +34,11 @@ def fetch(name: str, progress: Progress = unheard) -> Path:
     repo, revision = split_revision(name.removeprefix(PREFIX))
     if repo.count("/") != 1 or not all(repo.split("/")):
         raise ModelError(f"{name[:80]!r} is no name of ModelScope; write {PREFIX}OWNER/NAME")
-    api = _library(name)
+    download = _downloader(name)
     asked: dict[str, Any] = {
         "revision": revision, "allow_patterns": WANTED, "ignore_patterns": UNWANTED
     }  # fmt: skip
-    if (here := _cached(api, repo, asked)) is not None:
+    if (here := _cached(download, repo, asked)) is not None:
         return here
     if offline():
         raise ModelError(
@@ -47,7 +47,7 @@ def fetch(name: str, progress: Progress = unheard) -> Path:
         )
     try:
         _require_room(name, repo, revision, progress)
-        return Path(api.snapshot_download(repo, **asked))
+        return Path(download(repo, **asked))
     except _errors() as error:
         raise ModelError(
             f"ModelScope does not give {name!r} ({first_line(error)}); check the name and the "
@@ -55,10 +55,10 @@ def fetch(name: str, progress: Progress = unheard) -> Path:
         ) from None
 
 
-def _cached(api: Any, repo: str, asked: dict[str, Any]) -> Path | None:
+def _cached(download: Any, repo: str, asked: dict[str, Any]) -> Path | None:
     """The complete snapshot in the library's cache, if there is one."""
     try:
-        here = Path(api.snapshot_download(repo, local_files_only=True, **asked))
+        here = Path(download(repo, local_files_only=True, **asked))
         read_headers(here)
     except (ModelError, *_errors()):  # it is not here, or not all of it
         return None
@@ -73,9 +73,10 @@ def _errors() -> tuple[type[Exception], ...]:
     return hub, OSError, ValueError
 
 
-def _library(name: str) -> Any:
+def _downloader(name: str) -> Any:
+    """The library's `snapshot_download`."""
     try:
-        from modelscope.hub import snapshot_download
+        from modelscope.hub.snapshot_download import snapshot_download
     except ImportError:
         raise MissingExtraError(f"model {name!r}", "modelscope", "modelscope") from None
     return snapshot_download

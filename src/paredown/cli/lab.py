@@ -31,6 +31,10 @@ _TITLES: dict[Stage, str] = {
 }
 
 
+_OF_A_SEARCH = ("coordinator", "agenda")
+"""Events that tell how a search will choose: here it was chosen the stage before."""
+
+
 def lab(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="YAML with the model and its constraints.")
@@ -112,7 +116,7 @@ class LabProgress(Teller):
         from paredown.cli.live import RunProgress
 
         with RunProgress(self.console, config.episodes, config.objectives) as progress:
-            yield progress
+            yield lambda event, fields: None if event in _OF_A_SEARCH else progress(event, fields)
 
     @contextmanager
     def job(self) -> Iterator[StageProgress]:

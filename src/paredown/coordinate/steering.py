@@ -32,6 +32,7 @@ from paredown.store.experiment import Begun, Experiment, read_experiment
 USER = "user"
 """The event of a command, and the policy of what the user asked for."""
 STOPPED = "stopped by the user (stop); continue with --resume"
+ONLY_BASE = "only the uncompressed model was asked for"
 ASKED = "asked for by the user"
 COMMANDS: dict[str, str] = {
     "try STRATEGY": "run it next, such as: try gptq(bits=3)",
@@ -155,17 +156,19 @@ class Steering:
     Attributes:
         paused: whether the run waits, or will after the running episode.
         stopped: whether it will end after the running episode.
+        reason: why, where it does.
     """
 
-    def __init__(self, *, first: Sequence[str] = (), stopped: bool = False) -> None:
+    def __init__(self, *, first: Sequence[str] = (), only_base: bool = False) -> None:
         """
         Args:
             first: strategies to run before anything else, as if `try` had been said of each before
                 the run began; those that were run already are not run again.
-            stopped: whether the run ends once the base is measured.
+            only_base: whether the run ends once the base is measured; it may be resumed.
         """
         self.paused = False
-        self.stopped = stopped
+        self.stopped = only_base
+        self.reason = ONLY_BASE if only_base else STOPPED
         self._first = tuple(first)
         self._prepared: Prepared | None = None
         self._experiment: Experiment | None = None

@@ -10,7 +10,7 @@ from paredown.coordinate import budget
 from paredown.coordinate.crew import Assigned
 from paredown.coordinate.interrupt import REASON
 from paredown.coordinate.state import Run
-from paredown.coordinate.steering import STOPPED, USER, decide, outstanding, without
+from paredown.coordinate.steering import USER, decide, outstanding, without
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.search.base import Action, Budget, Decision, end
@@ -38,7 +38,7 @@ def next_trials(run: Run, results: Results, count: int) -> tuple[Assigned, ...]:
     begun = run.experiment.in_flight()
     last = max((r.episode for r in results), default=0)
     if is_ending(run):
-        reason = REASON if run.interrupt.asked else STOPPED
+        reason = REASON if run.interrupt.asked else run.steering.reason
         return (Assigned(episode=last + 1, decision=end(reason, policy=USER)),)
     under_way = {assigned.episode for assigned in run.crew.under_way}
     again = [

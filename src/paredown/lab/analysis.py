@@ -71,7 +71,7 @@ def measure_base(lab: Lab) -> TrialResult:
             output_dir=lab.experiments,
             resume=is_experiment(lab.experiments / name),
             listen=listen,
-            steering=Steering(stopped=True),
+            steering=Steering(only_base=True),
         )
     if record.baseline is None:  # stopped at once before it was measured
         raise KeyboardInterrupt

@@ -126,12 +126,13 @@ def stage_named(word: str) -> Stage:
 
 
 def _open(config: LabConfig, folder: Path, teller: Teller) -> Lab:
-    place = locate(config.model)
     with teller.job() as watch:
-        base = open_base(
-            config.model, place, infer_spec(place, name=config.model),
-            lambda share, message: watch("check", share, message),
-        )  # fmt: skip
+
+        def tell(share: float, message: str) -> None:
+            watch("check", share, message)
+
+        place = locate(config.model, tell)
+        base = open_base(config.model, place, infer_spec(place, name=config.model), tell)
     return Lab(config=config, folder=folder, base=base, machine=detect(), teller=teller)
 
 

@@ -213,7 +213,8 @@ class RunConfig(BaseModel):
     )
 
     model: Annotated[str, Option("--model", "-m", panel=COMMON)]
-    """Local folder, hub name, or `demo` (built in)."""
+    """Local folder, hub name (`OWNER/NAME@REVISION`), `modelscope:OWNER/NAME`, or `demo` (built
+    in)."""
     data: Annotated[str, Option("--data", "-d", panel=COMMON, repeat=True, complete="data")] = (
         "pydoc"
     )
