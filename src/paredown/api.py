@@ -213,7 +213,7 @@ def compress(
     target = Target(device=choose_device(device, detect()), runtime=runtime)
     with LocalExecutor() as executor:
         executor.start()  # torch is imported there while the request is checked here
-        folder = locate(model)
+        folder = locate(model, _checking(watch))
         spec = infer.infer_spec(folder, name=model)
         registry.check(canonical, spec, target)
         needs = [calibration_need(calibration)] if registry.reads_data(canonical) else []
@@ -276,7 +276,7 @@ def evaluate(
     target = choose_device(device, detect())
     with LocalExecutor() as executor, tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         executor.start()
-        folder = locate(str(model))
+        folder = locate(str(model), _checking(watch))
         base_model = _base_of(
             folder, base or str(model), is_given=base is not None, progress=_checking(watch)
         )

@@ -23,8 +23,9 @@ from paredown.lab.advice import (
     faults,
     seen,
 )
-from paredown.lab.checkpoints import Candidate, Design, Expectation, Place
+from paredown.lab.checkpoints import Candidate, Design, Place
 from paredown.lab.languages import Words
+from paredown.lab.numbers import Shown, paired
 from paredown.lab.pages import Block, Bullets, Document, Section, Table
 from paredown.pipeline.messages import Answered
 from paredown.spec.lab import Language
@@ -58,6 +59,7 @@ class _Writer:
     def __init__(self, story: Story, words: Words) -> None:
         self.story, self.case, self.words = story, story.case, words
         self.advice: Advice = advise(story.case)
+        self.shown = Shown(self.words)
 
     def document(self) -> Document:
         """All sections, in their order."""
@@ -127,14 +129,15 @@ class _Writer:
 
     def _model(self) -> Iterable[Block]:
         model, words = self.case.analysis.model, self.words
-        heads = f"{self._known(model.heads)} ({self._known(model.kv_heads)})"
+        heads = f"{self.shown.known(model.heads)} ({self.shown.known(model.kv_heads)})"
         cache = model.cache_bytes_per_token
         facts: list[tuple[str, str]] = [
             ("name", model.name), ("architecture", f"{model.architecture} ({model.family})"),
             ("parameters", human_count(model.parameters)),
-            ("layers", self._known(model.layers)), ("width", self._known(model.hidden_size)),
-            ("heads", heads), ("vocabulary", self._known(model.vocabulary)),
-            ("context", self._known(model.context)), ("dtype", model.dtype),
+            ("layers", self.shown.known(model.layers)),
+            ("width", self.shown.known(model.hidden_size)),
+            ("heads", heads), ("vocabulary", self.shown.known(model.vocabulary)),
+            ("context", self.shown.known(model.context)), ("dtype", model.dtype),
             ("size", human_bytes(model.weight_bytes)),
             ("cache", words("unknown") if cache is None else human_bytes(cache)),
             ("hash", model.sha256),
@@ -147,9 +150,6 @@ class _Writer:
         )
         if model.unknown:
             yield words("facts_unknown", facts=", ".join(model.unknown))
-
-    def _known(self, value: int | None) -> str:
-        return self.words("unknown") if value is None else str(value)
 
     def _hardware(self) -> Iterable[Block]:
         analysis, words = self.case.analysis, self.words
@@ -169,8 +169,8 @@ class _Writer:
                 self._columns("version", "size", "memory", "fits", "per_token"),
                 tuple(
                     (
-                        one.version, human_bytes(one.nbytes), self._bytes(one.memory_bytes),
-                        self._yes(one.fits), self._ms(one.tpot_s),
+                        one.version, human_bytes(one.nbytes), self.shown.nbytes(one.memory_bytes),
+                        self.shown.yes(one.fits), self.shown.ms(one.tpot_s),
                     )
                     for one in analysis.here
                 ),
@@ -188,17 +188,9 @@ class _Writer:
         return (
             place.version, human_bytes(place.nbytes),
             place.devices + (" *" if place.is_target else ""), place.runtime,
-            self._bytes(place.memory_bytes), self._ms(place.ttft_s), self._ms(place.tpot_s), rent,
+            self.shown.nbytes(place.memory_bytes), self.shown.ms(place.ttft_s),
+            self.shown.ms(place.tpot_s), rent,
         )  # fmt: skip
-
-    def _bytes(self, value: float | None) -> str:
-        return self.words("unknown") if value is None else human_bytes(value)
-
-    def _ms(self, seconds: float | None) -> str:
-        return self.words("unknown") if seconds is None else f"{1e3 * seconds:.3g} ms"
-
-    def _yes(self, value: bool | None) -> str:
-        return self.words("unknown" if value is None else "fits_yes" if value else "fits_no")
 
     def _strategy(self) -> Iterable[Block]:
         design, words = self.story.design, self.words
@@ -226,17 +218,9 @@ class _Writer:
         )
         return (
             one.strategy, human_bytes(one.size_bytes), times(one.ratio),
-            self._bytes(one.memory_bytes), self._interval(one.speedup, "x"),
-            self._interval(one.perplexity_ratio, ""), one.known_from, limits,
+            self.shown.nbytes(one.memory_bytes), self.shown.interval(one.speedup, "x"),
+            self.shown.interval(one.perplexity_ratio, ""), one.known_from, limits,
         )  # fmt: skip
-
-    def _interval(self, found: Expectation | None, unit: str) -> str:
-        if found is None:
-            return self.words("unknown")
-        value = f"{found.value:.3g}{unit}"
-        if found.low == found.high:
-            return value
-        return f"{value} ({found.low:.3g} – {found.high:.3g})"  # noqa: RUF001
 
     def _effect(self) -> Iterable[Block]:
         made, words = self.case.made, self.words
@@ -265,28 +249,27 @@ class _Writer:
         agree, kl = result.value("top1_agreement"), result.value("kl")
         is_base = result.episode == 0
         return (
-            self._label(result), self._bytes(result.value("size")), times(ratio(result, base)),
+            self._label(result), self.shown.nbytes(result.value("size")),
+            times(ratio(result, base)),
             "0" if is_base else signed_percent(loss(result, base)),
-            "0" if is_base else self._number(kl, "{:.3g}"),
-            "0" if is_base or agree is None else f"{100 * (1 - agree):.1f} %",
-            self._number(result.latency_ms, "{:.3g}"),
+            "0" if is_base else self.shown.number(kl, "{:.3g}"),
+            "0" if is_base
+            else self.shown.number(None if agree is None else 100 * (1 - agree), "{:.1f} %"),
+            self.shown.number(result.latency_ms, "{:.3g}"),
             "1.00x" if is_base else times(speedup(result, base)),
-            self._bytes(result.value("peak_memory")),
+            self.shown.nbytes(result.value("peak_memory")),
         )  # fmt: skip
-
-    def _number(self, value: float | None, shape: str) -> str:
-        return self.words("not_measured") if value is None else shape.format(value)
 
     def _predicted(self, expected: Candidate, result: TrialResult) -> Table:
         base, words = self.case.made.baseline, self.words
         text = result.value("perplexity_ratio")
         rows = (
-            ("size", human_bytes(expected.size_bytes), self._bytes(result.value("size"))),
-            ("memory", self._bytes(expected.memory_bytes),
-             self._bytes(result.value("peak_memory"))),
-            ("speedup", self._interval(expected.speedup, "x"), times(speedup(result, base))),
-            ("quality", self._interval(expected.perplexity_ratio, ""),
-             self._number(text, "{:.3f}")),
+            ("size", human_bytes(expected.size_bytes), self.shown.nbytes(result.value("size"))),
+            ("memory", self.shown.nbytes(expected.memory_bytes),
+             self.shown.nbytes(result.value("peak_memory"))),
+            ("speedup", self.shown.interval(expected.speedup, "x"), times(speedup(result, base))),
+            ("quality", self.shown.interval(expected.perplexity_ratio, ""),
+             self.shown.number(text, "{:.3f}")),
         )  # fmt: skip
         return Table(
             self._columns("quantity", "expected", "measured"),
@@ -341,14 +324,14 @@ class _Writer:
             yield words(
                 "deployment_serving", slots=served.slots, context=served.context,
                 threads=served.threads, memory=human_bytes(served.memory_bytes),
-                peak=self._bytes(served.peak_bytes),
+                peak=self.shown.nbytes(served.peak_bytes),
             )  # fmt: skip
         if found.pairs:
             yield words("deployment_pairs")
             yield Table(
                 self._columns("quantity", "package", "base", "of_base"),
                 tuple(
-                    (p.name, _paired(p.package, p.unit), _paired(p.base, p.unit), times(p.ratio))
+                    (p.name, paired(p.package, p.unit), paired(p.base, p.unit), times(p.ratio))
                     for p in found.pairs
                 ),
             )
@@ -395,10 +378,6 @@ class _Writer:
 def _speed(answers: Iterable[Answered]) -> str:
     found = [one.tokens / one.seconds for one in answers if one.seconds]
     return f"{median(found):.1f}" if found else "-"
-
-
-def _paired(value: float, unit: str) -> str:
-    return human_bytes(value) if unit == "bytes" else f"{value:.3g} {unit}"
 
 
 def _command(*words: str) -> str:
