@@ -57,8 +57,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         path = unquote(self.path.partition("?")[0]).strip("/")
         if path.startswith("api/models/"):
-            repo, _, rest = path.removeprefix("api/models/").partition("/revision/")
-            self._listing(repo, rest or "main", body=body)
+            path = path.removeprefix("api/models/")
+            kind = "tree" if "/tree/" in path else "revision"
+            repo, _, rest = path.partition(f"/{kind}/")
+            self._listing(repo, rest or "main", kind, body=body)
             return
         repo, _, rest = path.partition("/resolve/")
         revision, _, name = rest.partition("/")
@@ -75,21 +77,26 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _listing(self, repo: str, revision: str, *, body: bool) -> None:
+    def _listing(self, repo: str, revision: str, kind: str, *, body: bool) -> None:
         if self._refused(repo, revision):
             return
         files = sorted(p for p in self.server.models[repo].iterdir() if p.is_file())
+        tree = [
+            {"type": "file", "path": p.name, "oid": _digest(p), "size": self._size(p)}
+            for p in files
+        ]  # fmt: skip
         document = {
             "id": repo, "modelId": repo, "sha": COMMIT, "private": False, "tags": [],
             "downloads": 0, "likes": 0,
             "siblings": [
-                {"rfilename": p.name, "blobId": _digest(p),
-                 "size": self.server.claims.get(p.name, p.stat().st_size)}
-                for p in files
+                {"rfilename": p.name, "blobId": _digest(p), "size": self._size(p)} for p in files
             ],
         }  # fmt: skip
-        kind = {"Content-Type": "application/json"}
-        self._send(200, json.dumps(document).encode(), kind, body=body)
+        text = json.dumps(tree if kind == "tree" else document)
+        self._send(200, text.encode(), {"Content-Type": "application/json"}, body=body)
+
+    def _size(self, path: Path) -> int:
+        return self.server.claims.get(path.name, path.stat().st_size)
 
     def _file(self, repo: str, revision: str, name: str, *, body: bool) -> None:
         if self._refused(repo, revision):

@@ -9,19 +9,24 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import constants
+from safetensors.numpy import load_file, save_file
 
 from paredown.artifact.source import locate, spec_of
 from paredown.errors import ModelError
-from paredown.testing.tiny import tiny_model
 from tests.artifact import hub_server
 from tests.artifact.hub_server import COMMIT, HubServer
+from tests.coordinate.fake_run import write_model
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("hub") / "model")
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    write_model(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
 
 
 @pytest.fixture
@@ -32,6 +37,8 @@ def hub(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield server
 
@@ -60,10 +67,8 @@ def test_a_large_model_sends_its_header_alone(hub: HubServer, tmp_path: Path, wh
     folder.mkdir()
     config = json.loads((whole / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config))
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(whole / "model.safetensors")
-    grown = {**tensors, "extra.weight": next(iter(tensors.values())).new_zeros(1000, 1500)}
+    grown = {**tensors, "extra.weight": np.zeros((1000, 1500), dtype=np.float32)}
     save_file(grown, folder / "model.safetensors")
     hub.models["owner/large"] = folder
     spec_of("owner/large")

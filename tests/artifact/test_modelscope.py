@@ -11,7 +11,7 @@ import pytest
 
 from paredown.artifact.source import is_hub_name, locate, spec_of
 from paredown.errors import ConfigError, ModelError
-from paredown.testing.tiny import tiny_model
+from tests.coordinate.fake_run import write_model
 
 
 class HubError(Exception):
@@ -54,7 +54,8 @@ class Library:
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
-    found = Library(tiny_model(tmp_path / "m"))
+    write_model(tmp_path / "m")
+    found = Library(tmp_path / "m")
     modules = {name: ModuleType(name) for name in (
         "modelscope", "modelscope.hub", "modelscope.hub.snapshot_download", "modelscope.hub.api",
         "modelscope.hub.errors",

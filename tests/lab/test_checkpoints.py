@@ -67,7 +67,7 @@ def test_what_differs_is_named() -> None:
     ("text", "words"),
     [
         ("model: demo\nconstraints:\n  max_memry_gb: 2\n",
-         r"line 2: no setting 'constraints.max_memry_gb'; did you mean 'max_memory_gb'"),
+         r"line 3: no setting 'constraints.max_memry_gb'; did you mean 'max_memory_gb'"),
         ("constraints: {}\n", "line 1: model is missing"),
         ("model: demo\ntrials: 99\n", r"line 2: trials = 99"),
         ("model: demo\nlang: fr\n", r"line 2: lang = 'fr'"),

@@ -136,9 +136,11 @@ def _why_not_here(name: str) -> str:
 
     repo, revision = split_revision(name)
     cache = Path(constants.HF_HUB_CACHE)
-    kept = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
+    storage = cache / f"models--{repo.replace('/', '--')}"
+    kept, ref = storage / "snapshots", storage / "refs" / (revision or "main")
+    commit = ref.read_text().strip() if ref.is_file() else revision
     forbidden = "and HF_HUB_OFFLINE is set, which forbids asking the hub; unset it"
-    if _snapshot(name) is not None:
+    if commit is not None and (kept / commit).is_dir():
         return (
             f"{name!r} is in the local cache ({cache}) without all of its weights, {forbidden} to "
             "fetch the rest"

@@ -35,8 +35,10 @@ def remote_headers(
     repo, revision = split_revision(name)
     try:
         api = HfApi(token=token)
-        files = api.get_safetensors_metadata(repo, revision=revision).files_metadata
+        # The config first: of a model that is not there, or gated, the other call says no more than
+        # that it has no safetensors files.
         config = read_object_of_model(Path(api.hf_hub_download(repo, CONFIG, revision=revision)))
+        files = api.get_safetensors_metadata(repo, revision=revision).files_metadata
     except hub_errors() as error:
         raise hub_error(name, error) from None
     tensors = (
