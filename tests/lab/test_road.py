@@ -23,7 +23,6 @@ from paredown.spec.reference import plain_model
 from paredown.store.atomic import write_json
 from paredown.store.experiment import read_experiment
 from paredown.store.home import home
-from paredown.testing.tiny import tiny_model
 from tests.coordinate.fake_run import write_model
 from tests.lab import samples
 from tests.samples import CALIBRATION, EVALUATE, write_text_file
@@ -164,6 +163,8 @@ def test_a_stage_alone_is_redone_and_no_other(go: Go) -> None:
 @pytest.mark.slow
 def test_a_whole_road_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Analysis with a baseline, two strategies in one experiment, answers, and the report."""
+    from paredown.testing.tiny import tiny_model
+
     model = tiny_model(tmp_path / "model")
     text = write_text_file(tmp_path / "text.txt")
     rates = dict.fromkeys(
