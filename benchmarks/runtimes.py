@@ -138,7 +138,7 @@ def count_differing(artifact: Path, runtime: str, package: Path) -> tuple[int, i
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.artifact.compressed_tensors import read_packed, read_schemes
-    from paredown.ops.affine import dequantize
+    from paredown.ops.grids import dequantize
 
     checkpoint = Checkpoint(artifact)
     written = WRITTEN[runtime](checkpoint, package)

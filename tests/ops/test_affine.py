@@ -16,6 +16,7 @@ from paredown.ops.affine import (
     fit_grid,
     quantize,
     require_finite,
+    short_scale,
     stored_scale,
 )
 
@@ -320,3 +321,26 @@ def test_a_subnormal_scale_never_clips_a_step() -> None:
     # A step in 3: 7 instead of 7.49 clips 7 %, which is less than one of three steps.
     assert float(stored_scale(ideal[4], torch.float16, 3)) / smallest == 7.0
     assert torch.equal(stored_scale(ideal + 1, torch.float16, 255), (ideal + 1).half())
+
+
+@pytest.mark.parametrize("bits", [4, 5])
+def test_short_scales_have_half_precision_minima(bits: int) -> None:
+    """A scale times any zero-point is exact in half precision, at next to no cost."""
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(bits)) * 0.05 + 0.01
+    errors = {}
+    for scale_bits in (None, 11 - bits):
+        grid = fit_grid(
+            weight, bits=bits, group_size=32, symmetric=False, scale_dtype=torch.bfloat16,
+            steps=20, scale_bits=scale_bits,
+        )  # fmt: skip
+        errors[scale_bits] = (dequantize(quantize(weight, grid), grid) - weight).square().mean()
+        products = grid.scale.double()[..., None] * torch.arange(2**bits)
+        exact = bool((products.half().double() == products).all())
+        assert exact is (scale_bits is not None)
+    assert errors[11 - bits] < 1.02 * errors[None]
+
+
+def test_a_short_scale_by_hand() -> None:
+    # 0.1 is 1.6 x 2^-4; with three bits, 1.5 x 2^-4. Far down, what counts is 2^-24.
+    found = short_scale(torch.tensor([0.1, 1.0, 0.0, 2.0**-23 * 1.3]), 3)
+    assert found.tolist() == [0.09375, 1.0, 2.0**-24, 3 * 2.0**-24]

@@ -2,7 +2,8 @@
 
 Plain transformers and vLLM read it. Per quantized layer it stores `weight_packed` (int32 words),
 `weight_scale`, for asymmetric grids `weight_zero_point` (packed along the rows), and
-`weight_shape`.
+`weight_shape`. Of layers on two-level grids, which only `paredown.load` and llama.cpp read,
+`weight_packed` holds llama.cpp's super-blocks (uint8), scales included.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from torch import Tensor
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.errors import ModelError
 from paredown.ops.affine import Grid
+from paredown.ops.grids import AnyGrid
 from paredown.ops.packing import pack, unpack
-from paredown.spec.scheme import Scheme
+from paredown.ops.superblock_bytes import pack_superblocks, unpack_superblocks
+from paredown.ops.superblocks import SuperGrid
+from paredown.spec.packed import SCALE_BITS, SUPERBLOCK_STRATEGY
+from paredown.spec.scheme import GridKind, Scheme
 
 STANDARD = "compressed-tensors"
 OWN = "paredown"
@@ -25,8 +30,13 @@ OWN = "paredown"
 without `quant_method`, which makes other loaders refuse instead of leaving those parts random."""
 
 
-def packed_tensors(name: str, codes: Tensor, grid: Grid) -> dict[str, Tensor]:
+def packed_tensors(name: str, codes: Tensor, grid: AnyGrid) -> dict[str, Tensor]:
     """The stored tensors of one quantized layer, by full name."""
+    if isinstance(grid, SuperGrid):
+        return {
+            f"{name}.weight_packed": pack_superblocks(codes, grid),
+            f"{name}.weight_shape": torch.tensor(codes.shape, dtype=torch.int64),
+        }
     tensors = {
         f"{name}.weight_packed": pack(codes, grid.bits),
         f"{name}.weight_scale": grid.scale.contiguous(),
@@ -39,14 +49,17 @@ def packed_tensors(name: str, codes: Tensor, grid: Grid) -> dict[str, Tensor]:
     return tensors
 
 
-def read_packed(checkpoint: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, Grid]:
+def read_packed(checkpoint: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, AnyGrid]:
     """Codes and grid of one quantized layer: the reverse of `packed_tensors`."""
+    if scheme.kind is GridKind.SUPERBLOCK:
+        return unpack_superblocks(checkpoint.read(f"{name}.weight_packed"), scheme.bits)
     reader = PackedReader(checkpoint, name, scheme)
     return reader.rows(0, reader.shape[0])
 
 
 class PackedReader:
-    """A quantized layer read some rows at a time: a vocabulary is larger than all blocks' memory.
+    """A layer on an affine grid, some rows at a time: a vocabulary is larger than all blocks'
+    memory.
 
     Attributes:
         shape: (rows, width) of the matrix.
@@ -86,15 +99,7 @@ def quantization_config(
         names = [name for name, other in schemes.items() if other == scheme]
         groups[f"group_{i}"] = {
             "targets": ["Linear"] if len(distinct) == 1 else names,
-            "weights": {
-                "num_bits": scheme.bits,
-                "type": "int",
-                "symmetric": scheme.symmetric,
-                "strategy": "channel" if scheme.group_size < 0 else "group",
-                "group_size": None if scheme.group_size < 0 else scheme.group_size,
-                "dynamic": False,
-                "observer": "minmax",
-            },
+            "weights": _weights(scheme),
             "input_activations": None,
             "output_activations": None,
             "format": "pack-quantized",
@@ -106,6 +111,39 @@ def quantization_config(
         "ignore": ignored,
         "kv_cache_scheme": None,
     }
+
+
+def _weights(scheme: Scheme) -> dict[str, Any]:
+    """What the config says of the weights on a scheme."""
+    strategy = "channel" if scheme.group_size < 0 else "group"
+    if scheme.kind is GridKind.SUPERBLOCK:
+        strategy = SUPERBLOCK_STRATEGY
+    short = (
+        {} if scheme.scale_bits is None else {"observer_kwargs": {SCALE_BITS: scheme.scale_bits}}
+    )
+    return {
+        "num_bits": scheme.bits,
+        "type": "int",
+        "symmetric": scheme.symmetric,
+        "strategy": strategy,
+        "group_size": None if scheme.group_size < 0 else scheme.group_size,
+        "dynamic": False,
+        "observer": "minmax",
+        **short,
+    }
+
+
+def _scheme(name: str, weights: dict[str, Any]) -> Scheme:
+    """The reverse of `_weights`."""
+    strategy = weights["strategy"]
+    if weights["type"] != "int" or strategy not in {"group", "channel", SUPERBLOCK_STRATEGY}:
+        raise ModelError(f"{name}: {weights['type']}/{strategy} is not read here")
+    if strategy == SUPERBLOCK_STRATEGY:
+        return Scheme.superblock(weights["num_bits"])
+    size = weights["group_size"] if strategy == "group" else -1
+    is_short = SCALE_BITS in (weights.get("observer_kwargs") or {})
+    kind = GridKind.SHORT if is_short else GridKind.AFFINE
+    return Scheme(weights["num_bits"], size, weights["symmetric"], kind)
 
 
 def read_schemes(checkpoint: Checkpoint) -> dict[str, Scheme]:
@@ -126,11 +164,7 @@ def read_schemes(checkpoint: Checkpoint) -> dict[str, Scheme]:
         found = [g for g in groups if _targeted(name, g["targets"])]
         if len(found) != 1:
             raise ModelError(f"{name}: {len(found)} quantization groups apply, there must be one")
-        weights = found[0]["weights"]
-        if weights["type"] != "int" or weights["strategy"] not in {"group", "channel"}:
-            raise ModelError(f"{name}: {weights['type']}/{weights['strategy']} is not read here")
-        size = weights["group_size"] if weights["strategy"] == "group" else -1
-        schemes[name] = Scheme(weights["num_bits"], size, weights["symmetric"])
+        schemes[name] = _scheme(name, found[0]["weights"])
     return schemes
 
 

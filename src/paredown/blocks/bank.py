@@ -20,8 +20,8 @@ from torch import Tensor
 from paredown.artifact.compressed_tensors import packed_tensors
 from paredown.blocks.hessians import HessianBank
 from paredown.blocks.moments import codes_bytes, is_kept
-from paredown.ops.affine import Grid
 from paredown.ops.errors import OutputError
+from paredown.ops.grids import AnyGrid, grid_of
 from paredown.spec.scheme import Scheme
 from paredown.spec.structure import Block
 
@@ -32,7 +32,7 @@ _KIND = "layers"
 _ENTRIES = "entries"
 """Key of the file's metadata under which error and bytes of each layer stand, as JSON."""
 
-Layers = dict[str, tuple[Tensor, Grid]]
+Layers = dict[str, tuple[Tensor, AnyGrid]]
 """Codes and grid by layer name."""
 
 
@@ -41,7 +41,7 @@ class Solved:
     """A layer as a solver leaves it: codes (out, inp) int8 on a grid, and their error."""
 
     codes: Tensor
-    grid: Grid
+    grid: AnyGrid
     error: OutputError
     rows: Tensor
     """(out,) float32, its share of each output feature; they add up to `error.squared`."""
@@ -135,7 +135,7 @@ class LayerBank:
             "block": block.index,
             "params": self.params,
             "names": names,
-            "scheme": [scheme.bits, scheme.group_size, scheme.symmetric],
+            "scheme": scheme.key,
             "content": content,
         }
 
@@ -149,9 +149,8 @@ def _read(tensors: dict[str, Tensor], names: list[str], scheme: Scheme) -> Layer
     found = {}
     for name in names:
         codes = tensors[f"{name}.codes"]
-        group = scheme.group_width(codes.shape[1])
-        grid = Grid(scheme.bits, group, tensors[f"{name}.scale"], tensors.get(f"{name}.zero"))
-        found[name] = (codes, grid)
+        parts = {key.removeprefix(f"{name}."): tensors[key] for key in tensors}
+        found[name] = (codes, grid_of(scheme, codes.shape[1], parts))
     return found
 
 
@@ -169,10 +168,8 @@ def _write(solved: dict[str, Solved], path: Path) -> None:
     rows: dict[str, dict[str, float | int]] = {}
     for name, found in solved.items():
         tensors[f"{name}.codes"] = found.codes.contiguous()
-        tensors[f"{name}.scale"] = found.grid.scale.contiguous()
         tensors[f"{name}.rows"] = found.rows.float().contiguous()
-        if found.grid.zero is not None:
-            tensors[f"{name}.zero"] = found.grid.zero.contiguous()
+        tensors |= {f"{name}.{key}": t.contiguous() for key, t in found.grid.tensors().items()}
         stored = packed_tensors(name, found.codes, found.grid).values()
         rows[name] = {
             "squared": found.error.squared,

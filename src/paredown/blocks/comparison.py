@@ -11,11 +11,11 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.embeddings import attach_rounded
 from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import BlockWalk, submodule
-from paredown.ops.affine import Grid, dequantize
 from paredown.ops.divergence import kl_rows
+from paredown.ops.grids import AnyGrid, dequantize
 from paredown.spec.structure import Block
 
-Rounded = Mapping[str, tuple[Tensor, Grid]]
+Rounded = Mapping[str, tuple[Tensor, AnyGrid]]
 """Codes and grid by layer name."""
 _ROWS = 128
 """Positions whose probabilities are held in float32 at once, twice."""

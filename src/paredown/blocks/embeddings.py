@@ -16,8 +16,9 @@ from paredown.artifact.compressed_tensors import packed_tensors
 from paredown.blocks.skeleton import module_name
 from paredown.blocks.walk import BlockWalk
 from paredown.errors import MethodError
-from paredown.ops.affine import Grid, dequantize
-from paredown.ops.gptq import curvature, round_to_nearest, solve
+from paredown.ops import grids
+from paredown.ops.gptq import curvature
+from paredown.ops.grids import AnyGrid, dequantize, grid_of
 from paredown.spec.embeddings import find_embedding, packable_embeddings
 from paredown.spec.model import ModelSpec
 from paredown.spec.scheme import Scheme
@@ -25,7 +26,7 @@ from paredown.spec.scheme import Scheme
 if TYPE_CHECKING:
     from paredown.blocks.hessians import HessianBank
 
-RoundRows = Callable[[str, Scheme], tuple[Tensor, Grid]]
+RoundRows = Callable[[str, Scheme], tuple[Tensor, AnyGrid]]
 """(name of the embedding or the head, scheme) -> codes and grid."""
 
 _ROWS = 4096
@@ -43,14 +44,14 @@ class _CodedRows(nn.Module):
     Written down apart from what serves such artifacts, so that comparing the two proves something.
     """
 
-    def __init__(self, codes: Tensor, grid: Grid, dtype: torch.dtype, factor: float = 1.0) -> None:
+    def __init__(
+        self, codes: Tensor, grid: AnyGrid, dtype: torch.dtype, factor: float = 1.0
+    ) -> None:
         super().__init__()
         self.codes, self.grid, self.dtype, self.factor = codes, grid, dtype, factor
 
     def _rows(self, rows: Tensor | slice) -> Tensor:
-        zero = None if self.grid.zero is None else self.grid.zero[rows]
-        grid = Grid(self.grid.bits, self.grid.group_size, self.grid.scale[rows], zero)
-        return dequantize(self.codes[rows], grid)
+        return dequantize(self.codes[rows], self.grid.rows(rows))
 
     def forward(self, ids: Tensor) -> Tensor:
         found = self._rows(ids.reshape(-1)).view(*ids.shape, -1).to(self.dtype)
@@ -81,7 +82,7 @@ def quantize_embeddings(
     Returns:
         Whether anything was packed.
     """
-    parts: dict[str, tuple[Tensor, Grid]] = {}
+    parts: dict[str, tuple[Tensor, AnyGrid]] = {}
     for name in packable_embeddings(source.spec):
         if name in schemes:
             parts[name] = (rounded or partial(_nearest, source))(name, schemes[name])
@@ -94,7 +95,7 @@ def quantize_embeddings(
     return bool(parts)
 
 
-def _nearest(source: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, Grid]:
+def _nearest(source: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, AnyGrid]:
     weight = source.read(f"{name}.weight")
     return round_rows(weight, scheme, None, TORCH_DTYPES[source.spec.dtype])
 
@@ -106,12 +107,12 @@ class EmbeddingBank:
         """`hessians` know the moments of the head."""
         self.hessians = hessians
 
-    def __call__(self, name: str, scheme: Scheme) -> tuple[Tensor, Grid]:
+    def __call__(self, name: str, scheme: Scheme) -> tuple[Tensor, AnyGrid]:
         """Codes and grid of the matrix called `name`."""
         key = {
             **self.hessians.key,
             "embedding": name,
-            "scheme": [scheme.bits, scheme.group_size, scheme.symmetric],
+            "scheme": scheme.key,
             "input_share": INPUT_SHARE,
         }
 
@@ -120,13 +121,12 @@ class EmbeddingBank:
             moments = reading_moments(source.spec, name, self.hessians.head)
             weight, dtype = source.read(f"{name}.weight"), TORCH_DTYPES[source.spec.dtype]
             codes, grid = round_rows(weight, scheme, moments, dtype)
-            zero = {} if grid.zero is None else {"zero": grid.zero}
-            parts = {"codes": codes, "scale": grid.scale} | zero
+            parts = {"codes": codes} | grid.tensors()
             save_file({k: v.cpu().contiguous() for k, v in parts.items()}, path)
 
         found = load_file(self.hessians.cache.get_or_put("layers", key, ".safetensors", write))
-        group = scheme.group_width(found["codes"].shape[1])
-        return found["codes"], Grid(scheme.bits, group, found["scale"], found.get("zero"))
+        codes = found["codes"]
+        return codes, grid_of(scheme, codes.shape[1], found)
 
 
 def reading_moments(spec: ModelSpec, name: str, head_moments: Tensor | None) -> Tensor | None:
@@ -148,52 +148,28 @@ def reading_moments(spec: ModelSpec, name: str, head_moments: Tensor | None) -> 
 
 def round_rows(
     weight: Tensor, scheme: Scheme, moments: Tensor | None, scale_dtype: torch.dtype
-) -> tuple[Tensor, Grid]:
+) -> tuple[Tensor, AnyGrid]:
     """Codes and grid of a matrix (vocabulary, hidden): by GPTQ on `moments`, else to nearest."""
     inputs = None if moments is None else curvature(moments, act_order=True)
-    group = scheme.group_width(weight.shape[1])
 
     # Rows are independent, so slices give what the whole matrix would.
-    def rounded(part: Tensor) -> tuple[Tensor, Grid]:
+    def rounded(part: Tensor) -> tuple[Tensor, AnyGrid]:
         if inputs is None:
-            return round_to_nearest(
-                part,
-                bits=scheme.bits,
-                group_size=group,
-                symmetric=scheme.symmetric,
-                scale_dtype=scale_dtype,
-                steps=_STEPS,
-            )
-        found = solve(
-            part.to(inputs.order.device),
-            inputs,
-            bits=scheme.bits,
-            group_size=group,
-            symmetric=scheme.symmetric,
-            scale_dtype=scale_dtype,
-            steps=_STEPS,
-        )
+            return grids.nearest(part, scheme, scale_dtype=scale_dtype, steps=_STEPS)
+        part = part.to(inputs.order.device)
+        found = grids.solve(part, inputs, scheme, scale_dtype=scale_dtype, steps=_STEPS)
         return found.codes, found.grid
 
     made = [rounded(part) for part in weight.split(_ROWS)]
-    zeros = [grid.zero for _, grid in made if grid.zero is not None]
-    scale = torch.cat([grid.scale for _, grid in made])
-    grid = Grid(scheme.bits, group, scale, torch.cat(zeros) if zeros else None)
-    return torch.cat([codes for codes, _ in made]), grid
+    return torch.cat([codes for codes, _ in made]), grids.stack([grid for _, grid in made])
 
 
 def attach_rounded(
-    walk: BlockWalk, parts: dict[str, tuple[Tensor, Grid]], source: Checkpoint
+    walk: BlockWalk, parts: dict[str, tuple[Tensor, AnyGrid]], source: Checkpoint
 ) -> None:
     """Let the walk's embedding and head compute with what was written; a tied head stays tied."""
     for name, (codes, grid) in parts.items():
-        codes, zero = codes.to(walk.device), grid.zero
-        grid = Grid(
-            grid.bits,
-            grid.group_size,
-            grid.scale.to(walk.device),
-            None if zero is None else zero.to(walk.device),
-        )
+        codes, grid = codes.to(walk.device), grid.to(walk.device)
         head = walk.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         if name != find_embedding(source.spec):

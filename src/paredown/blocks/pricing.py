@@ -29,8 +29,9 @@ def estimate(known: Mapping[Scheme, float], scheme: Scheme) -> float:
     """
     if scheme in known:
         return known[scheme]
-    near = min(known, key=lambda other: (abs(other.bits - scheme.bits), -other.bits))
-    return float(known[near] * PER_BIT ** (near.bits - scheme.bits))
+    bits = scheme.effective_bits
+    near = min(known, key=lambda other: (abs(other.effective_bits - bits), -other.effective_bits))
+    return float(known[near] * PER_BIT ** (near.effective_bits - bits))
 
 
 class LayerPrices:

@@ -19,7 +19,7 @@ from paredown.blocks.embeddings import RoundRows, quantize_embeddings
 from paredown.blocks.probe import probe_tokens
 from paredown.blocks.skeleton import module_name
 from paredown.blocks.walk import BlockWalk, submodule
-from paredown.ops.affine import Grid, dequantize
+from paredown.ops.grids import AnyGrid, dequantize
 from paredown.spec.embeddings import copy_of_tied
 from paredown.spec.progress import Progress
 from paredown.spec.scheme import Scheme, needs_own_format
@@ -51,7 +51,7 @@ def quantize_blocks(
     *,
     walk: BlockWalk,
     schemes: dict[str, Scheme],
-    quantize: Callable[[Block, nn.Module, dict[str, Tensor]], dict[str, tuple[Tensor, Grid]]],
+    quantize: Callable[[Block, nn.Module, dict[str, Tensor]], dict[str, tuple[Tensor, AnyGrid]]],
     progress: Progress,
     changed: dict[str, Tensor] | None = None,
     statement: Callable[[], dict[str, Any]] | None = None,

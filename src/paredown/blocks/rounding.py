@@ -13,8 +13,7 @@ from paredown.blocks.bank import LayerBank, Layers, Solved
 from paredown.blocks.hessians import HessianBank
 from paredown.blocks.rewrite import compute_dtype
 from paredown.blocks.skeleton import read_matrix
-from paredown.ops import gptq
-from paredown.ops.affine import Grid
+from paredown.ops import grids
 from paredown.ops.gptq import Curvature, curvature
 from paredown.spec.scheme import Scheme
 from paredown.spec.structure import Block
@@ -102,20 +101,13 @@ class GptqRounding:
     ) -> dict[str, Solved]:
         """Layers that read the same input, solved as one matrix: rows are independent."""
         stacked = torch.cat(list(weights.values()))
-        solution = gptq.solve(
-            stacked,
-            inputs,
-            bits=scheme.bits,
-            group_size=scheme.group_width(stacked.shape[1]),
-            symmetric=scheme.symmetric,
-            scale_dtype=self.scale_dtype,
-            steps=self.steps,
+        solution = grids.solve(
+            stacked, inputs, scheme, scale_dtype=self.scale_dtype, steps=self.steps
         )
-        grid, start, found = solution.grid, 0, {}
+        start, found = 0, {}
         for name, weight in weights.items():
             stop = start + len(weight)
-            zero = None if grid.zero is None else grid.zero[start:stop]
-            part = Grid(grid.bits, grid.group_size, grid.scale[start:stop].contiguous(), zero)
+            part = solution.grid.rows(slice(start, stop))
             codes = solution.codes[start:stop].contiguous()
             rows = solution.errors[start:stop]
             found[name] = Solved(codes, part, solution.error_of(start, stop), rows)

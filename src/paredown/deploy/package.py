@@ -83,6 +83,8 @@ class ServingSettings(_Record):
     """Tokens of one request, prompt and answer together."""
     slots: int
     """Requests at once."""
+    queue: int | None = None
+    """Requests that may wait; further ones are refused (429). None: the server's own default."""
     threads: int
     """Of the processor."""
     cache: str | None = None

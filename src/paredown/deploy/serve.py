@@ -36,7 +36,7 @@ def server_command(
     """The command that serves the files of an engine; None: it has no server."""
     serving = Serving(
         name=settings.name, context=settings.context, slots=settings.slots,
-        threads=settings.threads, cache=settings.cache,
+        queue=settings.queue, threads=settings.threads, cache=settings.cache,
     )  # fmt: skip
     return runtime.server(package, host=host, port=port, serving=serving)
 

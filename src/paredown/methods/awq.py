@@ -9,8 +9,8 @@ from pydantic import Field
 
 from paredown.methods.base import Context
 from paredown.methods.shared.groups import (
+    GridParams,
     GroupMethod,
-    GroupParams,
     hessians_on,
     schemes_of,
     solved_bytes,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.bank import Solved
     from paredown.blocks.smoothing import Folding
-    from paredown.ops.affine import Grid
+    from paredown.ops.grids import AnyGrid
     from paredown.spec.structure import Block
     from paredown.store.cache import Cache
 
@@ -38,7 +38,7 @@ NUMERICS = {"rounding", "damping", "search_steps"}
 """Parameters that change what becomes of a scaled layer, besides its scheme."""
 
 
-class AwqParams(GroupParams):
+class AwqParams(GridParams):
     """Parameters of `awq`."""
 
     symmetric: Annotated[bool, Choice(False, True)] = False
@@ -89,7 +89,7 @@ class Awq(GroupMethod[AwqParams]):
 
         def quantize(
             block: Block, module: nn.Module, weights: dict[str, Tensor]
-        ) -> dict[str, tuple[Tensor, Grid]]:
+        ) -> dict[str, tuple[Tensor, AnyGrid]]:
             moments = hessians.of_block(block, module)
             scaled = {name: weight.float() for name, weight in weights.items()}
             chosen: dict[str, str] = {}  # hash of the factors on each layer's input
@@ -104,7 +104,7 @@ class Awq(GroupMethod[AwqParams]):
 
             folds = find_folds(source.spec, block, schemes)
             changed.update(smooth_block(source, block, module, folds, scaled, choose))
-            made: dict[str, tuple[Tensor, Grid]] = {}
+            made: dict[str, tuple[Tensor, AnyGrid]] = {}
             for name, weight in scaled.items():
                 made |= bank.of_layers(
                     block,
@@ -153,20 +153,17 @@ class _Rounding:
         return found.factors
 
     def _nearest(self, name: str, weight: Tensor, importance: Tensor) -> Tensor:
-        from paredown.ops.affine import dequantize, quantize
+        from paredown.ops.grids import dequantize, quantize
 
         grid = self._grid(name, weight, importance, steps=0)
         return dequantize(quantize(weight, grid), grid)
 
-    def _grid(self, name: str, weight: Tensor, importance: Tensor, *, steps: int) -> Grid:
-        from paredown.ops.affine import fit_grid
+    def _grid(self, name: str, weight: Tensor, importance: Tensor, *, steps: int) -> AnyGrid:
+        from paredown.ops.grids import fit
 
-        scheme = self.schemes[name]
-        return fit_grid(
+        return fit(
             weight,
-            bits=scheme.bits,
-            group_size=scheme.group_width(weight.shape[1]),
-            symmetric=scheme.symmetric,
+            self.schemes[name],
             scale_dtype=self.scale_dtype,
             importance=importance,
             steps=steps,
@@ -176,10 +173,10 @@ class _Rounding:
         """Codes and grid of a scaled layer, as they are stored; its error on scaled inputs, which
         is that of the layer on its own inputs (W s and x / s give W x)."""
         from paredown.blocks.bank import Solved
-        from paredown.ops.affine import dequantize, quantize
         from paredown.ops.awq import importance_of
         from paredown.ops.errors import output_error, row_powers
-        from paredown.ops.gptq import curvature, solve
+        from paredown.ops.gptq import curvature
+        from paredown.ops.grids import dequantize, quantize, solve
 
         if self.params.rounding == "nearest":
             steps = self.params.search_steps
@@ -188,13 +185,10 @@ class _Rounding:
             changed = dequantize(codes, grid)
             rows = row_powers(changed - weight.float(), moments)
             return Solved(codes, grid, output_error(weight, changed, moments), rows)
-        scheme = self.schemes[name]
         solution = solve(
             weight,
             curvature(moments, act_order=True, damping=self.params.damping),
-            bits=scheme.bits,
-            group_size=scheme.group_width(weight.shape[1]),
-            symmetric=scheme.symmetric,
+            self.schemes[name],
             scale_dtype=self.scale_dtype,
             steps=self.params.search_steps,
         )

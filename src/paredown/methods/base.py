@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from paredown.spec.domain import Scalar
 from paredown.spec.model import ModelSpec
 from paredown.spec.target import Device, Target
 
@@ -57,6 +58,12 @@ class Params(BaseModel):
             DataError: there is no such text or folder.
         """
         return {}
+
+    @classmethod
+    def proposed(cls, values: dict[str, Scalar]) -> dict[str, Scalar] | None:
+        """What a search proposes for a value of each of its domains; None for nothing, where one of
+        them leaves no meaning to another."""
+        return values
 
 
 P = TypeVar("P", bound=Params)

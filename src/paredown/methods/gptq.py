@@ -10,8 +10,8 @@ from pydantic import Field
 
 from paredown.methods.base import Context
 from paredown.methods.shared.groups import (
+    GridParams,
     GroupMethod,
-    GroupParams,
     hessians_on,
     schemes_of,
     solved_bytes,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.artifact.checkpoint import Checkpoint
-    from paredown.ops.affine import Grid
+    from paredown.ops.grids import AnyGrid
     from paredown.spec.model import ModelSpec
     from paredown.spec.structure import Block
     from paredown.store.cache import Cache
@@ -32,7 +32,7 @@ NUMERICS = {"act_order", "damping", "search_steps"}
 """Parameters that change a layer's result, besides its scheme."""
 
 
-class GptqParams(GroupParams):
+class GptqParams(GridParams):
     """Parameters of `gptq`."""
 
     act_order: Annotated[bool, Choice(True, False)] = True
@@ -77,7 +77,7 @@ class Gptq(GroupMethod[GptqParams]):
 
         def quantize(
             block: Block, module: nn.Module, weights: dict[str, Tensor]
-        ) -> dict[str, tuple[Tensor, Grid]]:
+        ) -> dict[str, tuple[Tensor, AnyGrid]]:
             found = cache(lambda: hessians.of_block(block, module))
             if hessians.walk.hidden:  # the calibration states have to pass in any case
                 found()

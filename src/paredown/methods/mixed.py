@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from paredown.errors import ConfigError, GroupSizeError
+from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method, Params
-from paredown.methods.shared.groups import check_experts, solved_bytes
+from paredown.methods.shared.groups import check_experts, check_widths, solved_bytes
 from paredown.methods.shared.units import USUAL_BPW, Choices, choices_of, predict_plan
 from paredown.spec.domain import Choice
 from paredown.spec.embeddings import packable_embeddings
@@ -18,7 +18,7 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.plan import layers_of_document, read_word
 from paredown.spec.reading import read_object
 from paredown.spec.scheme import Scheme
-from paredown.spec.structure import matches, matrix_shape, uses_conv1d
+from paredown.spec.structure import matches, uses_conv1d
 from paredown.spec.target import Target
 from paredown.spec.units import read_bytes_text
 
@@ -63,8 +63,9 @@ class MixedParams(Params):
     forecast to lose no more."""
     plan: Annotated[dict[str, str], BeforeValidator(_plan)] = Field(default_factory=dict)
     """The option of each layer, by name or wildcard: bits, `a` (zero-points) or `s` (symmetric),
-    and the group size, as in `{"*": "4a64", "*.v_proj": "6a64"}`; 16 leaves a layer as it is. The
-    last pattern that matches decides. Or the path of a plan, or of an artifact that has one."""
+    and the group size, as in `{"*": "4a64", "*.v_proj": "6a64"}`; `4k` is a two-level grid of
+    llama.cpp, `4a32r` one with short scales; 16 leaves a layer as it is. The last pattern that
+    matches decides. Or the path of a plan, or of an artifact that has one."""
     runtime: str = "torch"
     """Engine whose formats, and whose joined layers, the plan is made of."""
     tokens: Annotated[int, Field(ge=32)] = 4096
@@ -211,8 +212,5 @@ def planned(spec: ModelSpec, params: MixedParams) -> dict[str, Scheme]:
     schemes = {name: s for name in names if (s := found.get(name)) is not None}
     if not schemes:
         raise ConfigError("plan: it leaves all layers as they are")
-    for name, scheme in schemes.items():
-        _, width = matrix_shape(spec, name)
-        if width % scheme.group_width(width):
-            raise GroupSizeError(name, width, scheme.group_size)
+    check_widths(spec, schemes)
     return schemes

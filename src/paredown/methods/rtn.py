@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, final
 from pydantic import Field
 
 from paredown.methods.base import Context
-from paredown.methods.shared.groups import GroupMethod, GroupParams, round_each
+from paredown.methods.shared.groups import GridParams, GroupMethod, round_each
 from paredown.spec.scheme import Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from paredown.artifact.checkpoint import Checkpoint
-    from paredown.ops.affine import Grid
+    from paredown.ops.grids import AnyGrid
 
 
-class RtnParams(GroupParams):
+class RtnParams(GridParams):
     """Parameters of `rtn`."""
 
     search_steps: Annotated[int, Field(ge=0, le=100)] = 20
@@ -35,16 +35,11 @@ class Rtn(GroupMethod[RtnParams]):
 
     def apply(self, source: Checkpoint, out: Path, params: RtnParams, context: Context) -> Tensor:
         from paredown.blocks.rewrite import stored_dtype
-        from paredown.ops.gptq import round_to_nearest
+        from paredown.ops.grids import nearest
 
-        def nearest(name: str, weight: Tensor, scheme: Scheme) -> tuple[Tensor, Grid]:
-            return round_to_nearest(
-                weight,
-                bits=scheme.bits,
-                group_size=scheme.group_width(weight.shape[1]),
-                symmetric=scheme.symmetric,
-                scale_dtype=stored_dtype(source),
-                steps=params.search_steps,
+        def round_one(name: str, weight: Tensor, scheme: Scheme) -> tuple[Tensor, AnyGrid]:
+            return nearest(
+                weight, scheme, scale_dtype=stored_dtype(source), steps=params.search_steps
             )
 
-        return round_each(source, out, params, context, round_one=nearest)
+        return round_each(source, out, params, context, round_one=round_one)

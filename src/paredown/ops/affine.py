@@ -7,7 +7,7 @@ chosen, so that what is stored is exactly what was optimised.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,20 @@ class Grid:
     scale: Tensor
     zero: Tensor | None
 
+    def rows(self, index: Tensor | slice) -> Grid:
+        """That of some rows of the matrix."""
+        zero = None if self.zero is None else self.zero[index].contiguous()
+        return replace(self, scale=self.scale[index].contiguous(), zero=zero)
+
+    def to(self, device: torch.device | str) -> Grid:
+        """The same on a device."""
+        zero = None if self.zero is None else self.zero.to(device)
+        return replace(self, scale=self.scale.to(device), zero=zero)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it is made of, by name."""
+        return {"scale": self.scale} | ({} if self.zero is None else {"zero": self.zero})
+
     @property
     def low(self) -> int:
         return -int(2 ** (self.bits - 1))
@@ -59,6 +73,7 @@ def fit_grid(
     scale_dtype: torch.dtype,
     importance: Tensor | None = None,
     steps: int = 0,
+    scale_bits: int | None = None,
 ) -> Grid:
     """Choose scale and zero-point of every group.
 
@@ -73,6 +88,7 @@ def fit_grid(
         scale_dtype: dtype in which scales will be stored.
         importance: (inp,) weight of each input feature's squared error; None counts all alike.
         steps: how many smaller ranges to try, evenly spaced down to `SHRINK` of the full one.
+        scale_bits: significant bits of a scale, at most; None: as many as its dtype has.
 
     Raises:
         NumericsError: `weight` holds a NaN or an infinity.
@@ -90,14 +106,19 @@ def fit_grid(
     if symmetric:
         high = torch.maximum(high, -low)
         low = -high
-    best = _grid(low, high, bits, group_size, symmetric, scale_dtype)
+
+    def spanning(factor: float) -> Grid:
+        ends = low * factor, high * factor
+        return _grid(*ends, bits, group_size, symmetric, scale_dtype, scale_bits)
+
+    best = spanning(1.0)
     if steps == 0:
         return best
     best_scale, best_zero = best.scale, best.zero
     least = _group_error(groups, best, weights)  # (out, n_group)
     for i in range(1, steps + 1):
         factor = 1.0 - (1.0 - SHRINK) * i / steps
-        trial = _grid(low * factor, high * factor, bits, group_size, symmetric, scale_dtype)
+        trial = spanning(factor)
         error = _group_error(groups, trial, weights)
         better = error < least
         least = torch.where(better, error, least)
@@ -108,12 +129,20 @@ def fit_grid(
 
 
 def _grid(
-    low: Tensor, high: Tensor, bits: int, group_size: int, symmetric: bool, dtype: torch.dtype
+    low: Tensor,
+    high: Tensor,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    dtype: torch.dtype,
+    scale_bits: int | None,
 ) -> Grid:
     levels = 2**bits - 1
     # A symmetric range ends half a step beyond the highest code (7.5 steps at 4 bits), so the
     # largest positive weight is clipped by half a step at most.
-    scale = stored_scale((high - low) / levels, dtype, levels)
+    ideal = (high - low) / levels
+    ideal = ideal if scale_bits is None else short_scale(ideal, scale_bits)
+    scale = stored_scale(ideal, dtype, levels)
     if symmetric:
         return Grid(bits, group_size, scale, None)
     bottom = -(2 ** (bits - 1))
@@ -132,6 +161,17 @@ def smallest_scale(dtype: torch.dtype) -> float:
     """
     info = torch.finfo(dtype)
     return float(info.tiny * info.eps) if dtype is torch.float16 else float(info.tiny)
+
+
+def short_scale(ideal: Tensor, bits: int) -> Tensor:
+    """Scales rounded to `bits` significant bits, the last of them worth 2**-24 at least.
+
+    So a scale times an integer of `11 - bits` bits is a half-precision number.
+    """
+    ideal = ideal.clamp(min=2.0**-24)
+    _, exponent = torch.frexp(ideal)
+    quantum = torch.ldexp(torch.ones_like(ideal), exponent - bits).clamp(min=2.0**-24)
+    return (ideal / quantum).round() * quantum
 
 
 def stored_scale(ideal: Tensor, dtype: torch.dtype, levels: float) -> Tensor:

@@ -7,6 +7,7 @@ groups with activation order as in its public code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from paredown.errors import NumericsError
 from paredown.ops.affine import Grid, fit_grid, quantize, require_finite
 from paredown.ops.errors import OutputError, row_powers
+
+if TYPE_CHECKING:
+    from paredown.ops.superblocks import SuperGrid
 
 COLUMNS = 128
 """Columns between two updates of the rest of the matrix; affects speed only."""
@@ -30,7 +34,7 @@ class Solution:
     """
 
     codes: Tensor
-    grid: Grid
+    grid: Grid | SuperGrid
     errors: Tensor
     powers: Tensor
 
@@ -130,18 +134,16 @@ def solve(
     scale_dtype: torch.dtype,
     steps: int = 20,
 ) -> Solution:
-    """Quantise a weight matrix so that its outputs, not its entries, change least.
+    """`solve_on` the affine grid that fits the matrix best.
 
     Args:
-        weight: (out, inp), any float dtype; solved in float32. Rows do not depend on each other.
+        weight: (out, inp), any float dtype.
         inputs: curvature of what the layer reads.
         bits, group_size, symmetric, scale_dtype, steps: see `affine.fit_grid`.
 
     Raises:
         NumericsError: a weight is not finite.
     """
-    require_finite(weight)
-    weight = weight.float()
     grid = fit_grid(
         weight,
         bits=bits,
@@ -151,8 +153,25 @@ def solve(
         importance=inputs.importance,
         steps=steps,
     )
+    return solve_on(weight, inputs, grid)
+
+
+def solve_on(weight: Tensor, inputs: Curvature, grid: Grid) -> Solution:
+    """Quantise a weight matrix so that its outputs, not its entries, change least.
+
+    Args:
+        weight: (out, inp), any float dtype; solved in float32. Rows do not depend on each other.
+        inputs: curvature of what the layer reads.
+        grid: on which codes are chosen.
+
+    Raises:
+        NumericsError: a weight is not finite.
+    """
+    require_finite(weight)
+    weight = weight.float()
     order = inputs.order
-    codes, rounded = _round_columns(weight[:, order], inputs.factor, grid, order // group_size)
+    group_of = order // grid.group_size
+    codes, rounded = _round_columns(weight[:, order], inputs.factor, grid, group_of)
     inverse = torch.argsort(order)
     errors = row_powers(rounded[:, inverse] - weight, inputs.hessian)
     powers = row_powers(weight, inputs.hessian)

@@ -23,7 +23,8 @@ from paredown.spec.layers import LayerOption, LayerUnit, dense_option, grid_opti
 from paredown.spec.model import ModelSpec
 from paredown.spec.packed import weights_bytes
 from paredown.spec.result import Evidence
-from paredown.spec.structure import matrix_shape
+from paredown.spec.scheme import GridKind
+from paredown.spec.structure import layer_shape, matrix_shape
 from paredown.spec.target import Device
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Serving:
         name: under which the model is listed; None: that of its folder.
         context: tokens of one request, prompt and answer together; None: all that the model takes.
         slots: requests that are worked on at once.
+        queue: requests that may wait, further ones are refused; None: the server's default.
         threads: of the processor; None: as many as the process may use.
         cache: how keys and values are stored, in the engine's own words; None: its default.
     """
@@ -114,6 +116,7 @@ class Serving:
     name: str | None = None
     context: int | None = None
     slots: int = 1
+    queue: int | None = None
     threads: int | None = None
     cache: str | None = None
 
@@ -127,6 +130,7 @@ class Runtime(ABC):
         source: where its claims come from.
         needs: what must be here to run it.
         evidence: how it is known that it reads what it is said to hold.
+        grids: kinds of integer grids that are offered to a search; others bring nothing there.
     """
 
     name: ClassVar[str]
@@ -134,6 +138,7 @@ class Runtime(ABC):
     source: ClassVar[str]
     needs: ClassVar[Needs]
     evidence: ClassVar[Evidence] = "documented"
+    grids: ClassVar[tuple[GridKind, ...]] = (GridKind.AFFINE,)
 
     @abstractmethod
     def holds(
@@ -262,10 +267,12 @@ class Runtime(ABC):
         if claim.mend:
             return claim
         near = self.nearest(spec, unit, option, device)
-        mend = (
-            "leave the layer out with `skip`" if near is None else f"the nearest it holds: {near}"
-        )
-        return replace(claim, mend=mend)
+        if near is None:
+            return replace(claim, mend="leave the layer out with `skip`")
+        shapes = [shape for name in unit.layers if (shape := layer_shape(spec, name)) is not None]
+        taken = sum(8 * self.option_bytes(near, shape) for shape in shapes)
+        price = f" ({taken / sum(map(math.prod, shapes)):.3g} bits a weight)" if shapes else ""
+        return replace(claim, mend=f"the nearest it holds: {near}{price}")
 
 
 class Engine(Runtime):

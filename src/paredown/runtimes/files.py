@@ -30,6 +30,7 @@ class FileEngine(Engine):
         files: that make a package, by name; their bytes are its size.
         blocks: of which groups are made in them, in words.
         multiple: of which a group size that would do is one.
+        formats: of packed layers that its files hold.
     """
 
     evidence: ClassVar[Evidence] = "checked"
@@ -37,6 +38,7 @@ class FileEngine(Engine):
     files: ClassVar[tuple[str, ...]]
     blocks: ClassVar[str]
     multiple: ClassVar[int]
+    formats: ClassVar[frozenset[Format]] = frozenset({Format.GRID})
 
     def holds(
         self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None
@@ -45,10 +47,10 @@ class FileEngine(Engine):
             return Claim.refused("it is driven on the CPU only here", "use --device cpu")
         if option.format is Format.DENSE:
             return Claim(holds=True, evidence=self.evidence)
-        if option.format is not Format.GRID:
+        if option.format not in self.formats:
             return Claim.refused(
                 f"{option.format.value} is none of its formats with the same numbers",
-                "use rtn, gptq or awq",
+                'use rtn, gptq or awq with grid = "affine"',
             )
         refused = self._refused_grid(spec, unit, option)
         return Claim.refused(*refused) if refused else Claim(holds=True, evidence=self.evidence)

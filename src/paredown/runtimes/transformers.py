@@ -37,6 +37,10 @@ class Transformers(Engine):
         yes = Claim(holds=True, evidence=self.evidence)
         if option.format is Format.SPARSE:
             return Claim.refused("it does not read sparse weights", 'use storage = "dense"')
+        if option.format is Format.SUPERBLOCK:
+            return Claim.refused(
+                "two-level grids are read by llama.cpp alone", 'use grid = "affine"'
+            )
         if option.format not in {Format.GRID, Format.INT8, Format.FP8}:
             return yes
         if uses_conv1d(spec):

@@ -20,8 +20,9 @@ from paredown.methods.base import AnyMethod
 from paredown.search.aim import PLANNER, aims
 from paredown.search.index import STAGES, Genome, Index
 from paredown.search.space import Rules, Space
-from paredown.spec.domain import Scalar, domains
+from paredown.spec.domain import Choice, Scalar, domains
 from paredown.spec.model import ModelSpec
+from paredown.spec.scheme import GridKind
 from paredown.spec.strategy import Step, Strategy
 from paredown.spec.target import Target
 from paredown.spec.units import GB, bytes_text, human_bytes
@@ -99,7 +100,7 @@ class Enumerated(Space):
         possible: dict[str, Strategy] = {}
         too_large: dict[str, str] = {}
         aimed = aims(rules.target.limits, rules.spec) if PLANNER in usable else ()
-        for raw in (*(aim.strategy for aim in aimed), *_enumerate(usable, max_steps)):
+        for raw in (*(aim.strategy for aim in aimed), *_enumerate(usable, max_steps, rules.grids)):
             try:
                 strategy = registry.for_runtime(raw, rules.target.runtime)
             except StrategyError as error:  # a parameter without default and search domain
@@ -296,11 +297,17 @@ def _usable(methods: tuple[str, ...] | None, refused: dict[str, str]) -> dict[st
     return usable
 
 
-def _enumerate(usable: dict[str, AnyMethod], max_steps: int) -> Iterator[Strategy]:
-    """Strategies in the order of the space; parameters outside the search domains are left out."""
+def _enumerate(
+    usable: dict[str, AnyMethod], max_steps: int, grids: Collection[GridKind]
+) -> Iterator[Strategy]:
+    """Strategies in the order of the space; parameters outside the search domains are left out.
+
+    Args:
+        grids: kinds of integer grids that are tried.
+    """
     for length in range(1, min(max_steps, len(STAGES)) + 1):
         templates = _templates(usable, length)
-        turns = in_turns([_of_template(template, usable) for template in templates])
+        turns = in_turns([_of_template(template, usable, grids) for template in templates])
         yield from turns if length == 1 else islice(turns, MAX_PIPELINES)
 
 
@@ -314,11 +321,13 @@ def _templates(usable: dict[str, AnyMethod], length: int) -> list[Template]:
     ]
 
 
-def _of_template(template: Template, usable: dict[str, AnyMethod]) -> Iterator[Strategy]:
+def _of_template(
+    template: Template, usable: dict[str, AnyMethod], grids: Collection[GridKind]
+) -> Iterator[Strategy]:
     """Strategies of one sequence of methods, nearest to the defaults first."""
     single = len(template) == 1
     axes: list[tuple[int, str, tuple[Scalar, ...]]] = [
-        (place, field, choice.values if single else choice.values[:PIPELINE_VALUES])
+        (place, field, _tried(choice, grids)[: None if single else PIPELINE_VALUES])
         for place, name in enumerate(template)
         for field, choice in domains(usable[name].params_type).items()
     ]
@@ -327,8 +336,18 @@ def _of_template(template: Template, usable: dict[str, AnyMethod]) -> Iterator[S
         params: list[dict[str, Scalar]] = [{} for _ in template]
         for (place, field, values), index in zip(axes, rank, strict=True):
             params[place][field] = values[index]
-        steps = zip(template, params, strict=True)
-        yield Strategy(steps=tuple(Step(method=name, params=given) for name, given in steps))
+        steps = []
+        for name, given in zip(template, params, strict=True):
+            proposed = usable[name].params_type.proposed(given)
+            if proposed is not None:
+                steps.append(Step(method=name, params=proposed))
+        if len(steps) == len(template):
+            yield Strategy(steps=tuple(steps))
+
+
+def _tried(choice: Choice, grids: Collection[GridKind]) -> tuple[Scalar, ...]:
+    """The values of a domain, without kinds of grids that are of no use to the runtime."""
+    return tuple(v for v in choice.values if not isinstance(v, GridKind) or v in grids)
 
 
 def _by_distance(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:

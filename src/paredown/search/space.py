@@ -22,6 +22,7 @@ from paredown.runtimes import registry as runtimes
 from paredown.runtimes.base import Engine
 from paredown.search.index import Genome, Index, genome, kind_of, strategy_of
 from paredown.spec.model import ModelSpec
+from paredown.spec.scheme import GridKind
 from paredown.spec.strategy import Step, Strategy, parse_strategy
 from paredown.spec.target import Target
 
@@ -50,6 +51,11 @@ class Rules:
     def has_own_types(self) -> bool:
         """Whether the runtime stores grids in types of its own, several in the same one."""
         return isinstance(self._runtime, Engine) and self._runtime.own_files
+
+    @property
+    def grids(self) -> tuple[GridKind, ...]:
+        """Kinds of integer grids that are worth a trial for the runtime."""
+        return self._runtime.grids
 
     @property
     def most_files(self) -> int | None:

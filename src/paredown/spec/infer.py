@@ -19,9 +19,16 @@ from paredown.spec.decoder import require_decoder
 from paredown.spec.facts import EXPERT, HEAD, Reading
 from paredown.spec.headers import read_config, read_headers
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.packed import adapter_tensors, is_targeted, packed_shapes, stored_options
+from paredown.spec.packed import (
+    SUPERBLOCK_STRATEGY,
+    adapter_tensors,
+    is_targeted,
+    packed_shapes,
+    stored_options,
+)
 from paredown.spec.remote import remote_headers
 from paredown.spec.shapes import require_shapes
+from paredown.spec.superblocks import SUPER_LAYOUTS, SUPERBLOCK
 from paredown.spec.widths import FIELD
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
@@ -168,11 +175,21 @@ class _Quantization:
         bits = {s.get("num_bits", s.get("bits", s.get("w_bit"))) for s in found}
         return _only_positive(bits), _only_positive({s.get("group_size") for s in found})
 
+    def _superblocks(self, tensor: TensorInfo) -> int | None:
+        """Weights that the bytes of two-level grids stand for; None where they are none."""
+        layer = tensor.name.removesuffix(".weight_packed")
+        found = [s for targets, s in self.schemes if any(is_targeted(layer, t) for t in targets)]
+        if layer == tensor.name or {s.get("strategy") for s in found} != {SUPERBLOCK_STRATEGY}:
+            return None
+        return tensor.numel // SUPER_LAYOUTS[found[0]["num_bits"]].nbytes * SUPERBLOCK
+
     def logical(self, tensor: TensorInfo, stored: Mapping[str, TensorInfo]) -> int:
         """Weights that a stored tensor stands for."""
         mask = stored.get(f"{tensor.name}_bitmask")
         if mask is not None:  # only the values that are not zero are stored
             return 8 * mask.numel
+        if (numel := self._superblocks(tensor)) is not None:
+            return numel
         if tensor.dtype == "U8":  # two 4-bit codes per byte: bitsandbytes, NVFP4, MXFP4
             return 2 * tensor.numel
         if not _PACKED.search(tensor.name):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
+from paredown.spec.superblocks import SUPER_LAYOUTS, SUPERBLOCK, superblock_bytes
+
 
 class Format(StrEnum):
     """How the numbers of a layer are stored."""
@@ -20,6 +22,8 @@ class Format(StrEnum):
     """Floating point, one number per weight."""
     GRID = "grid"
     """Codes on an affine grid per group of inputs, packed without gaps in 32-bit words."""
+    SUPERBLOCK = "superblock"
+    """Codes on two-level grids, as llama.cpp's K-types lay them out."""
     INT8 = "int8"
     """One signed byte per weight, one scale per row."""
     FP8 = "fp8"
@@ -47,6 +51,8 @@ class LayerOption:
     """Whether the zero-point is fixed at 0."""
     scale_dtype: str | None = None
     """Of the scales, as safetensors names it; None without scales."""
+    scale_bits: int | None = None
+    """Significant bits of a scale, at most; None: as many as its dtype has."""
     activation_bits: int | None = None
     """Bits to which inputs are rounded while computing; None: they are taken as they are."""
     width: int | None = None
@@ -61,6 +67,10 @@ class LayerOption:
                 words.append("symmetric" if self.symmetric else "asymmetric")
                 rows = self.group_size < 0
                 words.append("a group per row" if rows else f"groups of {self.group_size}")
+                if self.scale_bits is not None:
+                    words.append(f"scales of {self.scale_bits} bits")
+            case Format.SUPERBLOCK:
+                words.append(f"two-level scales in super-blocks of {SUPERBLOCK}")
             case Format.DENSE:
                 words.append("floating point")
             case _:
@@ -89,7 +99,14 @@ class LayerUnit:
         return f"{first} and {len(others)} more" if others else first
 
 
-def grid_option(bits: int, group_size: int, *, symmetric: bool, scale_dtype: str) -> LayerOption:
+def grid_option(
+    bits: int,
+    group_size: int,
+    *,
+    symmetric: bool,
+    scale_dtype: str,
+    scale_bits: int | None = None,
+) -> LayerOption:
     """Codes of `bits` bits, one scale (and zero-point) per `group_size` inputs."""
     return LayerOption(
         format=Format.GRID,
@@ -97,6 +114,18 @@ def grid_option(bits: int, group_size: int, *, symmetric: bool, scale_dtype: str
         group_size=group_size,
         symmetric=symmetric,
         scale_dtype=scale_dtype,
+        scale_bits=scale_bits,
+    )
+
+
+def superblock_option(bits: int) -> LayerOption:
+    """Codes of `bits` bits on the two-level grid of that width."""
+    return LayerOption(
+        format=Format.SUPERBLOCK,
+        bits=bits,
+        group_size=SUPERBLOCK,
+        symmetric=not SUPER_LAYOUTS[bits].has_minima,
+        scale_dtype="F16",
     )
 
 
@@ -131,13 +160,24 @@ def grid_shapes(
     return found
 
 
+def superblock_shapes(shape: tuple[int, int], bits: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of one matrix on two-level grids, by the end of their names."""
+    rows, width = shape
+    blocks = width // SUPERBLOCK
+    return {
+        "weight_packed": (rows, blocks * SUPER_LAYOUTS[bits].nbytes),  # uint8, row by row
+        "weight_shape": (2,),  # int64
+    }
+
+
 _SCALE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 def option_bytes(option: LayerOption, shape: tuple[int, int]) -> int:
     """Bytes that a (rows, inputs) matrix takes as `option`, scales and shapes included.
 
-    Exact for dense matrices, packed grids, INT8 and FP8, which is what a search chooses among.
+    Exact for dense matrices, packed grids of one and two levels, INT8 and FP8, which is what a
+    search chooses among.
 
     Raises:
         ValueError: a format whose size depends on more than the shape.
@@ -156,5 +196,7 @@ def option_bytes(option: LayerOption, shape: tuple[int, int]) -> int:
             words = math.prod(shapes["weight_packed"])
             words += math.prod(shapes.get("weight_zero_point", (0,)))
             return 4 * words + scales + 8 * 2
+        case Format.SUPERBLOCK:
+            return superblock_bytes(option.bits, shape) + 8 * 2
         case _:
             raise ValueError(f"the bytes of {option.format} do not follow from the shape alone")

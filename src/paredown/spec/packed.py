@@ -10,7 +10,13 @@ from typing import Any
 
 from paredown.errors import ModelError
 from paredown.spec.headers import TensorLocation, read_file_header, tensor_location, weights_files
-from paredown.spec.layers import Format, LayerOption, dense_option, grid_option
+from paredown.spec.layers import (
+    Format,
+    LayerOption,
+    dense_option,
+    grid_option,
+    superblock_option,
+)
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.reading import parse_json
 from paredown.spec.structure import find_structure
@@ -18,6 +24,11 @@ from paredown.spec.structure import find_structure
 ADAPTER = "adapter"
 """Subfolder of a LoRA adapter in the files of peft."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+SUPERBLOCK_STRATEGY = "superblock"
+"""What a quantization config calls two-level grids, in the place of `group`."""
+SCALE_BITS = "scale_bits"
+"""Under which a quantization config tells how many significant bits the scales have; it stands
+among the settings of the observer, which other loaders pass over."""
 _SHAPE = ".weight_shape"
 _NF4 = ".weight.quant_state.bitsandbytes__nf4"
 
@@ -145,12 +156,16 @@ def _grid(name: str, groups: list[Any], spec: ModelSpec) -> LayerOption | None:
     ]
     if len(said) != 1 or not isinstance(said[0].get("num_bits"), int):
         return None  # two schemes for one layer, or none: not ours
+    weights = said[0]
+    if weights.get("strategy") == SUPERBLOCK_STRATEGY:
+        return superblock_option(weights["num_bits"])
     scale = spec.by_name.get(f"{name}.weight_scale")
     return grid_option(
-        said[0]["num_bits"],
-        said[0].get("group_size") or -1,
-        symmetric=said[0].get("symmetric") is not False,
+        weights["num_bits"],
+        weights.get("group_size") or -1,
+        symmetric=weights.get("symmetric") is not False,
         scale_dtype=spec.dtype if scale is None else scale.dtype,
+        scale_bits=(weights.get("observer_kwargs") or {}).get(SCALE_BITS),
     )
 
 

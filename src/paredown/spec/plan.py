@@ -1,7 +1,8 @@
 """Plans: which option every unit of a model has, as words, as a record, and compared. No torch.
 
 A word names a grid: `4a64` has 4 bits, is asymmetric, and has groups of 64 inputs; `8s` is
-symmetric with a group per row; `16` leaves a layer as it is.
+symmetric with a group per row; `4a32r` has scales of few digits, `4k` two-level scales in
+super-blocks of 256; `16` leaves a layer as it is.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paredown.errors import ConfigError
 from paredown.spec.reading import read_object
-from paredown.spec.scheme import Scheme
+from paredown.spec.scheme import GridKind, Scheme
 from paredown.spec.serial import SCHEMA_VERSION
+from paredown.spec.superblocks import SUPER_LAYOUTS
 
 KEPT = "16"
 """The word of a layer that stays as it is."""
@@ -24,7 +26,9 @@ DESCRIPTION = "paredown.json"
 """File of an artifact that holds its plan under the key `plan`."""
 PLAN_FILE = "paredown_plan.json"
 """Where a step leaves its plan; it moves there when the artifact is described."""
-_WORD = re.compile(r"(?P<bits>[2-8])(?P<kind>[as])(?P<group>\d*)")
+_WORD = re.compile(r"(?P<bits>[2-8])(?P<kind>[as])(?P<group>\d*)(?P<short>r?)")
+_SUPERBLOCK = re.compile(r"(?P<bits>\d)k")
+_SHORT = {"a4", "a5"}
 _LEAST_GROUP = 16
 
 
@@ -32,8 +36,11 @@ def scheme_word(scheme: Scheme | None) -> str:
     """`Scheme(4, 64, symmetric=False)` -> `'4a64'`; None -> `'16'`."""
     if scheme is None:
         return KEPT
+    if scheme.kind is GridKind.SUPERBLOCK:
+        return f"{scheme.bits}k"
+    short = "r" if scheme.kind is GridKind.SHORT else ""
     kind = "s" if scheme.symmetric else "a"
-    return f"{scheme.bits}{kind}{scheme.group_size if scheme.group_size > 0 else ''}"
+    return f"{scheme.bits}{kind}{scheme.group_size if scheme.group_size > 0 else ''}{short}"
 
 
 def read_word(word: str) -> Scheme | None:
@@ -44,15 +51,22 @@ def read_word(word: str) -> Scheme | None:
     """
     if word == KEPT:
         return None
+    two_level = _SUPERBLOCK.fullmatch(word)
+    if two_level is not None and int(two_level["bits"]) in SUPER_LAYOUTS:
+        return Scheme.superblock(int(two_level["bits"]))
     match = _WORD.fullmatch(word)
     group = int(match["group"] or -1) if match else 0
-    if match is None or 0 <= group < _LEAST_GROUP:
+    is_short = match is not None and bool(match["short"])
+    is_known = match is not None and (not is_short or match["kind"] + match["bits"] in _SHORT)
+    if match is None or not is_known or 0 <= group < _LEAST_GROUP:
         raise ValueError(
             f"{word!r} is no option; write bits (2 to 8), a or s (with zero-points or symmetric), "
             f"and the group size (from {_LEAST_GROUP}; nothing: whole rows), as in 4a64 or 8s; "
-            f"{KEPT} keeps a layer"
+            "an r behind it (4 or 5 bits, asymmetric): scales of few digits, as in 4a32r; 2k to "
+            f"6k: two-level scales; {KEPT} keeps a layer"
         )
-    return Scheme(int(match["bits"]), group, match["kind"] == "s")
+    kind = GridKind.SHORT if is_short else GridKind.AFFINE
+    return Scheme(int(match["bits"]), group, match["kind"] == "s", kind)
 
 
 class _Record(BaseModel):

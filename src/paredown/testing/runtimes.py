@@ -25,8 +25,8 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.errors import ConfigError
 from paredown.methods import registry as methods
-from paredown.ops.affine import dequantize
 from paredown.ops.divergence import kl_rows
+from paredown.ops.grids import dequantize
 from paredown.runtimes.base import Engine, Package
 from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Pair, Session
@@ -45,13 +45,13 @@ SERVER_S = 60.0
 """Seconds within which a server has to answer."""
 
 
-def make(strategy: str, folder: Path, family: str = "llama") -> Path:
-    """A tiny model of a family compressed by one step, as an artifact."""
+def make(strategy: str, folder: Path, family: str = "llama", **changes: int) -> Path:
+    """A tiny model of a family, its config changed, compressed by one step, as an artifact."""
     ((method, params),) = methods.resolve(parse_strategy(strategy))
     out = folder / "artifact"
     out.mkdir()
     # A kind of tokenizer that engines with tokenizers of their own have, too.
-    base = tiny_model(folder / "base", family, tokenizer=False)
+    base = tiny_model(folder / "base", family, tokenizer=False, **changes)
     write_byte_tokenizer(base)
     source = Checkpoint(base)
     method.apply(source, out, params, MethodConformance().context(folder))

@@ -19,7 +19,7 @@ from paredown.blocks.skeleton import (
     require_filled,
     set_tensor,
 )
-from paredown.ops.affine import dequantize
+from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.kernels import keep_differentiable
 from paredown.runtimes.torch.load import load
 from paredown.runtimes.torch.packed import dense_dtype

@@ -7,17 +7,27 @@ import pytest
 import torch
 
 from paredown.ops.affine import Grid, dequantize, fit_grid, quantize
-from paredown.runtimes.llama_cpp.blocks import dense, encode, integers, is_exact
+from paredown.runtimes.llama_cpp.blocks import (
+    dense,
+    encode,
+    encode_grid,
+    has_exact_minima,
+    integers,
+    is_exact,
+)
 from paredown.runtimes.llama_cpp.tensor_types import (
+    ALL_TYPES,
     BLOCK_TYPES,
+    MINIMUM_TYPES,
     Q4_0,
     Q5_0,
     Q8_0,
+    BlockType,
     block_type,
     integer_range,
     tensor_bytes,
 )
-from paredown.spec.layers import grid_option
+from paredown.spec.layers import grid_option, superblock_option
 
 gguf = pytest.importorskip("gguf")
 
@@ -64,6 +74,62 @@ def test_every_grid_is_read_back_as_it_is(bits: int, symmetric: bool, group: int
     assert raw.nbytes == tensor_bytes(kind, (6, 192))
     read = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(kind.number))
     assert np.array_equal(read, dequantize(codes, grid).numpy())
+
+
+@pytest.mark.parametrize("bits", [4, 5])
+@pytest.mark.parametrize("group", [32, 64, 192])
+def test_short_scales_are_read_back_with_their_minima(bits: int, group: int) -> None:
+    kind = MINIMUM_TYPES[bits]
+    option = grid_option(bits, group, symmetric=False, scale_dtype="BF16", scale_bits=11 - bits)
+    assert block_type(option) == kind
+    weight = torch.randn(6, 192, generator=torch.Generator().manual_seed(bits)) + 0.3
+    weight[2] = 0.0
+    grid = fit_grid(
+        weight, bits=bits, group_size=group, symmetric=False, scale_dtype=torch.bfloat16,
+        scale_bits=11 - bits,
+    )  # fmt: skip
+    codes = quantize(weight, grid)
+    raw = encode_grid(codes, grid, kind)
+    assert raw.nbytes == tensor_bytes(kind, (6, 192))
+    read = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(kind.number))
+    assert np.array_equal(read, dequantize(codes, grid).numpy())
+
+
+def test_a_minimum_that_is_rounded_is_refused() -> None:
+    # 0.33203125 has 8 significant bits; times 15 they are 12, one more than half precision has.
+    scale = torch.full((1, 1), 0.33203125, dtype=torch.bfloat16)
+    grid = Grid(4, 32, scale, torch.full((1, 1), 7, dtype=torch.int8))
+    codes = torch.zeros(1, 32, dtype=torch.int8)
+    assert not has_exact_minima(grid)
+    with pytest.raises(ValueError, match="minimum is no half-precision"):
+        encode_grid(codes, grid, MINIMUM_TYPES[4])
+    assert has_exact_minima(Grid(4, 32, scale, torch.full((1, 1), -8, dtype=torch.int8)))
+
+
+def test_a_block_with_a_minimum_by_hand() -> None:
+    grid = Grid(4, 32, torch.tensor([[1.5]]).bfloat16(), torch.tensor([[-6]], dtype=torch.int8))
+    codes = torch.full((1, 32), -8, dtype=torch.int8)
+    codes[0, 16] = 7
+    found = encode_grid(codes, grid, MINIMUM_TYPES[4])[0]
+    assert found[:4].tolist() == [0x00, 0x3E, 0x00, 0xC2]  # 1.5; -2 x 1.5 = -3
+    assert found[4] == 0xF0
+    assert set(found[5:].tolist()) == {0x00}
+
+
+@pytest.mark.parametrize("kind", ALL_TYPES, ids=lambda kind: kind.name)
+def test_types_are_numbered_and_sized_as_gguf_says(kind: BlockType) -> None:
+    number = gguf.GGMLQuantizationType[kind.name]
+    assert kind.number == number
+    assert (kind.block, kind.block_bytes) == gguf.GGML_QUANT_SIZES[number]
+    names = {f"MOSTLY_{kind.name}", f"MOSTLY_{kind.name}_S"}
+    assert gguf.LlamaFileType(kind.file_type).name in names
+
+
+@pytest.mark.parametrize("bits", range(2, 7))
+def test_two_level_grids_have_the_types_of_their_bits(bits: int) -> None:
+    kind = block_type(superblock_option(bits))
+    assert kind is not None
+    assert kind.name == f"Q{bits}_K"
 
 
 @pytest.mark.parametrize(

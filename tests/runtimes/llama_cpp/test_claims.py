@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.runtimes.llama_cpp.runtime import LlamaCpp
+from paredown.runtimes.torch.runtime import Torch
+from paredown.runtimes.transformers import Transformers
 from paredown.search.enumerated import Enumerated
-from paredown.spec.layers import LayerUnit, grid_option
+from paredown.spec.layers import LayerUnit, grid_option, superblock_option
 from paredown.spec.model import ModelSpec
 from paredown.spec.reference import plain_model, seeing_model
 from paredown.spec.strategy import parse_strategy
@@ -73,6 +76,57 @@ def test_what_is_held(strategy: str) -> None:
     claim = LlamaCpp().reads(made(strategy))
     assert claim.holds, claim.why
     assert claim.evidence == "checked"
+
+
+@pytest.mark.parametrize(("bits", "per_weight"), [(4, 5.0), (5, 6.0)])
+def test_short_scales_save_half_a_bit_and_more(bits: int, per_weight: float) -> None:
+    option = grid_option(bits, 64, symmetric=False, scale_dtype="BF16", scale_bits=11 - bits)
+    assert LlamaCpp().holds(plain_model(), UNIT, option).holds
+    assert LlamaCpp().option_bytes(option, (256, 256)) == 256 * 256 * per_weight / 8
+    offers = [o.nbytes for o in LlamaCpp().options(plain_model())[UNIT] if o.option == option]
+    assert offers == [256 * 256 * per_weight / 8]
+
+
+@pytest.mark.parametrize(
+    ("bits", "per_weight"), [(2, 2.625), (3, 3.4375), (4, 4.5), (5, 5.5), (6, 6.5625)]
+)
+def test_two_level_grids_and_their_bytes(bits: int, per_weight: float) -> None:
+    option = superblock_option(bits)
+    assert LlamaCpp().holds(plain_model(), UNIT, option).holds
+    assert LlamaCpp().option_bytes(option, (256, 512)) == 256 * 512 * per_weight / 8
+    assert option in {o.option for o in LlamaCpp().options(plain_model())[UNIT]}
+    assert option not in {o.option for o in Torch().options(plain_model())[UNIT]}
+    assert "llama.cpp" in Transformers().holds(plain_model(), UNIT, option).why
+
+
+def test_rows_that_are_no_whole_superblocks_are_refused_with_what_would_do() -> None:
+    strategy = 'l2_structured(ratio=0.2, scope="layer") > rtn(bits=3, grid="k")'
+    with pytest.raises(ConfigError, match="832 input features are no multiple of 256") as error:
+        registry.check(parse_strategy(strategy), plain_model(), Target(runtime="llama.cpp"))
+    assert "bits = 4, group_size = 32" in str(error.value)
+    assert "4.5 bits a weight in llama.cpp instead of 3.438" in str(error.value)
+
+
+def test_what_is_refused_is_told_with_the_price_of_the_nearest() -> None:
+    claim = LlamaCpp().reads(made("rtn(bits=8, group_size=32, symmetric=false)"))
+    assert claim.mend == "the nearest it holds: 8 bits, symmetric, groups of 32 (8.5 bits a weight)"
+
+
+def test_a_search_tries_its_own_grids_where_they_mean_something() -> None:
+    found = {}
+    for runtime in ("torch", "llama.cpp"):
+        target = Target(runtime=runtime)
+        space = Enumerated.build(plain_model(), target, methods=("gptq",), max_steps=1)
+        found[runtime] = {
+            (step.params["grid"], step.params["bits"], step.params["group_size"])
+            for strategy in space.strategies
+            for step in strategy.steps
+        }
+    assert {grid for grid, *_ in found["torch"]} == {"affine"}
+    assert {(b, g) for grid, b, g in found["llama.cpp"] if grid == "k"} == {
+        (bits, 256) for bits in (3, 4, 5, 6)
+    }
+    assert {(b, g) for grid, b, g in found["llama.cpp"] if grid == "short"} == {(4, 32), (5, 32)}
 
 
 def test_full_scales_are_rounded_and_so_refused() -> None:

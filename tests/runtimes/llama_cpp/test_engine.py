@@ -14,7 +14,7 @@ from torch import Tensor
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.errors import MethodError, ModelError
-from paredown.ops.affine import dequantize
+from paredown.ops.grids import dequantize
 from paredown.runtimes.llama_cpp.session import PROGRAM, LlamaSession
 from paredown.runtimes.process import EngineProcess
 from paredown.runtimes.session import Session
@@ -137,3 +137,39 @@ def test_long_windows_come_in_parts_and_whole(engine: EngineProcess) -> None:
     first = torch.frombuffer(bytearray(short), dtype=torch.float32).reshape(-1, 128)
     assert rows.shape[0] == 600
     torch.testing.assert_close(rows[:40], first, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        'rtn(bits=4, grid="k", embedding_bits=6, plan={"*.q_proj": 2, "*.k_proj": 3, '
+        '"*.v_proj": 5, "*.up_proj": 6})',
+        'rtn(bits=4, grid="short", symmetric=false, group_size=32, plan={"*.q_proj": 5})',
+    ],
+)
+def test_its_own_grids_are_opened_with_not_one_number_changed(
+    strategy: str, tmp_path: Path
+) -> None:
+    """Two-level grids and such with minima: file and session against the artifact."""
+    from paredown.ops.divergence import kl_rows
+    from paredown.runtimes.registry import engine
+    from paredown.runtimes.torch.load import load
+    from paredown.testing.runtimes import make
+
+    artifact = make(strategy, tmp_path, hidden_size=256, intermediate_size=512)
+    package = engine("llama.cpp").export(artifact, tmp_path / "package")
+    checkpoint = Checkpoint(artifact)
+    for name, scheme in read_schemes(checkpoint).items():
+        expected = dequantize(*read_packed(checkpoint, name, scheme), torch.float32)
+        assert torch.equal(artifact_weight(package.folder, name), expected), name
+    assert engine("llama.cpp").weights_bytes(checkpoint.spec) <= package.nbytes
+    windows = torch.randint(1, 128, (2, 40), generator=torch.Generator().manual_seed(0))
+    exact, session = (
+        load(artifact, dtype=torch.float32),
+        LlamaSession(package.folder / "model.gguf"),
+    )
+    for window, found in zip(windows, session.logprobs(windows), strict=True):
+        with torch.no_grad():
+            wanted = exact(window[None]).logits[0, :-1].log_softmax(-1)
+        assert float(kl_rows(wanted, found).mean()) < 0.02
+    session.close()

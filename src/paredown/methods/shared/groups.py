@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from paredown.errors import ConfigError, GroupSizeError
 from paredown.methods.base import Context, Kind, Method, Params
-from paredown.spec.domain import Choice, PlanDomain
+from paredown.spec.domain import Choice, PlanDomain, Scalar
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
-from paredown.spec.layers import grid_shapes
+from paredown.spec.layers import grid_shapes, superblock_shapes
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
-from paredown.spec.scheme import Scheme, needs_own_format
+from paredown.spec.scheme import GridKind, Scheme, needs_own_format
 from paredown.spec.structure import fused_experts, matches, matrix_shape, select_linears
+from paredown.spec.superblocks import SUPER_LAYOUTS, SUPERBLOCK
 from paredown.spec.target import Target
 
 if TYPE_CHECKING:
@@ -23,13 +24,18 @@ if TYPE_CHECKING:
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.hessians import HessianBank
-    from paredown.ops.affine import Grid
+    from paredown.ops.grids import AnyGrid
     from paredown.spec.structure import Block
     from paredown.store.cache import Cache
 
 USUAL_GROUPS = (128, 64, 32)
+SHORT_BITS = (4, 5)
+"""Widths of grids with short scales: fewer bits fit into the same blocks without, and of more there
+is no type."""
 KEPT = 16
 """`plan` says 16 bits of a layer that is left as it is."""
+_LLAMA_BITS = {4: 4.5, 5: 5.5, 6: 8.5}
+"""Of a weight on a symmetric affine grid in llama.cpp's blocks of 32, by the bits of a code."""
 LONG_PLAN = 16
 """Schemes of a plan of more entries are not remembered: a search makes thousands of such plans,
 each met once."""
@@ -76,6 +82,75 @@ class GroupParams(Params):
                 raise ValueError(f"{pattern!r}: use 2 to 8 bits, or {KEPT} to leave it as it is")
         return value
 
+    def scheme(self, bits: int) -> Scheme:
+        """The grid of a block linear of this width."""
+        return Scheme(bits, self.group_size, self.symmetric)
+
+    def embedding_scheme(self, bits: int) -> Scheme:
+        """The grid of embedding and head."""
+        return Scheme(bits, -1 if bits == 8 else self.group_size, symmetric=True)
+
+
+class GridParams(GroupParams):
+    """Parameters of methods that fit whatever grid there is, and then round on it."""
+
+    grid: Annotated[GridKind, Choice(*GridKind)] = GridKind.AFFINE
+    """What scales may be. `affine`: any number. For llama.cpp also `short` (4 or 5 bits
+    asymmetric, scales of so few digits that its types Q4_1 and Q5_1 hold them) and `k` (two-level
+    scales in super-blocks of 256, its types Q2_K to Q6_K; 2, 4 and 5 bits are asymmetric)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed_by_the_grid(cls, fields: Any) -> Any:
+        """Group size and symmetry of two-level grids follow from their bits."""
+        if not isinstance(fields, dict) or fields.get("grid") != GridKind.SUPERBLOCK:
+            return fields
+        bits = fields.get("bits", cls.model_fields["bits"].default)
+        if not isinstance(bits, int) or bits not in SUPER_LAYOUTS:
+            raise ValueError(f'grid = "k" has 2 to 6 bits, not {bits}')
+        fixed = {"group_size": SUPERBLOCK, "symmetric": not SUPER_LAYOUTS[bits].has_minima}
+        for name, value in fixed.items():
+            if fields.get(name, value) != value:
+                raise ValueError(f'grid = "k" in {bits} bits has {name} = {value}; leave it out')
+        return fixed | fields
+
+    @model_validator(mode="after")
+    def _has_such_a_grid(self) -> GridParams:
+        """Raise where a width of the plan has no such grid."""
+        widths = {self.bits, *self.plan.values()} - {KEPT}
+        if self.grid is GridKind.SHORT and (self.symmetric or not widths <= {*SHORT_BITS}):
+            raise ValueError('grid = "short" is for 4 and 5 bits with symmetric = false')
+        if self.grid is GridKind.SUPERBLOCK and not widths <= {*SUPER_LAYOUTS}:
+            raise ValueError('plan: grid = "k" has 2 to 6 bits, and 16')
+        return self
+
+    @classmethod
+    def proposed(cls, values: dict[str, Scalar]) -> dict[str, Scalar] | None:
+        match values.get("grid"):
+            case GridKind.SUPERBLOCK:
+                usual = all(
+                    values.get(name) == cls.model_fields[name].default
+                    for name in ("group_size", "symmetric")
+                )
+                # Said once, by the defaults of what then follows from the bits.
+                rest = {k: v for k, v in values.items() if k not in {"group_size", "symmetric"}}
+                return rest if usual and values.get("bits") in SUPER_LAYOUTS else None
+            case GridKind.SHORT:
+                is_one = values.get("symmetric") is False and values.get("bits") in SHORT_BITS
+                return values if is_one else None
+            case _:
+                return values
+
+    def scheme(self, bits: int) -> Scheme:
+        if self.grid is GridKind.SUPERBLOCK:
+            return Scheme.superblock(bits)
+        return Scheme(bits, self.group_size, self.symmetric, self.grid)
+
+    def embedding_scheme(self, bits: int) -> Scheme:
+        if self.grid is GridKind.SUPERBLOCK and bits in SUPER_LAYOUTS:
+            return Scheme.superblock(bits)
+        return super().embedding_scheme(bits)
+
 
 G = TypeVar("G", bound=GroupParams)
 
@@ -108,7 +183,7 @@ def schemes_of(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
     if len(params.plan) > LONG_PLAN:
         return _schemes(spec, params)
     key = (
-        *("schemes", params.bits, params.group_size, params.symmetric, params.embedding_bits),
+        *("schemes", params.scheme(params.bits), params.embedding_bits),
         *(params.skip, tuple(params.plan.items())),
     )
     if key not in spec.derived:
@@ -130,11 +205,10 @@ def _schemes(spec: ModelSpec, params: GroupParams) -> dict[str, Scheme]:
         bits |= {name: chosen for name in named if name in bits}
     # One scheme per width, not per layer: a search makes thousands of plans over hundreds of
     # layers.
-    grids = {width: Scheme(width, params.group_size, params.symmetric) for width in bits.values()}
+    grids = {width: params.scheme(width) for width in bits.values() if width != KEPT}
     schemes = {name: grids[width] for name, width in bits.items() if width != KEPT}
     if params.embedding_bits is not None:
-        group = -1 if params.embedding_bits == 8 else params.group_size
-        scheme = Scheme(params.embedding_bits, group, symmetric=True)
+        scheme = params.embedding_scheme(params.embedding_bits)
         schemes |= dict.fromkeys(packable_embeddings(spec), scheme)
     return schemes
 
@@ -171,10 +245,36 @@ def check_groups(spec: ModelSpec, params: GroupParams) -> None:
         raise ConfigError("there is no layer to quantize: `skip` or `plan` leaves out all of them")
     if params.embedding_bits is not None and not packable_embeddings(spec):
         raise ConfigError(f"{spec.architecture}: no token embedding was found to quantize")
+    check_widths(spec, schemes)
+
+
+def check_widths(spec: ModelSpec, schemes: Mapping[str, Scheme]) -> None:
+    """Refuse layers that cannot be cut into the groups of their schemes.
+
+    Raises:
+        ConfigError: the first such layer, and what would do.
+    """
     for name, scheme in schemes.items():
         _, width = matrix_shape(spec, name)
-        if width % scheme.group_width(width):
-            raise GroupSizeError(name, width, scheme.group_size)
+        if width % scheme.group_width(width) == 0:
+            continue
+        if scheme.kind is GridKind.SUPERBLOCK:
+            raise ConfigError(
+                f"layer {name!r}: {width} input features are no multiple of {SUPERBLOCK}, which "
+                f"two-level grids need; {_instead(scheme.bits, width)}, or add the layer to `skip`"
+            )
+        raise GroupSizeError(name, width, scheme.group_size)
+
+
+def _instead(bits: int, width: int) -> str:
+    """What would do in the place of a two-level grid of a width, with its price."""
+    affine = bits if bits >= 4 else 4  # what has fewer bits takes as much
+    group = next((g for g in (32, 16) if width % g == 0), -1)
+    taken = 8 * SUPER_LAYOUTS[bits].nbytes / SUPERBLOCK
+    return (
+        f'the nearest is grid = "affine", bits = {affine}, group_size = {group}, symmetric = true '
+        f"({_LLAMA_BITS[affine]} bits a weight in llama.cpp instead of {taken:.4g})"
+    )
 
 
 def check_experts(spec: ModelSpec) -> None:
@@ -216,8 +316,12 @@ def packed_tensors_of(
     name: str, shape: tuple[int, int], scheme: Scheme, dtype: str
 ) -> tuple[TensorInfo, ...]:
     """What is stored of one packed matrix."""
-    shapes = grid_shapes(shape, scheme.bits, scheme.group_size, symmetric=scheme.symmetric)
     dtypes = {"weight_scale": dtype, "weight_shape": "I64"}
+    if scheme.kind is GridKind.SUPERBLOCK:
+        shapes = superblock_shapes(shape, scheme.bits)
+        dtypes["weight_packed"] = "U8"
+    else:
+        shapes = grid_shapes(shape, scheme.bits, scheme.group_size, symmetric=scheme.symmetric)
     return tuple(
         tensor_info(f"{name}.{leaf}", dtypes.get(leaf, "I32"), size)
         for leaf, size in shapes.items()
@@ -230,7 +334,7 @@ def round_each(
     params: GroupParams,
     context: Context,
     *,
-    round_one: Callable[[str, Tensor, Scheme], tuple[Tensor, Grid]],
+    round_one: Callable[[str, Tensor, Scheme], tuple[Tensor, AnyGrid]],
 ) -> Tensor:
     """Rewrite `source` into `out` with each layer rounded by itself.
 
@@ -246,7 +350,7 @@ def round_each(
 
     def quantize(
         block: Block, module: nn.Module, weights: dict[str, Tensor]
-    ) -> dict[str, tuple[Tensor, Grid]]:
+    ) -> dict[str, tuple[Tensor, AnyGrid]]:
         return {name: round_one(name, w, schemes[name]) for name, w in weights.items()}
 
     walk = probe_walk(source, device=context.device, trust_remote_code=context.trust_remote_code)

@@ -29,7 +29,7 @@ from paredown.store.atomic import write_json
 if TYPE_CHECKING:
     from torch import nn
 
-    from paredown.ops.affine import Grid
+    from paredown.ops.grids import AnyGrid
     from paredown.spec.structure import Block
 
 
@@ -83,7 +83,7 @@ class PlanBank:
 
         def quantize(
             block: Block, module: nn.Module, weights: dict[str, Tensor]
-        ) -> dict[str, tuple[Tensor, Grid]]:
+        ) -> dict[str, tuple[Tensor, AnyGrid]]:
             moments = cache(lambda: hessians.of_block(block, module))
             if hessians.walk.hidden:  # the calibration states have to pass in any case
                 moments()

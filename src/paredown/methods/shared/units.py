@@ -16,7 +16,7 @@ from paredown.spec.filesize import frame_bytes, most_bytes, stored_bytes
 from paredown.spec.layers import Format, LayerUnit, dense_option
 from paredown.spec.model import ModelSpec
 from paredown.spec.plan import PlanRecord, UnitPlan, scheme_word
-from paredown.spec.scheme import Scheme
+from paredown.spec.scheme import GridKind, Scheme
 from paredown.spec.structure import matches, matrix_shape, select_linears
 from paredown.spec.units import human_bytes
 
@@ -196,16 +196,31 @@ def _chosen(offers: Sequence[Offer], dtype: str) -> tuple[Scheme, ...]:
     """Of each width the grid that keeps most for its bytes, fewest bits first.
 
     An engine may store a grid in a type that holds a better one too: 4 bits with zero-points in
-    that of 5 without. Such a grid is no option, nor is a width of which all grids are such.
+    that of 5 without. Such a grid is no option, nor is a width of which all grids are such. What
+    an engine has of grids of its own joins them where it is worth its bytes.
     """
-    grids = [o for o in offers if o.option.format is Format.GRID and o.option.scale_dtype == dtype]
+    stored = [o for o in offers if o.option.format is Format.SUPERBLOCK]
+    stored += [o for o in offers if o.option.format is Format.GRID and o.option.scale_dtype == dtype]
+    grids = [o for o in stored if Scheme.of(o.option).kind is GridKind.AFFINE]
     found = []
     for bits in BITS:
         alike = [o for o in grids if o.option.bits == bits and not _is_beaten(o, grids)]
         if alike:
-            schemes = (Scheme(bits, o.option.group_size, o.option.symmetric) for o in alike)
-            found.append(min(schemes, key=_rank))
-    return tuple(found)
+            found.append(min(alike, key=lambda o: _rank(Scheme.of(o.option))))
+    own = [o for o in stored if o not in grids]
+    found += [o for o in own if not _is_beaten(o, own)]
+    kept = [Scheme.of(o.option) for o in found if not own or not _is_dominated(o, found)]
+    return tuple(sorted(kept, key=lambda scheme: scheme.effective_bits))
+
+
+def _is_dominated(offer: Offer, others: Iterable[Offer]) -> bool:
+    """Whether another grid that loses less, or as little, takes fewer bytes, or as many."""
+    bits = Scheme.of(offer.option).effective_bits
+    pairs = ((Scheme.of(o.option).effective_bits, o.nbytes) for o in others)
+    return any(
+        other >= bits and nbytes <= offer.nbytes and (other, nbytes) != (bits, offer.nbytes)
+        for other, nbytes in pairs
+    )
 
 
 def _is_beaten(offer: Offer, others: Iterable[Offer]) -> bool:

@@ -1,8 +1,8 @@
 """Codes and scales as the blocks of a GGUF file, byte for byte.
 
 Nothing is rounded: what cannot be written as it is raises an error. The layouts are those of
-ggml-quants.c (`quantize_row_q4_0_ref` and its likes): a half-precision scale, then the integers;
-of 4 and 5 bits, number j and number j + 16 of a block share a byte.
+ggml-quants.c (`quantize_row_q4_0_ref` and its likes): a half-precision scale, of some types a
+minimum, then the integers; of 4 and 5 bits, number j and number j + 16 of a block share a byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from paredown.ops.affine import Grid
-from paredown.runtimes.llama_cpp.tensor_types import BLOCK, BlockType
+from paredown.runtimes.llama_cpp.tensor_types import BLOCK, MINIMUM_TYPES, BlockType
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -37,6 +37,38 @@ def is_exact(values: Tensor, grid: Grid) -> bool:
         values: (rows, width) as `integers` gives them.
     """
     return bool((~_off(values, grid)).all())
+
+
+def minima(grid: Grid) -> Tensor:
+    """(rows, groups) float32: what an asymmetric grid's code of 0, counted from its lowest, is."""
+    if grid.zero is None:
+        raise ValueError("a symmetric grid has no minima")
+    return (grid.low - grid.zero.float()) * grid.scale.float()
+
+
+def has_exact_minima(grid: Grid) -> bool:
+    """Whether scales and minima of an asymmetric grid are half-precision numbers."""
+    return all(
+        bool((t.to(torch.float16).double() == t.double()).all()) for t in (grid.scale, minima(grid))
+    )
+
+
+def encode_grid(codes: Tensor, grid: Grid, kind: BlockType) -> Bytes:
+    """(rows, bytes) of a matrix of codes int8 (rows, width) on its grid, as blocks of `kind`.
+
+    Raises:
+        ValueError: a scale, minimum or integer that the type does not hold.
+    """
+    if kind not in MINIMUM_TYPES.values():
+        return encode(integers(codes, grid.zero), grid, kind)
+    if not has_exact_minima(grid):
+        raise ValueError("a scale or minimum is no half-precision number")
+    if grid.bits > 5:
+        raise ValueError(f"codes of {grid.bits} bits do not fit into {kind.name}")
+    head = np.concatenate([_head(t, codes.shape[1]) for t in (grid.scale, minima(grid))], axis=-1)
+    unsigned = (codes.to(torch.int16) - grid.low).numpy().astype(np.uint8)
+    body = _UNSIGNED[kind.name](unsigned.reshape(len(codes), -1, BLOCK))
+    return np.concatenate((head, *body), axis=-1).reshape(len(codes), -1)
 
 
 def _off(values: Tensor, grid: Grid) -> Tensor:
@@ -62,13 +94,17 @@ def encode(values: Tensor, grid: Grid, kind: BlockType) -> Bytes:
     rows, width = values.shape
     used = values.reshape(rows, grid.scale.shape[1], -1).any(-1)
     # A block of zeros may have a scale below half precision's smallest, or none worth keeping.
-    scale = torch.where(used, grid.scale.float(), torch.zeros(())).to(torch.float16)
-    # A group of several blocks repeats its scale.
-    scale = scale.repeat_interleave(width // BLOCK // grid.scale.shape[1], dim=1)
-    scales = np.ascontiguousarray(scale.numpy().astype("<f2")).view(np.uint8)
-    head = scales.reshape(rows, -1, 2)
+    head = _head(torch.where(used, grid.scale.float(), torch.zeros(())), width)
     body = _BODIES[kind.name](values.numpy().reshape(rows, -1, BLOCK))
     return np.concatenate((head, *body), axis=-1).reshape(rows, -1)
+
+
+def _head(values: Tensor, width: int) -> Bytes:
+    """(rows, blocks, 2): a half-precision number of every block."""
+    # A group of several blocks repeats its own.
+    spread = values.to(torch.float16).repeat_interleave(width // BLOCK // values.shape[1], dim=1)
+    raw = np.ascontiguousarray(spread.numpy().astype("<f2")).view(np.uint8)
+    return raw.reshape(len(values), -1, 2)
 
 
 def _halves(unsigned: Bytes) -> Bytes:
@@ -81,7 +117,14 @@ def _four(values: np.ndarray[Any, Any]) -> tuple[Bytes, ...]:
 
 
 def _five(values: np.ndarray[Any, Any]) -> tuple[Bytes, ...]:
-    unsigned = (values + 16).astype(np.uint8)
+    return _unsigned_five((values + 16).astype(np.uint8))
+
+
+def _unsigned_four(unsigned: Bytes) -> tuple[Bytes, ...]:
+    return (_halves(unsigned),)
+
+
+def _unsigned_five(unsigned: Bytes) -> tuple[Bytes, ...]:
     fifth = np.packbits(unsigned >> 4, axis=-1, bitorder="little")  # 32 bits, number 0 the lowest
     return fifth, _halves((unsigned & 0xF).astype(np.uint8))
 
@@ -91,6 +134,7 @@ def _eight(values: np.ndarray[Any, Any]) -> tuple[Bytes, ...]:
 
 
 _BODIES = {"Q4_0": _four, "Q5_0": _five, "Q8_0": _eight}
+_UNSIGNED = {"Q4_1": _unsigned_four, "Q5_1": _unsigned_five}
 
 
 def dense(values: Tensor, kind: str) -> Bytes:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from gguf import GGUFReader
 
-from paredown.runtimes.llama_cpp.tensor_types import BLOCK_TYPES, scale_bytes
+from paredown.runtimes.llama_cpp.tensor_types import ALL_TYPES, scale_bytes
 
 _EMBEDDINGS = ("token_embd.", "output.", "position_embd.")
 
 
 def bytes_by_kind(file: Path) -> dict[str, int]:
     """Bytes of the tensors, by what they are for: `weights`, `scales` and `embeddings`."""
-    kinds = {kind.number: kind for kind in BLOCK_TYPES}
+    kinds = {kind.number: kind for kind in ALL_TYPES}
     found = {"weights": 0, "scales": 0, "embeddings": 0}
     for tensor in GGUFReader(file).tensors:
         if tensor.name.startswith(_EMBEDDINGS):

@@ -14,14 +14,23 @@ from paredown.runtimes.llama_cpp.architectures import why_not_held
 from paredown.runtimes.llama_cpp.header import header_bytes
 from paredown.runtimes.llama_cpp.tensor_types import (
     BLOCK,
+    MINIMUM_TYPES,
     block_type,
     dense_type,
     integer_range,
     tensor_bytes,
 )
-from paredown.spec.layers import LayerOption, LayerUnit
+from paredown.spec.layers import (
+    Format,
+    LayerOption,
+    LayerUnit,
+    grid_option,
+    superblock_option,
+)
 from paredown.spec.model import ModelSpec, TensorInfo
-from paredown.spec.structure import is_expert
+from paredown.spec.scheme import HALF_BITS, GridKind
+from paredown.spec.structure import is_expert, layer_shape
+from paredown.spec.superblocks import SUPER_LAYOUTS, SUPERBLOCK
 from paredown.spec.target import Device
 
 if TYPE_CHECKING:
@@ -47,6 +56,8 @@ class LlamaCpp(FileEngine):
     files: ClassVar[tuple[str, ...]] = (FILE,)
     blocks: ClassVar[str] = f"its blocks of {BLOCK}"
     multiple: ClassVar[int] = BLOCK
+    formats: ClassVar[frozenset[Format]] = frozenset({Format.GRID, Format.SUPERBLOCK})
+    grids: ClassVar[tuple[GridKind, ...]] = tuple(GridKind)
     # It rounds inputs to 8 bits: 0.011 with SmolLM2-135M at 4 bits, 0.0002 at 16. Another order of
     # rows, or one missing number of the config, makes 1 and more.
     kl_bound: ClassVar[float] = 0.1
@@ -89,7 +100,8 @@ class LlamaCpp(FileEngine):
         folder = self.package(package.folder).folder
         options = {
             "host": host, "port": port, "name": serving.name, "context": serving.context,
-            "slots": serving.slots, "threads": serving.threads, "cache": serving.cache,
+            "slots": serving.slots, "queue": serving.queue, "threads": serving.threads,
+            "cache": serving.cache,
         }  # fmt: skip
         given = ((f"--{k}", str(v)) for k, v in options.items() if v is not None)
         # As a file, not as a module: the very process that runs where there is no paredown.
@@ -101,6 +113,8 @@ class LlamaCpp(FileEngine):
     def _refused_grid(
         self, spec: ModelSpec, unit: LayerUnit, option: LayerOption
     ) -> tuple[str, str] | None:
+        if option.format is Format.SUPERBLOCK:
+            return self._refused_superblock(spec, unit)
         if option.scale_dtype not in {"BF16", "F16"}:
             return (
                 f"scales in {option.scale_dtype} are rounded by its half-precision scales",
@@ -114,6 +128,28 @@ class LlamaCpp(FileEngine):
                 "",
             )
         return super()._refused_grid(spec, unit, option)
+
+    def _refused_superblock(self, spec: ModelSpec, unit: LayerUnit) -> tuple[str, str] | None:
+        for name in unit.layers:
+            shape = layer_shape(spec, name)
+            if shape is not None and shape[1] % SUPERBLOCK:
+                return f"rows of {shape[1]} inputs are not made of super-blocks of {SUPERBLOCK}", ""
+        return None
+
+    def _candidates(self, spec: ModelSpec, shapes: list[tuple[int, int]]) -> list[LayerOption]:
+        """Its asymmetric types and its two-level ones besides."""
+        plain = super()._candidates(spec, shapes)
+        groups = dict.fromkeys(
+            option.group_size for option in plain if option.format is Format.GRID
+        )
+        short = [
+            grid_option(
+                bits, group, symmetric=False, scale_dtype=spec.dtype, scale_bits=HALF_BITS - bits
+            )
+            for bits in MINIMUM_TYPES
+            for group in groups
+        ]
+        return [*plain, *short, *map(superblock_option, SUPER_LAYOUTS)]
 
     def _divides(self, option: LayerOption, width: int) -> bool:
         group = option.group_size if option.group_size > 0 else width

@@ -17,17 +17,25 @@ from torch import Tensor
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.compressed_tensors import PackedReader, read_schemes
 from paredown.errors import ConfigError
-from paredown.ops.affine import dequantize
+from paredown.ops.affine import Grid, dequantize
 from paredown.runtimes.llama_cpp.architectures import Architecture
-from paredown.runtimes.llama_cpp.blocks import Bytes, dense, encode, integers, is_exact
+from paredown.runtimes.llama_cpp.blocks import (
+    Bytes,
+    dense,
+    encode_grid,
+    has_exact_minima,
+    integers,
+    is_exact,
+)
 from paredown.runtimes.llama_cpp.tensor_types import (
+    MINIMUM_TYPES,
     BlockType,
     block_type,
     dense_type,
     tensor_bytes,
 )
 from paredown.spec.infer import is_buffer
-from paredown.spec.scheme import Scheme
+from paredown.spec.scheme import GridKind, Scheme
 from paredown.spec.structure import stored_transposed
 
 _EXPERT = re.compile(r"experts\.\d+\.")
@@ -158,15 +166,40 @@ def interleaved(rows: int, heads: int) -> Tensor:
 def _packed(
     checkpoint: Checkpoint, name: str, scheme: Scheme, target: str, heads: int | None
 ) -> FileTensor:
-    reader = PackedReader(checkpoint, name, scheme)
     kind = block_type(scheme.option("BF16"))
     if kind is None:
         raise ConfigError(f"llama.cpp: no type of blocks holds {name} ({scheme.option('BF16')})")
+    if scheme.kind is GridKind.SUPERBLOCK:
+        return FileTensor(name=target, kind=kind, source=_SuperblockSource(checkpoint, name, heads))
+    reader = PackedReader(checkpoint, name, scheme)
     source = _PackedSource(reader, kind, heads)
     if not source.is_exact():
         # Rare: groups of tiny weights whose scale is below half precision's normal numbers.
         return FileTensor(name=target, kind="F32", source=_PackedSource(reader, None, heads))
     return FileTensor(name=target, kind=kind, source=source)
+
+
+def _spans(shape: tuple[int, int], heads: int | None) -> list[tuple[int, int]]:
+    """Rows that are read at once."""
+    rows, width = shape
+    # Rows of a head change places with each other: it is read as a whole.
+    unit = 1 if heads is None else rows // heads
+    step = max(1, _AT_ONCE // width // unit) * unit
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+class _SuperblockSource:
+    """A matrix on two-level grids, which the artifact stores in the very bytes of the file."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str, heads: int | None) -> None:
+        self._checkpoint, self._tensor, self._heads = checkpoint, f"{name}.weight_packed", heads
+        rows, width = (int(n) for n in checkpoint.read(f"{name}.weight_shape"))
+        self.shape = rows, width
+
+    def parts(self) -> Iterator[Bytes]:
+        for span in _spans(self.shape, self._heads):
+            raw = self._checkpoint.read_rows(self._tensor, *span).numpy()
+            yield np.ascontiguousarray(_in_order(raw, self._heads, self.shape[0]))
 
 
 class _PackedSource:
@@ -177,27 +210,21 @@ class _PackedSource:
         self.shape = reader.shape
 
     def is_exact(self) -> bool:
+        if self._kind in MINIMUM_TYPES.values():
+            return all(has_exact_minima(grid) for _, grid in self._read())
         if bool((self._reader.scale.half().double() == self._reader.scale.double()).all()):
             return True  # without a look at the codes
-        return all(
-            is_exact(integers(codes, grid.zero), grid)
-            for codes, grid in (self._reader.rows(*span) for span in self._spans())
-        )
+        return all(is_exact(integers(codes, grid.zero), grid) for codes, grid in self._read())
 
-    def _spans(self) -> list[tuple[int, int]]:
-        rows, width = self.shape
-        # Rows of a head change places with each other: it is read as a whole.
-        unit = 1 if self._heads is None else rows // self._heads
-        step = max(1, _AT_ONCE // width // unit) * unit
-        return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+    def _read(self) -> Iterator[tuple[Tensor, Grid]]:
+        return (self._reader.rows(*span) for span in _spans(self.shape, self._heads))
 
     def parts(self) -> Iterator[Bytes]:
-        for start, end in self._spans():
-            codes, grid = self._reader.rows(start, end)
+        for codes, grid in self._read():
             if self._kind is None:
                 found = dense(dequantize(codes, grid, torch.float32), "F32")
             else:
-                found = encode(integers(codes, grid.zero), grid, self._kind)
+                found = encode_grid(codes, grid, self._kind)
             yield _in_order(found, self._heads, self.shape[0])
 
 

@@ -27,8 +27,10 @@ from paredown.blocks.skeleton import (
     module_name,
     read_config,
     require_filled,
+    set_tensor,
 )
 from paredown.errors import MissingExtraError, ModelError
+from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.adapters import attach_adapter, attach_with_peft, has_adapter
 from paredown.runtimes.torch.attention import use_float32_attention
 from paredown.runtimes.torch.eight_bit import eight_bit_linears, eight_bit_notes
@@ -40,6 +42,7 @@ from paredown.runtimes.torch.packed import PackedLinear, dense_dtype, pack_linea
 from paredown.runtimes.torch.sparse import load_sparse
 from paredown.spec.embeddings import packable_embeddings
 from paredown.spec.packed import float_dtype
+from paredown.spec.scheme import GridKind
 from paredown.spec.structure import by_input
 from paredown.spec.widths import FIELD
 
@@ -196,8 +199,11 @@ def _load_packed(
 ) -> Any:
     schemes, eight_bit = read_schemes(checkpoint), read_eight_bit(checkpoint)
     packable = [n for n in packable_embeddings(checkpoint.spec) if n in schemes]
+    # Two-level grids are made for llama.cpp: there are no kernels for them here.
+    unpacked = [n for n, scheme in schemes.items() if scheme.kind is GridKind.SUPERBLOCK]
+    packable = [n for n in packable if n not in unpacked]
     embeddings = {n: read_packed(checkpoint, n, schemes[n]) for n in packable}
-    layers = [n for n in schemes if n not in embeddings]
+    layers = [n for n in schemes if n not in embeddings and n not in unpacked]
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
     dtype = dtype or _float_dtype(checkpoint)
     model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
@@ -232,7 +238,14 @@ def _load_packed(
         for name, linear in zip(names, found, strict=True):
             model.set_submodule(module_name(model, name), linear)
             kernels[linear.kernel] += 1
-    inside = tuple(f"{name}." for name in (*schemes, *eight_bit))
+    for name in unpacked:
+        set_tensor(
+            model,
+            f"{name}.weight",
+            dequantize(*read_packed(checkpoint, name, schemes[name]), dtype),
+        )
+    inside = tuple(f"{name}.weight_" for name in unpacked)
+    inside += tuple(f"{name}." for name in (*layers, *embeddings, *eight_bit))
     fill(model, checkpoint, (n for n in checkpoint.names if not n.startswith(inside)), dtype=dtype)
     # Packed ones were tied when they were put in.
     if not embeddings:

@@ -1,0 +1,101 @@
+"""Integer grids of every kind, by the scheme that names them: fitted, rounded on, taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from paredown.ops import affine, gptq
+from paredown.ops.affine import Grid
+from paredown.ops.errors import row_powers
+from paredown.ops.gptq import Curvature, Solution
+from paredown.ops.superblocks import SuperGrid, dequantize_super, fit_super, quantize_super
+from paredown.spec.scheme import GridKind, Scheme
+
+AnyGrid = Grid | SuperGrid
+
+
+def fit(
+    weight: Tensor,
+    scheme: Scheme,
+    *,
+    scale_dtype: torch.dtype,
+    importance: Tensor | None = None,
+    steps: int = 0,
+) -> AnyGrid:
+    """Choose the grid of a matrix (out, inp).
+
+    Args:
+        scale_dtype: dtype in which scales of one-level grids will be stored.
+        importance, steps: see `affine.fit_grid` and `superblocks.fit_super`.
+
+    Raises:
+        NumericsError: a weight is not finite.
+    """
+    if scheme.kind is GridKind.SUPERBLOCK:
+        return fit_super(weight, bits=scheme.bits, importance=importance, steps=steps)
+    return affine.fit_grid(
+        weight,
+        bits=scheme.bits,
+        group_size=scheme.group_width(weight.shape[1]),
+        symmetric=scheme.symmetric,
+        scale_dtype=scale_dtype,
+        importance=importance,
+        steps=steps,
+        scale_bits=scheme.scale_bits,
+    )
+
+
+def quantize(weight: Tensor, grid: AnyGrid) -> Tensor:
+    """Nearest codes of `weight` (out, inp) on `grid`: int8 (out, inp)."""
+    if isinstance(grid, SuperGrid):
+        return quantize_super(weight, grid)
+    return affine.quantize(weight, grid)
+
+
+def dequantize(codes: Tensor, grid: AnyGrid, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weights that codes stand for, (out, inp) in `dtype`; computed in float32."""
+    if isinstance(grid, SuperGrid):
+        return dequantize_super(codes, grid, dtype)
+    return affine.dequantize(codes, grid, dtype)
+
+
+def nearest(
+    weight: Tensor, scheme: Scheme, *, scale_dtype: torch.dtype, steps: int
+) -> tuple[Tensor, AnyGrid]:
+    """Codes and grid without any data: the baseline."""
+    grid = fit(weight, scheme, scale_dtype=scale_dtype, steps=steps)
+    return quantize(weight, grid), grid
+
+
+def solve(
+    weight: Tensor, inputs: Curvature, scheme: Scheme, *, scale_dtype: torch.dtype, steps: int = 20
+) -> Solution:
+    """Codes by GPTQ on the grid that fits the matrix (out, inp); see `gptq.solve_on`."""
+    grid = fit(weight, scheme, scale_dtype=scale_dtype, importance=inputs.importance, steps=steps)
+    if isinstance(grid, Grid):
+        return gptq.solve_on(weight, inputs, grid)
+    # Errors, and so all that is passed on between columns, are those of the weights themselves.
+    moved, affine_grid = grid.shifted(weight)
+    found = gptq.solve_on(moved, inputs, affine_grid)
+    return replace(found, grid=grid, powers=row_powers(weight.float(), inputs.hessian))
+
+
+def stack(grids: Sequence[AnyGrid]) -> AnyGrid:
+    """The grid of matrices one above the other, all of one kind."""
+    first = grids[0]
+    parts = [grid.tensors() for grid in grids]
+    return replace(first, **{name: torch.cat([p[name] for p in parts]) for name in parts[0]})
+
+
+def grid_of(scheme: Scheme, width: int, tensors: Mapping[str, Tensor]) -> AnyGrid:
+    """The grid with these `tensors()`, of a matrix of `width` inputs."""
+    if scheme.kind is GridKind.SUPERBLOCK:
+        return SuperGrid(
+            scheme.bits, tensors["d"], tensors["s"], tensors.get("e"), tensors.get("n")
+        )
+    group = scheme.group_width(width)
+    return Grid(scheme.bits, group, tensors["scale"], tensors.get("zero"))
