@@ -43,7 +43,9 @@ class Handler(BaseHTTPRequestHandler):
             self.reply({"status": "ok"}, 500 if self.behaviour == "unhealthy" else 200)
         elif self.path == "/v1/models":
             listed = (
-                [] if self.behaviour == "no model" else [{"id": MODEL, "meta": {"n_ctx": CONTEXT}}]
+                []
+                if self.behaviour == "no model"
+                else [{"id": MODEL, "meta": {"n_ctx": CONTEXT, "n_vocab": 128}}]
             )
             self.reply({"data": listed})
         elif self.path == "/props":

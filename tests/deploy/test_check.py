@@ -83,6 +83,12 @@ def test_when_the_time_is_up_nothing_more_is_asked() -> None:
 
 def test_a_wrong_name_and_a_server_that_is_not_there() -> None:
     assert "not other" in check("good", name="other")["model listed"].seen
+
+
+def test_a_model_with_another_vocabulary_is_seen() -> None:
+    assert "128 tokens" in check("good", proof=proof(vocabulary=128))["model listed"].seen
+    fact = check("good", proof=proof(vocabulary=130))["model listed"]
+    assert (fact.status, fact.seen) == ("failed", "fake has 128 tokens, the artifact 130")
     with running("good") as url:
         pass
     facts = check_server(url, patience=QUICK)

@@ -106,6 +106,28 @@ def test_a_failed_folder_keeps_the_old_one(tmp_path: Path) -> None:
     assert [f.name for f in target.iterdir()] == ["new"]
 
 
+def test_what_a_killed_process_has_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from paredown.store.atomic import new_folder\n"
+        "with new_folder(Path(sys.argv[1])) as partial:\n"
+        "    (partial / 'half').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    target = tmp_path / "out[1]"
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".out[1].partial-")
+    fill(target, "new")
+    assert left.exists()  # so young that its process might be about to lock it
+    os.utime(left, (1.0, 1.0))
+    with new_folder(target) as partial:
+        assert not left.exists()
+        os.utime(partial, (1.0, 1.0))
+        fill(target, "meanwhile")  # another writer, while this one works
+        assert partial.exists()
+    assert [*tmp_path.iterdir()] == [target]
+
+
 def test_bytes_of_a_folder(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a.bin", b"123")
     write_bytes(tmp_path / "sub" / "b.txt", b"4567")

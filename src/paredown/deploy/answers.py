@@ -41,7 +41,13 @@ def model_listed(subject: Subject) -> Fact:
     if subject.context is None:
         told = found[0].get("max_model_len") or (found[0].get("meta") or {}).get("n_ctx")
         subject.context = told if isinstance(told, int) else None
-    return passed("model listed", f"listed: {said}")
+    wanted = None if subject.proof is None else subject.proof.vocabulary
+    size = (found[names.index(subject.name or names[0])].get("meta") or {}).get("n_vocab")
+    if wanted is None or not isinstance(size, int):
+        return passed("model listed", f"listed: {said}")
+    if size != wanted:
+        return failed("model listed", f"{said} has {size} tokens, the artifact {wanted}")
+    return passed("model listed", f"listed: {said}, with the artifact's {wanted} tokens")
 
 
 def generation(subject: Subject) -> Fact:

@@ -80,7 +80,10 @@ def model_card(record: PackageRecord, proof: Proof) -> str:
         *_table(_MEASURED, (_quality_row(m, "the base") for m in proof.quality)),
         *_scores(proof.scores),
         "",
-        *_table(("served", "this package", "base", "ratio"), map(_pair_row, proof.served)),
+        *_table(
+            ("served", "this package", "base", "ratio"),
+            map(_pair_row, (*proof.served, *proof.energy)),
+        ),
         "",
         "## Whether it is the artifact",
         "",
@@ -179,6 +182,8 @@ def ratio(pair: Pair) -> str:
 
 def amount(value: float, unit: str) -> str:
     """A number of a pair, as people read it."""
+    if unit == Unit.JOULES_PER_TOKEN:
+        return f"{value:.3g} {unit}"
     return human_bytes(value) if unit == "bytes" else f"{value:.1f} {unit}"
 
 

@@ -101,6 +101,8 @@ class Proof(_Record):
     """Of the package: hash of the engine's files."""
     golden: tuple[Golden, ...]
     tokens: tuple[Tokens, ...]
+    vocabulary: int | None = None
+    """Tokens of the artifact's vocabulary, which are the package's."""
     answer_tokens: int
     """Longest answer to a golden prompt."""
     quality: tuple[Measurement, ...]
@@ -111,6 +113,8 @@ class Proof(_Record):
     """Benchmarks in the engine, each beside the base."""
     served: tuple[Pair, ...] = ()
     """Time and memory of both servers."""
+    energy: tuple[Pair, ...] = ()
+    """Joules per token in the engine; whether they were measured or estimated, `how` says."""
     served_kl: float | None = None
     """KL of the served answers' first tokens from the artifact's, nats; None: nothing is served."""
     peak_bytes: int | None = None

@@ -7,6 +7,7 @@ the same engine; what differs is the compression.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,21 @@ from torch import Tensor
 
 from paredown.blocks.memory import release
 from paredown.deploy.golden import TEXTS, differing, golden_prompts, token_texts
-from paredown.deploy.proof import Golden, Tokens
+from paredown.deploy.proof import Golden, Pair, Tokens
 from paredown.errors import VerificationError
+from paredown.evaluate.energy import measure_energy
 from paredown.evaluate.quality import measure_quality
-from paredown.runtimes.base import Engine
+from paredown.runtimes.base import Engine, Package
 from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Session
 from paredown.spec.progress import Progress
 from paredown.spec.result import Measurement
+from paredown.spec.run import EvaluateConfig
 from paredown.spec.target import Device
 
 _TORCH = "torch"
+_ENERGY = {"energy": "energy per output token", "prefill_energy": "energy per prompt token"}
+_Z95 = 1.96
 _ROOM = 1.5
 """Times the bytes of the base's files that must be free before both are opened at once."""
 
@@ -56,16 +61,20 @@ class Proved:
 
     Attributes:
         nbytes, base_nbytes: of the weights files.
+        vocabulary: tokens that artifact and package know.
         exactness: of the package against the artifact in torch.
         quality: of the package, in its engine, against the base in the same engine.
+        energy: per token, beside the base in the same engine; nothing where none can be told.
     """
 
     nbytes: int
     base_nbytes: int
     golden: tuple[Golden, ...]
     tokens: tuple[Tokens, ...]
+    vocabulary: int
     exactness: tuple[Measurement, ...]
     quality: tuple[Measurement, ...]
+    energy: tuple[Pair, ...]
     notes: tuple[str, ...]
 
 
@@ -75,6 +84,7 @@ def export_and_prove(
     tokens: Tensor,
     protocol: str,
     largest_kl: float,
+    config: EvaluateConfig,
     progress: Progress,
 ) -> Proved:
     """Write the engine's files and compare them with the artifact and the base.
@@ -82,6 +92,7 @@ def export_and_prove(
     Args:
         tokens: (count, length) windows of held-out text.
         largest_kl: from the artifact, in nats per token, that is accepted.
+        config: how energy is measured.
 
     Raises:
         ConfigError: the engine does not hold the artifact; what would do.
@@ -98,17 +109,17 @@ def export_and_prove(
         golden, exactness = _against_torch(session, tokens, protocol, subjects)
         _require_close(exactness, largest_kl)
         progress(0.6, f"measuring beside the base in {runtime.name}")
-        quality, notes = _beside_base(
-            runtime, base_package.folder, base_package.nbytes, session, tokens, protocol, subjects
+        quality, energy, notes = _beside_base(
+            runtime, base_package, session, tokens, protocol, subjects, config
         )
-        told = session.notes
+        told, vocabulary = session.notes, session.vocabulary
     finally:
         session.close()
     return Proved(
         nbytes=package.nbytes, base_nbytes=base_package.nbytes, golden=golden,
         tokens=token_texts(subjects.artifact, trust_remote_code=subjects.trust_remote_code),
-        exactness=tuple(exactness), quality=tuple(quality),
-        notes=(*package.notes, *told, *notes),
+        vocabulary=vocabulary, exactness=tuple(exactness), quality=tuple(quality),
+        energy=tuple(energy), notes=(*package.notes, *told, *notes),
     )  # fmt: skip
 
 
@@ -124,6 +135,11 @@ def _against_torch(
     """Golden prompts as torch sees them, and the engine's quality against torch."""
     artifact = _open(engine(_TORCH), subjects.artifact, subjects)
     try:
+        if session.vocabulary != artifact.vocabulary:
+            raise VerificationError(
+                f"{subjects.runtime} has a vocabulary of {session.vocabulary} tokens, and the "
+                f"artifact one of {artifact.vocabulary}"
+            )
         golden = golden_prompts(
             artifact, subjects.artifact, trust_remote_code=subjects.trust_remote_code
         )
@@ -154,23 +170,45 @@ def _require_close(exactness: list[Measurement], largest: float) -> None:
 
 def _beside_base(
     runtime: Engine,
-    folder: Path,
-    nbytes: int,
+    package: Package,
     session: Session,
     tokens: Tensor,
     protocol: str,
     subjects: Subjects,
-) -> tuple[list[Measurement], list[str]]:
-    """Quality against the base in the same engine, and what could not be measured."""
-    if psutil.virtual_memory().available < _ROOM * nbytes:
+    config: EvaluateConfig,
+) -> tuple[list[Measurement], list[Pair], list[str]]:
+    """Quality and energy against the base in the same engine, and what could not be measured."""
+    if psutil.virtual_memory().available < _ROOM * package.nbytes:
         found = measure_quality(session, tokens, None, protocol=protocol)
-        return found, ["there was no room to open the base beside it: compared with nothing"]
-    base = _open(runtime, folder, subjects)
+        return found, [], ["there was no room to open the base beside it: compared with nothing"]
+    base = _open(runtime, package.folder, subjects)
     try:
         live = _Live(base.logits(tokens))
-        return measure_quality(session, tokens, live, protocol=protocol), []
+        quality = measure_quality(session, tokens, live, protocol=protocol)
+        return quality, *_energy(session, base, config)
     finally:
         base.close()
+
+
+def _energy(
+    session: Session, base: Session, config: EvaluateConfig
+) -> tuple[list[Pair], list[str]]:
+    """Joules per token of both, one behind the other, and why where there are none."""
+    (mine, notes), (reference, more) = (measure_energy(s, config) for s in (session, base))
+    beside = {m.name: m for m in reference}
+    pairs = [_pair(m, beside[m.name]) for m in mine if m.name in beside]
+    return pairs, list(dict.fromkeys((*notes, *more)))
+
+
+def _pair(mine: Measurement, base: Measurement) -> Pair:
+    ratio = mine.value / base.value
+    errors = [(m.stderr or 0.0) / m.value for m in (mine, base)]
+    spread = _Z95 * ratio * math.hypot(*errors)  # to first order; both are measured by themselves
+    return Pair(
+        name=_ENERGY[mine.name], unit=mine.unit, package=mine.value, base=base.value, ratio=ratio,
+        low=ratio - spread, high=ratio + spread, n=mine.n or 1, lower_is_better=True,
+        how=f"{mine.source}: {mine.how}",
+    )  # fmt: skip
 
 
 @final

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from glob import escape
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def deliver(
                 device=bench.device, runtime=bench.runtime,
                 trust_remote_code=bench.trust_remote_code, artifact=order.artifact,
                 out=folder / MODEL, base_out=scratch / "base", largest_kl=order.largest_kl,
-                held_out=bench.held_out,
+                held_out=bench.held_out, config=bench.evaluate,
             )
         )  # fmt: skip
         scores = _scores(clock, bench, order.artifact)
@@ -200,7 +201,12 @@ def _previous(out: Path, hashed: str) -> Previous | None:
     One of the same version is no step back: it is replaced, and what was before it stays so.
     """
     if not (out / RECORD).is_file():
-        return None
+        # Killed between the two renames, a delivery has moved it aside and put nothing there.
+        aside = [p for p in out.parent.glob(f"{escape(out.name)}@*") if (p / RECORD).is_file()]
+        if not aside:
+            return None
+        last = max(aside, key=lambda p: p.stat().st_ctime)
+        return Previous(version=read_record(last).version, folder=f"../{last.name}")
     before = read_record(out)
     if before.version == hashed:
         return before.previous
@@ -213,7 +219,9 @@ def _kept_name(out: Path, hashed: str) -> str:
 
 def _keep(out: Path, record: PackageRecord) -> Path | None:
     """Move the package at the output aside, so that it can be gone back to."""
-    if record.previous is None or read_record(out).version == record.version:
+    if record.previous is None or not out.exists():
+        return None
+    if read_record(out).version == record.version:
         return None
     kept = out.parent / _kept_name(out, record.previous.version)
     if kept.exists():  # the same version was there before, byte for byte
@@ -265,9 +273,9 @@ def _proof(
         runtime=runtime.name, engine=_libraries(runtime),
         machine=f"{machine.cpu or platform.machine()}, {machine.logical_cores} processors",
         measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), version=record.version,
-        golden=served.golden, tokens=done.tokens, answer_tokens=ANSWER_TOKENS, quality=quality,
-        exactness=done.exactness, scores=scores, served=served.pairs, served_kl=served.kl,
-        peak_bytes=served.peak_bytes, notes=done.notes,
+        golden=served.golden, tokens=done.tokens, vocabulary=done.vocabulary,
+        answer_tokens=ANSWER_TOKENS, quality=quality, exactness=done.exactness, scores=scores,
+        served=served.pairs, served_kl=served.kl, energy=done.energy, peak_bytes=served.peak_bytes, notes=done.notes,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from paredown.deploy.proof import Golden, Tokens
+from paredown.deploy.proof import Golden, Pair, Tokens
 from paredown.spec.plan import PlanRecord
 from paredown.spec.result import Failure, Measurement
 from paredown.spec.run import EvaluateConfig
@@ -87,10 +87,14 @@ class DeployDone(_Record):
     """Of the base's in the same engine."""
     golden: tuple[Golden, ...]
     tokens: tuple[Tokens, ...]
+    vocabulary: int
+    """Tokens that the artifact and its package know."""
     exactness: tuple[Measurement, ...]
     """Against the artifact computed by torch."""
     quality: tuple[Measurement, ...]
     """Against the base in the same engine."""
+    energy: tuple[Pair, ...] = ()
+    """Per token, beside the base in the same engine."""
     notes: tuple[str, ...]
 
 
@@ -279,6 +283,7 @@ class DeployJob(Job[DeployDone]):
     largest_kl: float
     """From the artifact, nats per token, that the engine's arithmetic may cause."""
     held_out: HeldOut
+    config: EvaluateConfig
 
     @property
     def answer(self) -> type[DeployDone]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,8 @@ _NOT_WRITABLE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
     errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
+_YOUNG_S = 5.0
+"""Age below which a partial folder may be another process's that has not locked it yet."""
 
 
 def require_writable(path: Path) -> None:
@@ -75,12 +80,17 @@ def write_json(path: Path, value: Any) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder; rename it to `path` on success, delete it on failure.
 
-    An existing folder at `path` is replaced only once the new one is complete.
+    An existing folder at `path` is replaced only once the new one is complete. What a process that
+    was killed has left of such a sibling is deleted first.
     """
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.partial-"))
+        prefix = f".{path.name}.partial-"
+        _delete_abandoned(path.parent, prefix)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
+        lock = os.open(partial, os.O_RDONLY)
         try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             # mkdtemp lets only the owner in.
             partial.chmod(0o755)
             yield partial
@@ -90,6 +100,27 @@ def new_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        finally:
+            os.close(lock)
+
+
+def _delete_abandoned(parent: Path, prefix: str) -> None:
+    """Delete partial folders whose process is gone: with it went the lock."""
+    for partial in parent.glob(f"{glob.escape(prefix)}*"):
+        try:
+            # One that was made just now may not be locked yet.
+            if time.time() - partial.stat().st_mtime < _YOUNG_S:
+                continue
+            lock = os.open(partial, os.O_RDONLY)
+        except OSError:  # gone by now, or another user's
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(partial, ignore_errors=True)
+        except OSError:  # its process lives
+            pass
+        finally:
+            os.close(lock)
 
 
 @contextmanager

@@ -23,10 +23,11 @@ def deploy(job: DeployJob, progress: Progress) -> DeployDone:
         tokens=tokens,
         protocol=protocol(job.held_out),
         largest_kl=job.largest_kl,
+        config=job.config,
         progress=progress,
     )  # fmt: skip
     return DeployDone(
         nbytes=proved.nbytes, base_nbytes=proved.base_nbytes, golden=proved.golden,
-        tokens=proved.tokens, exactness=proved.exactness, quality=proved.quality,
-        notes=proved.notes,
+        tokens=proved.tokens, vocabulary=proved.vocabulary, exactness=proved.exactness,
+        quality=proved.quality, energy=proved.energy, notes=proved.notes,
     )  # fmt: skip

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, get_tensor_name_map
@@ -46,32 +47,50 @@ _LINES = 200
 """Texts are handed to the engine's process so many at a time."""
 
 
-def write_gguf(artifact: Path, out: Path) -> tuple[str, ...]:
-    """Write `artifact` into the file `out`.
+@dataclass(frozen=True, kw_only=True)
+class GgufFile:
+    """All of a file before it is written.
 
-    Returns:
-        Notes: what a user should know of the file.
-
-    Raises:
-        ConfigError: something that llama.cpp does not compute alike, or texts that it reads as
-            other tokens; nothing is left behind.
+    Attributes:
+        header: keys and values, those of the tokenizer included.
+        tensors: in the order of the file.
+        notes: what a user should know of it.
     """
-    checkpoint = Checkpoint(artifact)
-    config = read_config(artifact).get_text_config()
-    architecture = ARCHITECTURES[checkpoint.spec.model_type]
-    header = numbers(config, architecture)
-    tensors = _tensors(checkpoint, config, architecture)
-    ends = end_tokens(artifact, config)
-    vocabulary = Vocabulary(load_tokenizer(artifact), config.vocab_size, ends)
-    header |= {
-        **vocabulary.header(_proved_cut(vocabulary)),
-        "general.name": checkpoint.spec.name,
-        "general.file_type": _file_type(tensors),
-        "general.quantization_version": _QUANTIZATION_VERSION,
-    }
-    with clear_disk_errors(out):
-        _write(out, architecture, header, tensors)
-    return (*_widened(checkpoint, tensors), *vocabulary.notes)
+
+    architecture: Architecture
+    header: dict[str, Number]
+    tensors: Sequence[FileTensor]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, artifact: Path) -> Self:
+        """The file with an artifact's own numbers; tensors are read when they are written.
+
+        Raises:
+            ConfigError: something that llama.cpp does not compute alike, or texts that it reads as
+                other tokens.
+        """
+        checkpoint = Checkpoint(artifact)
+        config = read_config(artifact).get_text_config()
+        architecture = ARCHITECTURES[checkpoint.spec.model_type]
+        header = numbers(config, architecture)
+        tensors = _tensors(checkpoint, config, architecture)
+        vocabulary = Vocabulary(
+            load_tokenizer(artifact), config.vocab_size, end_tokens(artifact, config)
+        )
+        header |= {
+            **vocabulary.header(_proved_cut(vocabulary)),
+            "general.name": checkpoint.spec.name,
+            "general.quantization_version": _QUANTIZATION_VERSION,
+        }
+        notes = (*_widened(checkpoint, tensors), *vocabulary.notes)
+        return cls(architecture=architecture, header=header, tensors=tensors, notes=notes)
+
+    def write(self, out: Path) -> None:
+        """Write it to `out`."""
+        header = self.header | {"general.file_type": _file_type(self.tensors)}
+        with clear_disk_errors(out):
+            _write(out, self.architecture, header, self.tensors)
 
 
 def _widened(checkpoint: Checkpoint, tensors: Sequence[FileTensor]) -> tuple[str, ...]:

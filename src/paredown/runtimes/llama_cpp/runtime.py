@@ -165,6 +165,8 @@ class LlamaCpp(FileEngine):
         return why_not_held(spec)
 
     def _write(self, artifact: Path, folder: Path) -> Sequence[str]:
-        from paredown.runtimes.llama_cpp.export import write_gguf
+        from paredown.runtimes.llama_cpp.export import GgufFile
 
-        return write_gguf(artifact, folder / FILE)
+        file = GgufFile.of(artifact)
+        file.write(folder / FILE)
+        return file.notes

@@ -84,7 +84,7 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", help="under which the model is listed")
     parser.add_argument("--context", type=int, help="tokens of one request")
     parser.add_argument("--slots", type=int, help="requests at once")
-    parser.add_argument("--queue", type=int, help="requests that may wait; twice the slots, 8 at least")
+    parser.add_argument("--queue", type=int, help="requests that may wait")
     parser.add_argument("--threads", type=int, help="of the processor")
     parser.add_argument("--cache", help="type of keys and values: f16, q8_0, ...")
     given = parser.parse_args(words)
