@@ -275,7 +275,8 @@ def _proof(
         measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), version=record.version,
         golden=served.golden, tokens=done.tokens, vocabulary=done.vocabulary,
         answer_tokens=ANSWER_TOKENS, quality=quality, exactness=done.exactness, scores=scores,
-        served=served.pairs, served_kl=served.kl, energy=done.energy, peak_bytes=served.peak_bytes, notes=done.notes,
+        served=served.pairs, served_kl=served.kl, energy=done.energy,
+        peak_bytes=served.peak_bytes, notes=done.notes,
     )  # fmt: skip
 
 

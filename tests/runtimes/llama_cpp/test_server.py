@@ -86,7 +86,7 @@ def test_requests_and_answers_pass_byte_for_byte() -> None:
         async with running(1) as (engine, _, port):
             engine.gate.set()
             body = json.dumps({"prompt": "é", "x": "\\u0000"})
-            status, head, answer = await ask(
+            status, _, answer = await ask(
                 port, "POST", WORK, body, "Authorization: Bearer k\r\nExpect: 100-continue\r\n"
             )
             assert (status, answer) == (
