@@ -6,9 +6,12 @@ prompts in turns: the base in transformers (bf16) and in every engine (unquantiz
 processes of the machine hardly change; ratios are paired, with 95 % intervals. Then: how many
 weights differ between file and artifact; mean KL on Python's documentation of the engine from the
 artifact in float32, and of the uncompressed model in the engine from itself, which is what the
-engine's arithmetic does; seconds and memory of the export.
+engine's arithmetic does; seconds and memory of the export. Beside the time of a token stands the
+share of the memory bandwidth that its weights, read once, amount to; the bandwidth is that of a sum
+over a large array, one thread, in the same turns.
 
     python benchmarks/runtimes.py --model demo
+    python benchmarks/runtimes.py --model random-0.8b --strategy "rtn(bits=4, group_size=32)"
     python benchmarks/runtimes.py --artifact DIR --runtimes onnxruntime,openvino
 """
 
@@ -22,13 +25,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from common import Server, ratio, run_child, table
+from engine_files import count_differing
+from models import random_llama
 
 BASE, LOADED = "base, transformers", "ours, paredown.load"
 
@@ -64,6 +69,7 @@ def serve(runtime: str, folder: str, prompt_tokens: int, tokens: int) -> None:
             "prefill_ms": (middle - start) * 1e3,
             "decode_ms": (spent() - middle) * 1e3 / tokens,
             "peak_bytes": peak_rss(session.pid),
+            "weights_bytes": session.weights_bytes(),
         }
         print(json.dumps(answer), flush=True)
     session.close()
@@ -107,11 +113,12 @@ def measure_speed(base: Path, artifact: Path, options: argparse.Namespace) -> di
         name: Server(script, "--serve", runtime, str(folder), *words)
         for name, (runtime, folder) in subjects.items()
     }
-    found: dict[str, dict[str, list[float]]] = {
-        name: {"prefill_ms": [], "decode_ms": [], "peak_bytes": []} for name in servers
-    }
+    kinds = ("prefill_ms", "decode_ms", "peak_bytes", "weights_bytes")
+    found: dict[str, dict[str, list[float]]] = {name: {k: [] for k in kinds} for name in servers}
+    bandwidths = []
     try:
         for repeat in range(options.repeats + 1):  # the first is a warm-up
+            bandwidths += [bandwidth()] if repeat else []
             for name, server in servers.items():
                 answer = server.ask("go")
                 for key, values in found[name].items():
@@ -120,9 +127,13 @@ def measure_speed(base: Path, artifact: Path, options: argparse.Namespace) -> di
         for server in servers.values():
             server.close()
     speed: dict[str, Any] = {
-        name: {key: statistics.median(values) for key, values in kinds.items()}
-        for name, kinds in found.items()
+        name: {key: statistics.median(values) for key, values in told.items()}
+        for name, told in found.items()
     }
+    reached = statistics.median(bandwidths)
+    for told in speed.values():
+        told["share"] = told["weights_bytes"] / (told["decode_ms"] / 1e3) / reached
+    speed["bandwidth / s"] = {"value": reached}
     for runtime in options.runtimes:
         ours = f"ours, {runtime}"
         for other in (BASE, LOADED, f"base, {runtime}"):
@@ -132,102 +143,16 @@ def measure_speed(base: Path, artifact: Path, options: argparse.Namespace) -> di
     return speed
 
 
-def count_differing(artifact: Path, runtime: str, package: Path) -> tuple[int, int]:
-    """(weights that differ, weights compared) of all packed layers, float32 against float32."""
+def bandwidth() -> float:
+    """Bytes per second of processor time at which one thread reads a large array."""
     import torch
 
-    from paredown.artifact.checkpoint import Checkpoint
-    from paredown.artifact.compressed_tensors import read_packed, read_schemes
-    from paredown.ops.grids import dequantize
-
-    checkpoint = Checkpoint(artifact)
-    written = WRITTEN[runtime](checkpoint, package)
-    differing = compared = 0
-    for name, scheme in read_schemes(checkpoint).items():
-        expected = dequantize(*read_packed(checkpoint, name, scheme), torch.float32)
-        differing += int((written(name) != expected).sum())
-        compared += expected.numel()
-    return differing, compared
-
-
-def _in_gguf(checkpoint: Any, package: Path) -> Callable[[str], Any]:
-    """Weights by layer as gguf's own code reads them, in the order of rows of transformers."""
-    import numpy as np
-    import torch
-    from gguf import GGUFReader
-    from gguf.quants import dequantize as read_blocks
-
-    from paredown.blocks.skeleton import read_config
-    from paredown.runtimes.llama_cpp.architectures import ARCHITECTURES
-    from paredown.runtimes.llama_cpp.export import tensor_names
-
-    config = read_config(checkpoint.folder).get_text_config()
-    architecture = ARCHITECTURES[checkpoint.spec.model_type]
-    names = tensor_names(architecture, config)
-    tensors = {tensor.name: tensor for tensor in GGUFReader(package / "model.gguf").tensors}
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-
-    def read(name: str) -> Any:
-        tensor = tensors[f"{names.get_name(name)}.weight"]
-        found = torch.from_numpy(np.array(read_blocks(tensor.data, tensor.tensor_type)))
-        leaf = name.rpartition(".")[2]
-        if not architecture.interleaves or leaf not in heads:
-            return found
-        rows = found.reshape(heads[leaf], -1, 2, found.shape[1])
-        return torch.cat((rows[:, :, 0], rows[:, :, 1]), 1).reshape(found.shape)
-
-    return read
-
-
-def _in_onnx(checkpoint: Any, package: Path) -> Callable[[str], Any]:
-    """Weights by layer from the constants of the graph; q, k and v may be one product."""
-    import onnx_ir
-    import torch
-
-    from paredown.runtimes.onnxruntime.proof import dequantized
-    from paredown.runtimes.onnxruntime.skeleton import stored_shape
-
-    nodes = {node.name: node for node in onnx_ir.load(package / "model.onnx").graph}
-
-    def read(name: str) -> Any:
-        if name == "model.embed_tokens":
-            return rows("/model/embed_tokens/GatherBlockQuantized", 0, name)
-        if name == "lm_head":
-            return rows("/lm_head/MatMulNBits", 0, name)
-        stem = "/" + name.replace(".self_attn.", ".attn.").replace(".", "/")
-        stem = stem.replace("/layers/", "/layers.")
-        block, _, leaf = stem.rpartition("/")
-        joined, kinds = f"{block}/qkv_proj/MatMulNBits", ("q_proj", "k_proj", "v_proj")
-        if leaf not in kinds or joined not in nodes:
-            return rows(f"{stem}/MatMulNBits", 0, name)
-        before = kinds[: kinds.index(leaf)]
-        parent = name.rpartition(".")[0]
-        return rows(joined, sum(stored_shape(checkpoint, f"{parent}.{k}")[0] for k in before), name)
-
-    def rows(node: str, start: int, name: str) -> Any:
-        count = stored_shape(checkpoint, name)[0]
-        return torch.from_numpy(dequantized(nodes[node], start, start + count))
-
-    return read
-
-
-def _in_openvino(checkpoint: Any, package: Path) -> Callable[[str], Any]:
-    """Weights by layer as the engine itself computes them from the file."""
-    import openvino
-    import torch
-
-    model = openvino.Core().read_model(package / "openvino_model.xml")
-    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-
-    def read(name: str) -> Any:
-        node = nodes[name]
-        place = node.input_value(1 if node.get_type_name() == "MatMul" else 0)
-        part = openvino.Model([openvino.opset13.result(place)], [])
-        exact = {"INFERENCE_PRECISION_HINT": "f32"}
-        (found,) = openvino.Core().compile_model(part, "CPU", exact)([]).values()
-        return torch.from_numpy(found.copy())
-
-    return read
+    torch.set_num_threads(1)
+    array = torch.ones(1 << 26)  # 256 MB: more than any cache
+    array.sum()
+    start = time.process_time()
+    array.sum()
+    return array.numel() * array.element_size() / (time.process_time() - start)
 
 
 EXPORTERS = {
@@ -235,9 +160,6 @@ EXPORTERS = {
     "onnxruntime": "paredown.runtimes.onnxruntime.export",
     "openvino": "paredown.runtimes.openvino.export",
 }
-WRITTEN: dict[str, Callable[[Any, Path], Callable[[str], Any]]] = {
-    "llama.cpp": _in_gguf, "onnxruntime": _in_onnx, "openvino": _in_openvino,
-}  # fmt: skip
 
 
 def texts(folder: Path, count: int, length: int) -> Any:
@@ -280,7 +202,11 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     from paredown import api
     from paredown.artifact.source import locate
 
-    base = locate(options.model)
+    if options.model == "random-0.8b":
+        shape = {"layers": 20, "width": 1792, "mlp": 4864, "vocabulary": 49152}
+        base = random_llama(scratch / "base", **shape)
+    else:
+        base = locate(options.model)
     artifact = Path(options.artifact) if options.artifact else scratch / "artifact"
     if not options.artifact:
         api.compress(
@@ -323,16 +249,21 @@ def show(report: dict[str, Any], options: argparse.Namespace) -> None:
     """Print the report as tables."""
     speed = report["speed"]
     rows: list[tuple[str, ...]] = [
-        ("processor time, one thread", "decode ms", f"first token ms ({options.prompt})", "peak MB")
+        (
+            *("processor time, one thread", "decode ms", f"first token ms ({options.prompt})"),
+            *("peak MB", "weights MB", "of bandwidth"),
+        )
     ]
     for name, r in speed.items():
         if " / " not in name:
-            peak = f"{r['peak_bytes'] / 1e6:.0f}"
-            rows.append((name, f"{r['decode_ms']:.1f}", f"{r['prefill_ms']:.0f}", peak))
+            memory = (f"{r[key] / 1e6:.0f}" for key in ("peak_bytes", "weights_bytes"))
+            times = (f"{r['decode_ms']:.1f}", f"{r['prefill_ms']:.0f}")
+            rows.append((name, *times, *memory, f"{100 * r['share']:.0f} %"))
     print(f"{report['model']}: {report['strategy']}, {report['repeats']} repeats in turns")
     print(table(rows))
+    print(f"memory bandwidth of one thread: {speed['bandwidth / s']['value'] / 1e9:.1f} GB/s")
     for name, value in speed.items():
-        if " / " in name:
+        if " / " in name and "low" in value:
             print(f"{name}: {value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]")
     for runtime, found in report["engines"].items():
         made = found["export"]
@@ -352,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="demo", help="demo, or a model folder")
+    parser.add_argument("--model", default="demo", help="demo, random-0.8b, or a model folder")
     parser.add_argument("--runtimes", default="llama.cpp", help="engines, comma between them")
     parser.add_argument("--strategy", default="gptq(bits=4, group_size=32, embedding_bits=8)")
     parser.add_argument("--artifact", help="a folder that is there already, of the same model")
