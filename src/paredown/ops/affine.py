@@ -7,7 +7,8 @@ chosen, so that what is stored is exactly what was optimised.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,13 +37,15 @@ class Grid:
 
     def rows(self, index: Tensor | slice) -> Grid:
         """That of some rows of the matrix."""
-        zero = None if self.zero is None else self.zero[index].contiguous()
-        return replace(self, scale=self.scale[index].contiguous(), zero=zero)
+        return self.with_tensors({n: t[index].contiguous() for n, t in self.tensors().items()})
 
     def to(self, device: torch.device | str) -> Grid:
         """The same on a device."""
-        zero = None if self.zero is None else self.zero.to(device)
-        return replace(self, scale=self.scale.to(device), zero=zero)
+        return self.with_tensors({name: t.to(device) for name, t in self.tensors().items()})
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Grid:
+        """A grid of the same kind made of other `tensors()`."""
+        return Grid(self.bits, self.group_size, tensors["scale"], tensors.get("zero"))
 
     def tensors(self) -> dict[str, Tensor]:
         """What it is made of, by name."""

@@ -7,7 +7,7 @@ groups with activation order as in its public code.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,8 +23,12 @@ COLUMNS = 128
 """Columns between two updates of the rest of the matrix; affects speed only."""
 
 
+G = TypeVar("G", bound="Grid | SuperGrid", covariant=True)
+"""The kind of grid."""
+
+
 @dataclass(frozen=True)
-class Solution:
+class Solution(Generic[G]):
     """Codes (out, inp) int8 on a grid, and the squared output error they leave.
 
     Attributes:
@@ -34,7 +38,7 @@ class Solution:
     """
 
     codes: Tensor
-    grid: Grid | SuperGrid
+    grid: G
     errors: Tensor
     powers: Tensor
 
@@ -133,7 +137,7 @@ def solve(
     symmetric: bool,
     scale_dtype: torch.dtype,
     steps: int = 20,
-) -> Solution:
+) -> Solution[Grid]:
     """`solve_on` the affine grid that fits the matrix best.
 
     Args:
@@ -156,7 +160,7 @@ def solve(
     return solve_on(weight, inputs, grid)
 
 
-def solve_on(weight: Tensor, inputs: Curvature, grid: Grid) -> Solution:
+def solve_on(weight: Tensor, inputs: Curvature, grid: Grid) -> Solution[Grid]:
     """Quantise a weight matrix so that its outputs, not its entries, change least.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -73,7 +72,7 @@ def nearest(
 
 def solve(
     weight: Tensor, inputs: Curvature, scheme: Scheme, *, scale_dtype: torch.dtype, steps: int = 20
-) -> Solution:
+) -> Solution[AnyGrid]:
     """Codes by GPTQ on the grid that fits the matrix (out, inp); see `gptq.solve_on`."""
     grid = fit(weight, scheme, scale_dtype=scale_dtype, importance=inputs.importance, steps=steps)
     if isinstance(grid, Grid):
@@ -81,21 +80,19 @@ def solve(
     # Errors, and so all that is passed on between columns, are those of the weights themselves.
     moved, affine_grid = grid.shifted(weight)
     found = gptq.solve_on(moved, inputs, affine_grid)
-    return replace(found, grid=grid, powers=row_powers(weight.float(), inputs.hessian))
+    powers = row_powers(weight.float(), inputs.hessian)
+    return Solution(found.codes, grid, found.errors, powers)
 
 
 def stack(grids: Sequence[AnyGrid]) -> AnyGrid:
     """The grid of matrices one above the other, all of one kind."""
-    first = grids[0]
     parts = [grid.tensors() for grid in grids]
-    return replace(first, **{name: torch.cat([p[name] for p in parts]) for name in parts[0]})
+    return grids[0].with_tensors({name: torch.cat([p[name] for p in parts]) for name in parts[0]})
 
 
 def grid_of(scheme: Scheme, width: int, tensors: Mapping[str, Tensor]) -> AnyGrid:
     """The grid with these `tensors()`, of a matrix of `width` inputs."""
     if scheme.kind is GridKind.SUPERBLOCK:
-        return SuperGrid(
-            scheme.bits, tensors["d"], tensors["s"], tensors.get("e"), tensors.get("n")
-        )
+        return SuperGrid.of(scheme.bits, tensors)
     group = scheme.group_width(width)
     return Grid(scheme.bits, group, tensors["scale"], tensors.get("zero"))

@@ -98,7 +98,7 @@ def _pack_three(q: Bytes, s: Any, n: Any, d: Bytes, e: Bytes) -> tuple[Bytes, ..
     low = (levels[:, :8] & 0xF) | ((levels[:, 8:] & 0xF) << np.uint8(4))
     return (
         _interleave(q >> np.uint8(2), 32, 1),
-        _interleave(q & 3, 32, 2),
+        _interleave(q & np.uint8(3), 32, 2),
         low,
         _interleave(levels >> np.uint8(4), 4, 2),
         d,
@@ -143,7 +143,7 @@ def _unpack_four(blocks: Bytes) -> tuple[Any, ...]:
 
 def _pack_five(q: Bytes, s: Any, n: Any, d: Bytes, e: Bytes) -> tuple[Bytes, ...]:
     fifth = _interleave(q >> np.uint8(4), 32, 1)
-    return d, e, _pack_levels(s, n), fifth, _interleave(q & 0xF, 32, 4)
+    return d, e, _pack_levels(s, n), fifth, _interleave(q & np.uint8(15), 32, 4)
 
 
 def _unpack_five(blocks: Bytes) -> tuple[Any, ...]:
@@ -156,7 +156,7 @@ def _unpack_five(blocks: Bytes) -> tuple[Any, ...]:
 
 
 def _pack_six(q: Bytes, s: Any, n: Any, d: Bytes, e: Bytes) -> tuple[Bytes, ...]:
-    low, high = _interleave(q & 0xF, 64, 4), _interleave(q >> np.uint8(4), 32, 2)
+    low, high = _interleave(q & np.uint8(15), 64, 4), _interleave(q >> np.uint8(4), 32, 2)
     return low, high, s.astype(np.int8).view(np.uint8), d
 
 

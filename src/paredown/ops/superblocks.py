@@ -15,7 +15,8 @@ Source: the layouts of ggml-common.h (llama.cpp); GPTQ codes on such grids: Fran
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -76,14 +77,22 @@ class SuperGrid:
             return None
         return _spread(self.e, self.n) * self.n.float()
 
+    @classmethod
+    def of(cls, bits: int, tensors: Mapping[str, Tensor]) -> SuperGrid:
+        """The grid made of these `tensors()`."""
+        return cls(bits, tensors["d"], tensors["s"], tensors.get("e"), tensors.get("n"))
+
     def rows(self, index: Tensor | slice) -> SuperGrid:
         """That of some rows of the matrix."""
-        made = {name: tensor[index].contiguous() for name, tensor in self.tensors().items()}
-        return replace(self, **made)
+        return self.with_tensors({n: t[index].contiguous() for n, t in self.tensors().items()})
 
     def to(self, device: torch.device | str) -> SuperGrid:
         """The same on a device."""
-        return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
+        return self.with_tensors({name: t.to(device) for name, t in self.tensors().items()})
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> SuperGrid:
+        """A grid of the same kind made of other `tensors()`."""
+        return SuperGrid.of(self.bits, tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         """What it is made of, by name."""
@@ -297,7 +306,7 @@ def _real_scales(x: Tensor, h: Tensor, bits: int, steps: int) -> Tensor:
     extreme = x.gather(-1, x.abs().argmax(-1, keepdim=True)).squeeze(-1)
     half = 2 ** (bits - 1)
     none, ends = torch.zeros_like(extreme), (-half, half - 1)
-    scale = extreme / -half  # codes reach further down than up
+    scale: Tensor = extreme / -half  # codes reach further down than up
     least = _rounded(x, h, scale, none, ends)[1]
     for i in range(steps + 1):
         factor = 1.0 - (1.0 - SHRINK) * i / max(steps, 1)

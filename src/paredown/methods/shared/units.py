@@ -200,7 +200,9 @@ def _chosen(offers: Sequence[Offer], dtype: str) -> tuple[Scheme, ...]:
     an engine has of grids of its own joins them where it is worth its bytes.
     """
     stored = [o for o in offers if o.option.format is Format.SUPERBLOCK]
-    stored += [o for o in offers if o.option.format is Format.GRID and o.option.scale_dtype == dtype]
+    stored += [
+        o for o in offers if o.option.format is Format.GRID and o.option.scale_dtype == dtype
+    ]
     grids = [o for o in stored if Scheme.of(o.option).kind is GridKind.AFFINE]
     found = []
     for bits in BITS:
