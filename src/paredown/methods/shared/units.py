@@ -13,7 +13,7 @@ from paredown.runtimes import registry as runtimes
 from paredown.runtimes.base import Engine, Offer
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
 from paredown.spec.filesize import frame_bytes, most_bytes, stored_bytes
-from paredown.spec.layers import Format, LayerUnit, dense_option
+from paredown.spec.layers import Format, LayerOption, LayerUnit, dense_option
 from paredown.spec.model import ModelSpec
 from paredown.spec.plan import PlanRecord, UnitPlan, scheme_word
 from paredown.spec.scheme import GridKind, Scheme
@@ -199,10 +199,7 @@ def _chosen(offers: Sequence[Offer], dtype: str) -> tuple[Scheme, ...]:
     that of 5 without. Such a grid is no option, nor is a width of which all grids are such. What
     an engine has of grids of its own joins them where it is worth its bytes.
     """
-    stored = [o for o in offers if o.option.format is Format.SUPERBLOCK]
-    stored += [
-        o for o in offers if o.option.format is Format.GRID and o.option.scale_dtype == dtype
-    ]
+    stored = [o for o in offers if _is_grid(o.option, dtype)]
     grids = [o for o in stored if Scheme.of(o.option).kind is GridKind.AFFINE]
     found = []
     for bits in BITS:
@@ -213,6 +210,12 @@ def _chosen(offers: Sequence[Offer], dtype: str) -> tuple[Scheme, ...]:
     found += [o for o in own if not _is_beaten(o, own)]
     kept = [Scheme.of(o.option) for o in found if not own or not _is_dominated(o, found)]
     return tuple(sorted(kept, key=lambda scheme: scheme.effective_bits))
+
+
+def _is_grid(option: LayerOption, dtype: str) -> bool:
+    """Whether it is an integer grid; those of one level have scales in the model's dtype."""
+    is_plain = option.format is Format.GRID and option.scale_dtype == dtype
+    return is_plain or option.format is Format.SUPERBLOCK
 
 
 def _is_dominated(offer: Offer, others: Iterable[Offer]) -> bool:
