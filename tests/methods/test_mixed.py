@@ -28,6 +28,7 @@ from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec
 from paredown.spec.packed import weights_bytes
 from paredown.spec.plan import PLAN_FILE, PlanRecord, scheme_word
+from paredown.spec.reference import plain_model
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Target
 from paredown.store.cache import Cache
@@ -180,10 +181,13 @@ def test_bytes_are_those_of_the_files_that_the_runtime_reads(tmp_path: Path) -> 
 
 
 def test_a_grid_that_is_stored_as_a_better_one_is_no_option(tmp_path: Path) -> None:
-    """Q4_0 holds 4 bits without zero-points; with them it takes a Q5_0, which holds 5."""
+    """Q4_0 holds 4 bits without zero-points; with them it takes a Q5_0, which holds 5, or short
+    scales and a Q4_1. Where rows are whole super-blocks, its two-level types hold more for less."""
     spec = infer_spec(tiny_model(tmp_path / "m"))
     options = {scheme_word(s) for u in choices_of(spec, "llama.cpp").units for s in u.rounded}
-    assert options == {"4s32", "5s32", "8s32"}
+    assert options == {"4s32", "4a32r", "5s32", "5a32r", "8s32"}
+    wide = {scheme_word(s) for u in choices_of(plain_model(), "llama.cpp").units for s in u.rounded}
+    assert wide == {"2k", "3k", "4k", "5k", "6k", "8s32"}
     options = {scheme_word(s) for u in choices_of(spec, "torch").units for s in u.rounded}
     assert {"2a64", "3a64", "4a64", "5a64", "6a64", "8a64"} <= options
 
