@@ -96,8 +96,8 @@ def test_short_scales_are_read_back_with_their_minima(bits: int, group: int) -> 
 
 
 def test_a_minimum_that_is_rounded_is_refused() -> None:
-    # 0.33203125 has 8 significant bits; times 15 they are 12, one more than half precision has.
-    scale = torch.full((1, 1), 0.33203125, dtype=torch.bfloat16)
+    # 171 / 512 has 8 significant bits; times 15 they are 12, one more than half precision has.
+    scale = torch.full((1, 1), 171 / 512, dtype=torch.bfloat16)
     grid = Grid(4, 32, scale, torch.full((1, 1), 7, dtype=torch.int8))
     codes = torch.zeros(1, 32, dtype=torch.int8)
     assert not has_exact_minima(grid)
