@@ -150,6 +150,7 @@ def test_a_search_tries_no_grid_that_a_finer_one_takes_no_more_than() -> None:
             (step.params["bits"], step.params["group_size"])
             for strategy in space.strategies
             for step in strategy.steps
+            if step.params["grid"] == "affine"
             if step.params["symmetric"] and step.params["embedding_bits"] is None
         }
     assert len({group for _, group in found["torch"]}) > 1
