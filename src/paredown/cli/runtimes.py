@@ -44,6 +44,7 @@ def _document(name: str) -> dict[str, Any]:
         "devices": list(runtime.needs.devices),
         "missing": runtime.needs.missing(),
         "holds": _held(runtime),
+        "two_level": _two_level(runtime),
         # Of one block: the others are joined alike.
         "joins": [
             [layer.rpartition(".")[2] for layer in unit.layers]
@@ -74,6 +75,19 @@ def _held(runtime: Any) -> list[dict[str, Any]]:
             if groups:
                 found.append({"bits": bits, "symmetric": symmetric, "groups": groups})
     return found
+
+
+def _two_level(runtime: Any) -> list[int]:
+    """Bits of the two-level grids that a linear layer may be stored on."""
+    from paredown.spec.layers import LayerUnit, superblock_option
+    from paredown.spec.reference import plain_model
+    from paredown.spec.superblocks import SUPER_LAYOUTS
+
+    spec = plain_model()
+    unit = LayerUnit((spec.structure.linears[-1],))
+    return [
+        bits for bits in SUPER_LAYOUTS if runtime.holds(spec, unit, superblock_option(bits)).holds
+    ]
 
 
 def _print_list(documents: list[dict[str, Any]]) -> None:
@@ -122,3 +136,6 @@ def _print_one(document: dict[str, Any]) -> None:
         word = "symmetric" if grid["symmetric"] else "asymmetric"
         groups = ", ".join("a row" if group < 0 else str(group) for group in grid["groups"])
         console.print(f"  {grid['bits']} bits {word}, groups of {groups}")
+    if document["two_level"]:
+        bits = ", ".join(map(str, document["two_level"]))
+        console.print(f"  {bits} bits on two-level grids, in super-blocks of 256")
