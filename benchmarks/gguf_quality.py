@@ -22,7 +22,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,12 @@ WORDS = {
     "Q2_K": "2k", "Q3_K": "3k", "Q4_K": "4k", "Q5_K": "5k", "Q6_K": "6k",
 }  # fmt: skip
 """Our grids of the same types, as words of a plan."""
+
+
+NAMES = {
+    "theirs": "llama.cpp with imatrix, ", "same_types": "ours, types of ",
+    "mixed": "ours, mixed, bytes of ",
+}  # fmt: skip
 
 
 # --- llama.cpp's side -----------------------------------------------------------------------------
@@ -134,7 +140,7 @@ class Requantized:
             yield self.quantizer(rows, self.kind, self.importance)
 
 
-def theirs(base: Path, recipe: str, importance: Mapping[str, Any], out: Path) -> Path:
+def requantized(base: Path, recipe: str, importance: Mapping[str, Any], out: Path) -> Path:
     """The base in llama.cpp's own quantization, as a package."""
     file, quantizer = GgufFile.of(base), Quantizer()
     blocks = Checkpoint(base).spec.layers or 0
@@ -163,6 +169,7 @@ class Bench:
     base: Path
     requests: dict[str, TextRequest]
     options: argparse.Namespace
+    scratch: Path
 
     def read(self, text: str, part: Any, count: int) -> Tensor:
         """(count, WINDOW) tokens of a text's part."""
@@ -171,19 +178,20 @@ class Bench:
             cache=Cache.default(), write=write_texts,
         )  # fmt: skip
 
-    def context(self, scratch: Path) -> Context:
+    def context(self) -> Context:
         """As a run gives it to a method."""
         read = partial(self.read, self.options.text, "calibration")
         return Context(
-            device="cpu", seed=0, source_hash=model_hash(self.base), scratch=scratch,
+            device="cpu", seed=0, source_hash=model_hash(self.base), scratch=self.scratch,
             cache=Cache.default(), calibration=lambda: read(self.options.samples),
             progress=lambda share, message: print(f"\r{share:4.0%} {message[:60]:60}", end=""),
             training=Training(base=self.base, windows=lambda n, length, name: read(n)),
         )  # fmt: skip
 
-    def importance(self, scratch: Path) -> dict[str, Any]:
+    @cached_property
+    def importance(self) -> dict[str, Any]:
         """Mean square of every input by the file's name of the matrix: an importance matrix."""
-        source, context = Checkpoint(self.base), self.context(scratch)
+        source, context = Checkpoint(self.base), self.context()
         bank = HessianBank(
             source, source_hash=context.source_hash, tokens=context.calibration(),
             cache=context.cache, device="cpu", head=True, progress=context.progress,
@@ -202,41 +210,51 @@ class Bench:
         config = read_config(self.base).get_text_config()
         return tensor_names(ARCHITECTURES[Checkpoint(self.base).spec.model_type], config)
 
-    def ours(self, strategy: str, out: Path, scratch: Path) -> Path:
-        """An artifact of ours as a package."""
-        artifact = scratch / f"artifact-{out.name}"
-        artifact.mkdir()
-        ((method, params),) = registry.resolve(registry.for_runtime(strategy, "llama.cpp"))
-        method.apply(Checkpoint(self.base), artifact, params, self.context(scratch))
-        engine("llama.cpp").export(artifact, out)
-        return out
+    def theirs(self, recipe: str, rows: list[dict[str, Any]]) -> Path:
+        """The base in llama.cpp's own quantization."""
+        return requantized(self.base, recipe, self.importance, self.scratch / f"theirs-{recipe}")
 
-    def same_types(self, recipe: str) -> str:
-        """The plan of `mixed` that has llama.cpp's types."""
+    def same_types(self, recipe: str, rows: list[dict[str, Any]]) -> Path:
+        """Ours, by a plan of llama.cpp's types."""
         spec, names = Checkpoint(self.base).spec, self.names()
         plan = {}
         for name in (*spec.structure.linears, find_embedding(spec)):
             target = f"{names.get_name(name)}.weight"
             shape = spec.by_name[f"{name}.weight"].shape
             plan[name] = WORDS[recipe_type(recipe, target, shape, spec.layers or 0).name]
-        return f"mixed(plan={json.dumps(plan)})"
+        return self.ours(f"mixed(plan={json.dumps(plan)})", f"same-{recipe}")
 
-    def judge(self, folder: Path, base_logprobs: Mapping[str, list[Tensor]]) -> dict[str, Any]:
+    def mixed(self, recipe: str, rows: list[dict[str, Any]]) -> Path:
+        """Ours, types chosen for at most the bytes of llama.cpp's file."""
+        size = next(row["nbytes"] for row in rows if row["name"] == f"theirs {recipe}")
+        return self.ours(f"mixed(size={size})", f"mixed-{recipe}")
+
+    def ours(self, strategy: str, name: str) -> Path:
+        """An artifact of ours as a package."""
+        artifact, out = self.scratch / f"artifact-{name}", self.scratch / name
+        artifact.mkdir()
+        ((method, params),) = registry.resolve(registry.for_runtime(strategy, "llama.cpp"))
+        method.apply(Checkpoint(self.base), artifact, params, self.context())
+        engine("llama.cpp").export(artifact, out)
+        return out
+
+    def judge(self, folder: Path) -> dict[str, Any]:
         """Bytes, and KL on every text with its standard error."""
         session = LlamaSession(folder / FILE)
         found: dict[str, Any] = {"nbytes": (folder / FILE).stat().st_size}
-        for text, expected in base_logprobs.items():
+        for text, expected in self.base_logprobs.items():
             tokens = self.read(text, "evaluation", self.options.windows)
             kls = [
-                float(kl_rows(wanted.float(), made).mean())
+                float(kl_rows(wanted, made).mean())
                 for wanted, made in zip(expected, session.logprobs(tokens), strict=True)
             ]
             found[text] = (statistics.fmean(kls), statistics.stdev(kls) / math.sqrt(len(kls)))
         session.close()
         return found
 
+    @cached_property
     def base_logprobs(self) -> dict[str, list[Tensor]]:
-        """Of the uncompressed model in float32, on every text; (positions, vocabulary) float16."""
+        """Of the uncompressed model in float32, on every text: (positions, vocabulary)."""
         model = load(self.base, dtype=torch.float32)
         found: dict[str, list[Tensor]] = {}
         with torch.no_grad():
@@ -249,31 +267,28 @@ class Bench:
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
-    """A row for each file."""
-    base = locate(options.model)
+    """A row for each file; those that a results file has already are not made again."""
     requests = {
         text: TextRequest(text, None, options.data_dir) for text in (options.text, options.other)
     }
-    bench = Bench(base, requests, options)
-    importance = bench.importance(scratch)
-    expected = bench.base_logprobs()
-    rows: list[dict[str, Any]] = []
+    bench = Bench(locate(options.model), requests, options, scratch)
+    rows = [json.loads(line) for line in _lines(options.results)]
     for recipe in options.recipes.split(","):
-        rival = theirs(base, recipe, importance, scratch / f"theirs-{recipe}")
-        size = (rival / FILE).stat().st_size
-        made = {
-            f"llama.cpp {recipe} + imatrix": rival,
-            f"ours, types of {recipe}": bench.ours(
-                bench.same_types(recipe), scratch / f"same-{recipe}", scratch
-            ),
-            f"ours, mixed, size of {recipe}": bench.ours(
-                f"mixed(size={size})", scratch / f"mixed-{recipe}", scratch
-            ),
-        }
-        for name, folder in made.items():
-            rows.append({"recipe": recipe, "name": name, **bench.judge(folder, expected)})
-            print(f"\r{json.dumps(rows[-1])}")
+        for side in (bench.theirs, bench.same_types, bench.mixed):
+            name = f"{side.__name__} {recipe}"
+            if any(row["name"] == name for row in rows):
+                continue
+            folder = side(recipe, rows)
+            rows.append({"recipe": recipe, "name": name, **bench.judge(folder)})
+            print(f"\r{json.dumps(rows[-1])}", flush=True)
+            if options.results is not None:
+                with options.results.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
     return rows
+
+
+def _lines(results: Path | None) -> list[str]:
+    return results.read_text().splitlines() if results is not None and results.exists() else []
 
 
 def show(rows: list[dict[str, Any]], texts: list[str]) -> None:
@@ -281,12 +296,19 @@ def show(rows: list[dict[str, Any]], texts: list[str]) -> None:
     lines: list[tuple[str, ...]] = [
         ("file", "MB", *(f"KL {text}" for text in texts), *(f"ratio {text}" for text in texts))
     ]
-    rivals = {row["recipe"]: row for row in rows if row["name"].startswith("llama.cpp")}
+    rivals = {row["recipe"]: row for row in rows if row["name"].startswith("theirs")}
     for row in rows:
         kls = (f"{row[text][0]:.4f} +- {row[text][1]:.4f}" for text in texts)
         rival = rivals[row["recipe"]]
         ratios = (f"{row[text][0] / rival[text][0]:.2f}" for text in texts)
-        lines.append((row["name"], f"{row['nbytes'] / 1e6:.1f}", *kls, *ratios))
+        lines.append(
+            (
+                NAMES[row["name"].partition(" ")[0]] + row["recipe"],
+                f"{row['nbytes'] / 1e6:.1f}",
+                *kls,
+                *ratios,
+            )
+        )
     print(table(lines))
 
 
@@ -299,6 +321,7 @@ def main() -> None:
     parser.add_argument("--recipes", default="Q4_0,Q4_K_M", help="of llama.cpp, comma between")
     parser.add_argument("--text", default="pydoc", help="calibrates, and is judged on")
     parser.add_argument("--other", default="pydoc", help="another one, only judged on")
+    parser.add_argument("--results", type=Path, default=None, help="where rows are kept")
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--samples", type=int, default=32, help="calibration windows of 512")
     parser.add_argument("--windows", type=int, default=8, help="held-out windows of each text")
