@@ -20,8 +20,9 @@ from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.blocks.probe import probe_tokens
 from paredown.blocks.skeleton import module_name
 from paredown.errors import DivergedError
-from paredown.ops.affine import require_finite
+from paredown.ops.affine import require_finite, short_scale
 from paredown.ops.distillation import distillation_loss
+from paredown.ops.superblocks import SuperGrid
 from paredown.runtimes.torch.proof import probe
 from paredown.spec.embeddings import packable_embeddings
 from paredown.train.trainable import following, forward, load_trainable, training_dtype
@@ -37,9 +38,14 @@ def as_stored(values: Tensor, dtype: torch.dtype) -> Tensor:
 class ScaledCodes(nn.Module):
     """A matrix as fixed integers times scales of which the relative change is the parameter."""
 
-    def __init__(self, integers: Tensor, scale: Tensor) -> None:
-        """`integers` (rows, width) are code minus zero-point; `scale` (rows, groups) as stored."""
+    def __init__(self, integers: Tensor, scale: Tensor, bits: int | None = None) -> None:
+        """`integers` (rows, width) are code minus zero-point; `scale` (rows, groups) as stored.
+
+        Args:
+            bits: significant bits that a scale may have; None: as many as its dtype has.
+        """
         super().__init__()
+        self.bits = bits
         self.integers: Tensor
         self.scale: Tensor
         self.register_buffer("integers", integers)
@@ -47,7 +53,10 @@ class ScaledCodes(nn.Module):
 
     def scales(self, change: Tensor) -> Tensor:
         """(rows, groups) after a relative change, rounded to the dtype they are stored in."""
-        return as_stored(self.scale.float() * (1.0 + change), self.scale.dtype)
+        wanted = self.scale.float() * (1.0 + change)
+        if self.bits is not None:  # with the gradient of the identity, as in `as_stored`
+            wanted = wanted + (short_scale(wanted, self.bits) - wanted).detach()
+        return as_stored(wanted, self.scale.dtype)
 
     def forward(self, change: Tensor) -> Tensor:
         """(rows, width) weights in float32; `change` (rows, groups)."""
@@ -134,11 +143,13 @@ class ScaleTuning:
             if name in embeddings:  # one matrix in two places, which is looked up as well
                 continue
             codes, grid = read_packed(self.source, name, scheme)
+            if isinstance(grid, SuperGrid):  # scales that are integers have no gradient to follow
+                continue
             integers = codes.to(torch.int16)
             if grid.zero is not None:
                 width = codes.shape[1] // grid.zero.shape[1]
                 integers -= grid.zero.to(torch.int16).repeat_interleave(width, dim=1)
-            made = ScaledCodes(integers, grid.scale).to(self.model.device)
+            made = ScaledCodes(integers, grid.scale, scheme.scale_bits).to(self.model.device)
             place = self.model.get_submodule(module_name(self.model, name))
             self.codes[f"{name}.weight_scale"] = made, _attach(place, made)
 
