@@ -73,12 +73,13 @@ def trace_curve(request: FrontRequest, out: Path, *, watch: Watch = _nobody) -> 
         executor.start()  # torch is imported there while the request is checked here
         folder = locate(request.model)
         spec = infer_spec(folder, name=request.model)
-        choices_of(spec, request.runtime)
-        smallest = registry.for_runtime("mixed(bpw=8)", request.runtime)
-        registry.check(smallest, spec, target)
+        # The largest plan there is: what it needs of the disk, every other one has.
+        _, most = choices_of(spec, request.runtime).interval
+        largest = registry.for_runtime(f"mixed(size={most})", request.runtime)
+        registry.check(largest, spec, target)
         needs = [calibration_need(calibration), evaluation_need(evaluate, spec)]
         check_enough(text, folder, needs)
-        require_disk([smallest], spec, out)
+        require_disk([largest], spec, out)
         base = open_base(request.model, folder, spec)
         record = _open(request, out, base.hash)
         bench = Bench(

@@ -19,6 +19,8 @@ PLANNER = "mixed"
 SHARES = (0.8, 0.64, 1.0, 0.51, 1.25, 0.41)
 """Of the loss that is accepted, what is aimed at, the first first: a forecast is some 15 % wrong,
 and a limit is met where the whole interval of what was measured is within it."""
+_OF_QUALITY = ("max_accuracy_loss", "kl")
+"""The limits that say how much may be lost."""
 
 
 @final
@@ -52,7 +54,7 @@ def aims(limits: Limits, spec: ModelSpec) -> tuple[Aim, ...]:
             found.append(Aim(strategy=_plan(bpw=bpw), reason=reason, is_first=True))
     loss = accepted_kl(limits)
     if loss is not None:
-        bound = limits.model_copy(update=dict.fromkeys(_SIZES))
+        bound = Limits.model_validate(limits.model_dump(include=set(_OF_QUALITY)))
         for place, share in enumerate(SHARES):
             kl = float(f"{share * loss:.3g}")
             reason = (
@@ -61,9 +63,6 @@ def aims(limits: Limits, spec: ModelSpec) -> tuple[Aim, ...]:
             )
             found.append(Aim(strategy=_plan(kl=kl), reason=reason, is_first=place == 0))
     return tuple(found)
-
-
-_SIZES = ("size", "bpw", "target_ratio", "max_memory_gb", "min_speedup", "max_energy")
 
 
 def accepted_kl(limits: Limits) -> float | None:
