@@ -198,6 +198,16 @@ def test_limits_are_met_broken_or_undecided_by_the_interval(spec: ModelSpec) -> 
     assert _chosen(found) == "rtn(bits=8, group_size=32)"
 
 
+def test_sizes_and_divergences_are_judged_beforehand(spec: ModelSpec) -> None:
+    """A KL is expected where a perplexity is: ln 1.02 to ln 1.51 are 0.02 to 0.41."""
+    limits = Limits(bpw=9.6, kl=0.2)
+    found = predict([FOUR, EIGHT], ground(spec, target=Target(limits=limits)))
+    states = {row.result.label: {c.limit.field: c.state for c in row.checks} for row in found.rows}
+    four, eight = states["gptq(group_size=32)"], states["rtn(bits=8, group_size=32)"]
+    assert four == {"bpw": State.MET, "kl": State.UNDECIDED}
+    assert eight == {"bpw": State.BROKEN, "kl": State.MET}
+
+
 def _chosen(found: Predictions) -> str | None:
     rows = {row.result.episode: row.result.label for row in (found.base, *found.rows)}
     return None if found.choice.episode is None else rows[found.choice.episode]

@@ -6,6 +6,7 @@ with their intervals, so that the same judge decides on it that decides on what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import le
@@ -207,6 +208,11 @@ def _result(
         ends = Estimate(value=quality.value, low=quality.low, high=quality.high, source="estimated")
         for name in ("perplexity_ratio", "perplexity"):  # of a base of 1: only ratios are known
             found.append(_number(name, ends, Unit.RATIO, quality.basis))
+        # Of a base that knows its text, the rise of the loss is the divergence.
+        value, low, high = (math.log(max(end, 1.0)) for end in (ends.value, ends.low, ends.high))
+        nats = Estimate(value=value, low=low, high=high, source="estimated")
+        basis = f"from the perplexity {quality.basis}"
+        found.append(_number("kl", nats, Unit.NATS_PER_TOKEN, basis))
     return TrialResult(
         episode=number, strategy=strategy, status="ok", measurements=tuple(found),
         label="base" if strategy is None else registry.label(strategy),
