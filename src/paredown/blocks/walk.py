@@ -7,7 +7,7 @@ one forward pass in which every block is replaced by a recorder that passes its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,8 +86,7 @@ class BlockWalk:
         self.model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
         # Text never runs the vision tower: its weights stay in the file.
         outside = [n for n in checkpoint.names if not n.startswith(inside) and not is_vision(n)]
-        fill(self.model, checkpoint, outside, device=device)
-        self.model.tie_weights()
+        self._put_outside(outside)
         self._widen_small_parts()
         self._probe_tokens = probe.to(device)
         self._calls: dict[tuple[int, ...], _Call] = {}
@@ -97,10 +96,31 @@ class BlockWalk:
             self.embed(tokens)
         self.embed_probe()
 
+    def _put_outside(self, names: list[str]) -> None:
+        """Fill what belongs to no block, from stored tensors of these names."""
+        fill(self.model, self.checkpoint, names, device=self.device)
+        self.model.tie_weights()
+
+    def _put(self, block: Block) -> None:
+        """Fill a block."""
+        inside = [n for n in self.checkpoint.names if n.startswith(block.prefix + ".")]
+        fill(self.model, self.checkpoint, inside, dtype=self.dtype, device=self.device)
+
+    def _drop(self, block: Block) -> None:
+        """Empty a block again; the module stays where it is, for stand-ins and other walks."""
+        self.model.get_submodule(self._name(block)).to(torch.device("meta"))
+        release()
+
+    def _name(self, block: Block) -> str:
+        return self._names[self.blocks.index(block)]
+
     def embed(self, tokens: Tensor) -> None:
         """Start with (samples, length) calibration windows, from the embedding as it is now."""
-        windows = tokens.split(max(1, BATCH_TOKENS // tokens.shape[1]))
-        self.hidden = [self._embed(batch) for batch in windows]
+        self.embed_batches(tokens.split(max(1, BATCH_TOKENS // tokens.shape[1])))
+
+    def embed_batches(self, batches: Sequence[Tensor]) -> None:
+        """The same with batches of windows, each (samples, length) of its own."""
+        self.hidden = [self._embed(batch) for batch in batches]
 
     def embed_probe(self) -> None:
         """Start the probe again, from the embedding as it is now."""
@@ -110,7 +130,8 @@ class BlockWalk:
         """Norms and the like compute in `dtype`; embedding and head stay as stored, being large."""
         embedding = self.model.get_input_embeddings()
         head = self.model.get_output_embeddings()
-        large = {id(embedding.weight), id(head.weight)}
+        # Packed ones hold no matrix, and compute in the dtype they were made for.
+        large = {id(getattr(module, "weight", None)) for module in (embedding, head)}
         for parameter in self.model.parameters():
             if not parameter.is_meta and id(parameter) not in large:
                 parameter.data = parameter.data.to(self.dtype)
@@ -123,7 +144,8 @@ class BlockWalk:
             )
         else:
             embedding.register_forward_hook(lambda module, args, output: output.to(self.dtype))
-        head.forward = lambda hidden: _project(hidden, head.weight, head.bias)
+        if isinstance(head, nn.Linear):
+            head.forward = lambda hidden: _project(hidden, head.weight, head.bias)
 
     def _embed(self, batch: Tensor) -> Tensor:
         """Hidden states before the first block; learns on the way how blocks are called."""
@@ -180,15 +202,10 @@ class BlockWalk:
 
     def __iter__(self) -> Iterator[tuple[Block, nn.Module]]:
         """Each block with its weights in place; they are dropped when the next is asked for."""
-        for block, name in zip(self.blocks, self._names, strict=True):
-            inside = [n for n in self.checkpoint.names if n.startswith(block.prefix + ".")]
-            fill(self.model, self.checkpoint, inside, dtype=self.dtype, device=self.device)
-            module = self.model.get_submodule(name)
-            yield block, module
-            # Drops the weights; the empty module stays where it is, for the recorders and other
-            # walks.
-            module.to(torch.device("meta"))
-            release()
+        for block in self.blocks:
+            self._put(block)
+            yield block, self.model.get_submodule(self._name(block))
+            self._drop(block)
 
     @torch.no_grad()
     def advance(
@@ -240,12 +257,18 @@ class BlockWalk:
     def window_logits(self) -> Iterator[Tensor]:
         """Logits (length, vocabulary) of one calibration window after another, once all blocks
         were walked."""
+        for batch in self.hidden:
+            for state in batch:
+                yield self.behind(state[None]).logits[0]
+
+    @torch.no_grad()
+    def behind(self, states: Tensor) -> Any:
+        """What norm and head make of states (samples, length, hidden) behind the last block: the
+        model's output."""
         with self._recorders() as recorders:
-            for batch in self.hidden:
-                for state in batch:
-                    recorders[-1].output = state[None]
-                    ids = torch.zeros(1, len(state), dtype=torch.int64, device=batch.device)
-                    yield self.model(input_ids=ids, use_cache=False).logits[0]
+            recorders[-1].output = states
+            ids = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
+            return self.model(input_ids=ids, use_cache=False)
 
     @torch.no_grad()
     def logits(self) -> Tensor:

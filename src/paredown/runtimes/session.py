@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from paredown.spec.progress import Progress, unheard
 from paredown.spec.target import Device
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class Session(ABC):
     """A loaded model, ready to be asked. Not safe for several threads."""
 
     device: Device
+    whole: bool = True
+    """Whether all of the model is held; if not, it can be judged, but not served or timed."""
+    told: Progress = staticmethod(unheard)
+    """What hears how far a pass is that takes long before its first answer."""
     notes: tuple[str, ...] = ()
     """What a user should know of how it was loaded, e.g. that a format brings no speed-up here."""
 

@@ -15,35 +15,32 @@ import torch
 from torch import nn
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint
-from paredown.artifact.compressed_tensors import OWN, STANDARD, read_packed, read_schemes
-from paredown.artifact.eight_bit import eight_bit_parts, read_eight_bit
+from paredown.artifact.compressed_tensors import OWN, STANDARD
 from paredown.artifact.sparse import is_sparse, mask_notes
 from paredown.blocks.experts import rare_notes
-from paredown.blocks.memory import release
 from paredown.blocks.skeleton import (
     auto_class,
     empty_model,
     fill,
-    module_name,
     read_config,
     require_filled,
-    set_tensor,
 )
 from paredown.errors import MissingExtraError, ModelError
-from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.adapters import attach_adapter, attach_with_peft, has_adapter
 from paredown.runtimes.torch.attention import use_float32_attention
-from paredown.runtimes.torch.eight_bit import eight_bit_linears, eight_bit_notes
-from paredown.runtimes.torch.embeddings import attach_embeddings
+from paredown.runtimes.torch.eight_bit import eight_bit_notes
 from paredown.runtimes.torch.generation import read_generation
 from paredown.runtimes.torch.kernels import spare_refused_shapes
 from paredown.runtimes.torch.norms import use_fused_norms
-from paredown.runtimes.torch.packed import PackedLinear, dense_dtype, pack_linears
+from paredown.runtimes.torch.packed import PackedLinear, dense_dtype
+from paredown.runtimes.torch.placing import (
+    PackedParts,
+    place_embeddings,
+    place_layers,
+    place_unpacked,
+)
 from paredown.runtimes.torch.sparse import load_sparse
-from paredown.spec.embeddings import packable_embeddings
 from paredown.spec.packed import float_dtype
-from paredown.spec.scheme import GridKind
-from paredown.spec.structure import by_input
 from paredown.spec.widths import FIELD
 
 
@@ -117,7 +114,7 @@ def _load_unequal(
 ) -> Any:
     """A model whose MLPs differ in width, which plain transformers cannot build."""
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
-    dtype = dtype or _float_dtype(checkpoint)
+    dtype = dtype or stored_dtype(checkpoint)
     model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
     fill(model, checkpoint, checkpoint.names, dtype=dtype)
     model.tie_weights()
@@ -197,70 +194,30 @@ def _require_all(found: dict[str, Any], folder: Path) -> None:
 def _load_packed(
     checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, trust_remote_code: bool
 ) -> Any:
-    schemes, eight_bit = read_schemes(checkpoint), read_eight_bit(checkpoint)
-    packable = [n for n in packable_embeddings(checkpoint.spec) if n in schemes]
-    # Two-level grids are made for llama.cpp: there are no kernels for them here.
-    unpacked = [n for n, scheme in schemes.items() if scheme.kind is GridKind.SUPERBLOCK]
-    packable = [n for n in packable if n not in unpacked]
-    embeddings = {n: read_packed(checkpoint, n, schemes[n]) for n in packable}
-    layers = [n for n in schemes if n not in embeddings and n not in unpacked]
+    parts = PackedParts.of(checkpoint)
     config = read_config(checkpoint.folder, trust_remote_code=trust_remote_code)
-    dtype = dtype or _float_dtype(checkpoint)
+    dtype = dtype or stored_dtype(checkpoint)
     model: Any = empty_model(config, dtype, trust_remote_code=trust_remote_code)
-    kernels: Counter[str] = Counter()
-    attach_embeddings(model, embeddings, checkpoint, dtype=dtype, device=device)
-    # Layers that read one input become one product.
-    for names in by_input(layers):
-        parts = []
-        for name in names:
-            linear = model.get_submodule(module_name(model, name))
-            if not isinstance(linear, nn.Linear):
-                raise ModelError(f"{name} is a {type(linear).__name__}, not a Linear")
-            bias = f"{name}.bias"
-            has_bias = bias in checkpoint.spec.by_name
-            parts.append(
-                (
-                    *read_packed(checkpoint, name, schemes[name]),
-                    checkpoint.read(bias).to(device) if has_bias else None,
-                )
-            )
-        for name, packed in zip(
-            names, pack_linears(parts, dtype=dtype, device=device), strict=True
-        ):
-            model.set_submodule(module_name(model, name), packed)
-            kernels[packed.kernel] += 1
-        del parts
-        release()
-    for names in by_input(eight_bit):
-        found = eight_bit_linears(
-            eight_bit_parts(checkpoint, names), eight_bit[names[0]], dtype=dtype, device=device
-        )
-        for name, linear in zip(names, found, strict=True):
-            model.set_submodule(module_name(model, name), linear)
-            kernels[linear.kernel] += 1
-    for name in unpacked:
-        set_tensor(
-            model,
-            f"{name}.weight",
-            dequantize(*read_packed(checkpoint, name, schemes[name]), dtype),
-        )
-    inside = tuple(f"{name}.weight_" for name in unpacked)
-    inside += tuple(f"{name}." for name in (*layers, *embeddings, *eight_bit))
-    fill(model, checkpoint, (n for n in checkpoint.names if not n.startswith(inside)), dtype=dtype)
+    place_embeddings(model, checkpoint, parts, dtype=dtype, device=device)
+    kernels = place_layers(model, checkpoint, parts, dtype=dtype, device=device)
+    place_unpacked(model, checkpoint, parts, dtype=dtype)
+    fill(model, checkpoint, parts.dense(list(checkpoint.names)), dtype=dtype)
     # Packed ones were tied when they were put in.
-    if not embeddings:
+    if not parts.embeddings:
         model.tie_weights()
     require_filled(model, checkpoint.folder)
     model.to(device)
     if device == "cpu" and dtype == torch.bfloat16 and dense_dtype(device) == torch.float32:
         use_float32_attention(model)
     use_fused_norms(model)
-    notes = (*rare_notes(checkpoint.config), *(_notes(kernels, schemes, device) if schemes else ()))
-    model.paredown = LoadInfo(dict(kernels), (*notes, *eight_bit_notes(kernels, eight_bit, device)))
+    bits = {scheme.bits for scheme in parts.schemes.values()}
+    notes = (*rare_notes(checkpoint.config), *(_notes(kernels, bits, device) if bits else ()))
+    eight_bit = eight_bit_notes(kernels, parts.eight_bit, device)
+    model.paredown = LoadInfo(dict(kernels), (*notes, *eight_bit))
     return model
 
 
-def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
+def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The floating-point dtype that most bytes of the checkpoint are stored in."""
     sizes: Counter[str] = Counter()
     for tensor in checkpoint.spec.tensors:
@@ -270,12 +227,12 @@ def _float_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return TORCH_DTYPES[sizes.most_common(1)[0][0]]
 
 
-def _notes(kernels: Counter[str], schemes: dict[str, Any], device: str) -> tuple[str, ...]:
+def _notes(kernels: Counter[str], bits: set[int], device: str) -> tuple[str, ...]:
     if not kernels["unpack"]:
         return ()
-    bits = sorted({scheme.bits for scheme in schemes.values()})
+    widths = ", ".join(map(str, sorted(bits)))
     return (
-        f"{kernels['unpack']} of {sum(kernels.values())} layers ({', '.join(map(str, bits))} bit) "
+        f"{kernels['unpack']} of {sum(kernels.values())} layers ({widths} bit) "
         f"have no packed kernel on {device} and are unpacked layer by layer: "
         "smaller in memory, but not faster",
     )

@@ -69,8 +69,8 @@ class CausalScorer:
         rows = [piece for i, group in enumerate(groups) for piece in self._pieces(i, group)]
         rows.sort(key=lambda row: (-row.length, row.group))
         waiting: dict[int, dict[int, Scored]] = {}
-        for batch in batches(rows, self.batch_tokens):
-            found = self._score_rows(batch)
+        for batch, logits in self._batches(rows):
+            found = _scored(batch, logits)
             for row, scored in zip(batch, found, strict=True):
                 done = waiting.setdefault(row.group, {})
                 done |= zip(row.places, scored, strict=True)
@@ -92,8 +92,7 @@ class CausalScorer:
         """
         rows = [Row.of(i, [pair], self.context) for i, pair in enumerate(pairs)]
         rows.sort(key=lambda row: (-row.length, row.group))
-        for batch in batches(rows, self.batch_tokens):
-            logits = self._finite_logits(batch)
+        for batch, logits in self._batches(rows):
             told = iter(_likeliest(logits.log_softmax(-1)))
             for row in batch:
                 yield row.group, [next(told) for _ in row.targets]
@@ -171,27 +170,13 @@ class CausalScorer:
             return [row]
         return [row.only(k) for k in range(len(row.branches))]
 
+    def _batches(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Tensor]]:
+        """Rows in batches, with the logits that predict their targets, (targets, vocabulary)."""
+        for batch in batches(rows, self.batch_tokens):
+            yield batch, self._finite_logits(batch)
+
     def _score_rows(self, rows: Sequence[Row]) -> list[list[Scored]]:
-        logits = self._finite_logits(rows)
-        targets = torch.tensor([t for row in rows for t in row.targets], device=logits.device)
-        logprobs = logits.log_softmax(-1)
-        chosen = logprobs.gather(1, targets[:, None])[:, 0].tolist()
-        likeliest = (logits.argmax(-1) == targets).tolist()
-        sizes = [size for row in rows for size in row.sizes]
-        starts = torch.tensor([0, *sizes[:-1]], device=logits.device).cumsum(0)
-        # The first target of an answer is what the prompt alone predicts.
-        following = iter(_likeliest(logprobs[starts]))
-        found, at = [], 0
-        for row in rows:
-            scored = []
-            for size, truncated in zip(row.sizes, row.truncated, strict=True):
-                span = slice(at, at + size)
-                scored.append(
-                    Scored(sum(chosen[span]), all(likeliest[span]), truncated, next(following))
-                )
-                at += size
-            found.append(scored)
-        return found
+        return _scored(rows, self._finite_logits(rows))
 
     def _finite_logits(self, rows: Sequence[Row]) -> Tensor:
         logits = self._logits(rows)
@@ -205,13 +190,10 @@ class CausalScorer:
         The head is fed only the hidden states of those positions, so the logits of whole rows,
         most of a batch's memory, never exist.
         """
-        width = max(row.length for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.int64)
-        for k, row in enumerate(rows):
-            ids[k, : row.length] = torch.tensor(row.tokens)
+        ids = self._ids(rows)
         options: dict[str, Any] = {}
         if any(row.forked for row in rows):
-            options = self._mask(rows, width)
+            options = self._mask(rows, ids.shape[1])
         where = [(k, p) for k, row in enumerate(rows) for p in row.positions]
         index = torch.tensor(where, device=self.device)
 
@@ -220,11 +202,22 @@ class CausalScorer:
 
         hook = self._head.register_forward_pre_hook(select)
         try:
-            output = self.model(ids.to(self.device), use_cache=False, **options)
+            output = self._forward(ids, options)
         finally:
             hook.remove()
         logits: Tensor = output.logits[0].float()
         return logits
+
+    def _ids(self, rows: Sequence[Row]) -> Tensor:
+        """(rows, width) token ids, padded on the right, where nothing before them sees them."""
+        ids = torch.zeros(len(rows), max(row.length for row in rows), dtype=torch.int64)
+        for k, row in enumerate(rows):
+            ids[k, : row.length] = torch.tensor(row.tokens)
+        return ids
+
+    def _forward(self, ids: Tensor, options: dict[str, Any]) -> Any:
+        """The model's output for a batch."""
+        return self.model(ids.to(self.device), use_cache=False, **options)
 
     def _mask(self, rows: Sequence[Row], width: int) -> dict[str, Tensor]:
         """Additive (rows, 1, width, width) mask and (rows, width) positions of branched rows."""
@@ -300,6 +293,29 @@ class _First:
             raise DivergedError("the model's logits are not finite")
         self.found = self.found or _likeliest(logits.float().log_softmax(-1))
         return logits
+
+
+def _scored(rows: Sequence[Row], logits: Tensor) -> list[list[Scored]]:
+    """The scores of each row's answers, from (targets, vocabulary) logits of all of them."""
+    targets = torch.tensor([t for row in rows for t in row.targets], device=logits.device)
+    logprobs = logits.log_softmax(-1)
+    chosen = logprobs.gather(1, targets[:, None])[:, 0].tolist()
+    likeliest = (logits.argmax(-1) == targets).tolist()
+    sizes = [size for row in rows for size in row.sizes]
+    starts = torch.tensor([0, *sizes[:-1]], device=logits.device).cumsum(0)
+    # The first target of an answer is what the prompt alone predicts.
+    following = iter(_likeliest(logprobs[starts]))
+    found, at = [], 0
+    for row in rows:
+        scored = []
+        for size, truncated in zip(row.sizes, row.truncated, strict=True):
+            span = slice(at, at + size)
+            scored.append(
+                Scored(sum(chosen[span]), all(likeliest[span]), truncated, next(following))
+            )
+            at += size
+        found.append(scored)
+    return found
 
 
 def _likeliest(logprobs: Tensor) -> list[Likeliest]:

@@ -100,13 +100,7 @@ class TorchSession(Session):
 
     @property
     def readout(self) -> Readout:
-        head = self.model.get_output_embeddings()
-        config = self.model.config.get_text_config()
-        # Cohere multiplies, Granite divides, Gemma 2 caps.
-        scale = float(getattr(config, "logit_scale", None) or 1.0)
-        scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-        cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
-        return Readout(head.weight, getattr(head, "bias", None), scale, cap)
+        return readout_of(self.model)
 
     @torch.no_grad()
     def hidden(self, windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -173,6 +167,17 @@ class TorchSession(Session):
     def close(self) -> None:
         self.__dict__.pop("_scorer", None)  # it holds the model, too
         self.model = None
+
+
+def readout_of(model: Any) -> Readout:
+    """What makes logits of a transformers model's final hidden states."""
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    # Cohere multiplies, Granite divides, Gemma 2 caps.
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+    return Readout(head.weight, getattr(head, "bias", None), scale, cap)
 
 
 def _tensors(value: object, *, deep: int) -> Iterator[Tensor]:
