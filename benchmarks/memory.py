@@ -1,9 +1,10 @@
-"""Does the memory of compressing grow with the model? Three depths of a random Llama, one width.
+"""Does memory grow with the model? Three depths of a random Llama, one width.
 
-The compress job of each strategy runs in a process of its own on each size. Compressing works block
-by block, so its peak should be: what is always there (Python, torch), embedding and head, one block
-in float32, and the activations of the calibration set; not the model. Printed per size are those
-parts and the measured peak; and at the end by how much the peak grew per byte that the model grew.
+The compress job of each strategy runs in a process of its own on each size, and so does `judge`,
+which measures perplexity without loading the model. Both work block by block, so their peak should
+be: what is always there (Python, torch), embedding and head, one block in float32, and the
+activations of the text; not the model. Printed per size are those parts and the measured peak; and
+at the end by how much the peak grew per byte that the model grew.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --layers 8 16 32 --width 2048
@@ -21,7 +22,8 @@ from typing import Any
 
 from common import run_child, table
 
-STRATEGIES = ("rtn(bits=4, search_steps=0)", "gptq(bits=4, search_steps=0)")
+JUDGE = "judge"
+STRATEGIES = ("rtn(bits=4, search_steps=0)", "gptq(bits=4, search_steps=0)", JUDGE)
 FLOAT32_BYTES = 4
 
 
@@ -53,20 +55,51 @@ def compress(
         seed=0,
     )
     compress(job, scratch, lambda share, message: None)
-    block = spec.structure.blocks[0].prefix + "."
-    inside = tuple(f"{b.prefix}." for b in spec.structure.blocks)
     needs_data = any(method.needs_data for method, _ in registry.resolve(job.strategy))
     return {
+        **_parts(folder),
         "peak_bytes": peak_rss(),
         "imports_bytes": imports,
-        "model_bytes": spec.weight_bytes,
-        "outside_bytes": sum(t.nbytes for t in spec.tensors if not t.name.startswith(inside)),
-        "block_bytes": FLOAT32_BYTES
-        * sum(t.numel for t in spec.tensors if t.name.startswith(block)),
         "activation_bytes": FLOAT32_BYTES * samples * length * (spec.hidden_size or 0)
         if needs_data
         else 0,
         "threads": torch.get_num_threads(),
+    }
+
+
+def judge(folder: Path, samples: int, length: int) -> dict[str, Any]:
+    """Child: perplexity, block by block from disk, in this process."""
+    import torch
+
+    from paredown.artifact.checkpoint import Checkpoint
+    from paredown.evaluate.footprint import peak_rss
+    from paredown.evaluate.quality import measure_quality
+    from paredown.runtimes.torch.streamed import StreamedSession
+
+    imports = peak_rss()
+    spec = Checkpoint(folder).spec
+    tokens = torch.randint(0, spec.vocabulary or 2, (samples, length))
+    measure_quality(StreamedSession(folder), tokens, None, protocol="random tokens")
+    return {
+        **_parts(folder),
+        "peak_bytes": peak_rss(),
+        "imports_bytes": imports,
+        "activation_bytes": FLOAT32_BYTES * samples * length * (spec.hidden_size or 0),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _parts(folder: Path) -> dict[str, Any]:
+    from paredown.artifact.checkpoint import Checkpoint
+
+    spec = Checkpoint(folder).spec
+    block = spec.structure.blocks[0].prefix + "."
+    inside = tuple(f"{b.prefix}." for b in spec.structure.blocks)
+    return {
+        "model_bytes": spec.weight_bytes,
+        "outside_bytes": sum(t.nbytes for t in spec.tensors if not t.name.startswith(inside)),
+        "block_bytes": FLOAT32_BYTES
+        * sum(t.numel for t in spec.tensors if t.name.startswith(block)),
     }
 
 
@@ -144,9 +177,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         folder, strategy, scratch, samples, length = options.child
-        print(
-            json.dumps(compress(Path(folder), strategy, Path(scratch), int(samples), int(length)))
+        sizes = int(samples), int(length)
+        done = (
+            judge(Path(folder), *sizes)
+            if strategy == JUDGE
+            else compress(Path(folder), strategy, Path(scratch), *sizes)
         )
+        print(json.dumps(done))
         return
     rows = measure(options)
     if options.json:

@@ -28,6 +28,15 @@ def test_a_missing_measurement_leaves_a_result_out() -> None:
     assert find_front((baseline(), partial), ("quality", "size")).episodes == (1,)
 
 
+def test_what_a_base_lacks_that_was_never_loaded_compares_nothing() -> None:
+    base = ok(0, None, {"perplexity": 10.0, "size": 9.0})
+    small = ok(1, "int8", {"perplexity": 11.0, "size": 3.0})
+    timed = ok(2, "nf4", {**BASE, "perplexity": 12.0, "size": 2.0})
+    front = find_front((base, small, timed), OBJECTIVES)
+    assert front.objectives == ("quality", "size")
+    assert front.episodes == (0, 1, 2)
+
+
 @pytest.mark.parametrize("results", [(), (failed(1), failed(2))])
 def test_nothing_measured_is_an_empty_front(results: tuple[object, ...]) -> None:
     front = find_front(results, OBJECTIVES)  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import psutil
 from torch import Tensor
 
 from paredown.evaluate.energy import measure_energy
@@ -23,6 +22,8 @@ from paredown.evaluate.memory import (
 from paredown.evaluate.quality import BaseOutputs, measure_quality
 from paredown.runtimes.packages import open_model, package_of
 from paredown.runtimes.registry import engine
+from paredown.runtimes.room import has_room
+from paredown.runtimes.session import Session
 from paredown.spec.progress import Progress, part
 from paredown.spec.result import Measurement
 from paredown.spec.run import EvaluateConfig
@@ -57,7 +58,7 @@ def evaluate_folder(
 
     Serving comes first, while the process holds nothing but the model, so that its peak memory is
     that of serving; quality follows, and last the decode speed in turns with the base, where there
-    is room for both.
+    is room for both. Of a model that does not fit in memory only quality and size are measured.
     """
     progress(0.0, "loading")
     runs_in = engine(runtime)
@@ -65,8 +66,36 @@ def evaluate_folder(
     opened = partial(open_model, runs_in, device=device, trust_remote_code=trust_remote_code)
     watch = MemoryWatch(device)
     with watch.phase("load"):
-        session = opened(folder)
+        session = opened(folder, stream=config.stream)
         watch.follow(session.pid)
+    served = Evaluation((), ())
+    if session.whole:
+        served = _serve(session, config, watch, progress)
+    progress(0.4, "quality")
+    # After all that is timed or weighed, because it may change the dtype.
+    session.for_many_tokens()
+    outputs = base(part(progress, 0.4, 0.6))
+    quality = measure_quality(
+        session, tokens, outputs, protocol=protocol, progress=part(progress, 0.6, 0.85)
+    )
+    notes, is_whole = session.notes, session.whole
+    session.close()
+    del session  # the next models need its room
+    found = [*quality, *served.measurements, *measure_size(package, base_bytes, runs_in)]
+    if is_whole and base_folder != folder and has_room(base_bytes + package.nbytes, device):
+        progress(0.85, "decode speed beside the base")
+        # For many tokens the model may have been widened: compared is the model as it is served.
+        one, reference = opened(folder), opened(base_folder)
+        found += measure_speedup(one, reference, config)
+        one.close()
+        reference.close()
+    return Evaluation(tuple(found), (*notes, *served.notes), served.speed)
+
+
+def _serve(
+    session: Session, config: EvaluateConfig, watch: MemoryWatch, progress: Progress
+) -> Evaluation:
+    """What is timed and weighed; the notes say what could not be."""
     progress(0.1, "latency")
     serve_once(session, config, watch)
     latency = measure_latency(session, config)
@@ -83,32 +112,4 @@ def evaluate_folder(
             cache_bytes=cache[0].value if cache else 0.0,
             progress=part(progress, 0.3, 0.4),
         )
-    progress(0.4, "quality")
-    # After all that is timed or weighed, because it may change the dtype.
-    session.for_many_tokens()
-    outputs = base(part(progress, 0.4, 0.6))
-    quality = measure_quality(
-        session, tokens, outputs, protocol=protocol, progress=part(progress, 0.6, 0.85)
-    )
-    notes = session.notes
-    session.close()
-    del session  # the next models need its room
-    found = [*quality, *latency, *energy, *memory, *measure_size(package, base_bytes, runs_in)]
-    if base_folder != folder and _has_room(base_bytes, device):
-        progress(0.85, "decode speed beside the base")
-        # For many tokens the model may have been widened: compared is the model as it is served.
-        served, reference = opened(folder), opened(base_folder)
-        found += measure_speedup(served, reference, config)
-        served.close()
-        reference.close()
-    return Evaluation(tuple(found), (*notes, *missing, *left_out), tuple(speed))
-
-
-def _has_room(base_bytes: int, device: str) -> bool:
-    """Whether the base model fits beside what this process holds."""
-    if device == "cuda":
-        import torch
-
-        free, _ = torch.cuda.mem_get_info()
-        return bool(free > 1.2 * base_bytes)
-    return bool(psutil.virtual_memory().available > 1.5 * base_bytes)
+    return Evaluation((*latency, *energy, *memory), (*missing, *left_out), tuple(speed))

@@ -27,13 +27,15 @@ from paredown.runtimes.registry import engine
 from paredown.runtimes.session import Session
 from paredown.spec.progress import Progress, unheard
 from paredown.spec.result import Measurement
-from paredown.spec.target import Device
+from paredown.spec.target import Device, Stream
 from paredown.spec.units import Unit
 from paredown.store.cache import Cache
 from paredown.store.content import code, model_hash
 
 _CODE = 2
 """Of the base's outputs: goes up when the same model and tokens give others."""
+_PASS = 0.8
+"""Share of the time that a pass over the blocks takes; the rest is the head."""
 _REPRODUCES = 1e-3
 """Largest KL at which logits recomputed from hidden states count as the same."""
 
@@ -71,6 +73,7 @@ class BaseOutputs:
         device: Device,
         runtime: str = "torch",
         trust_remote_code: bool = False,
+        stream: Stream = "never",
         progress: Progress = unheard,
     ) -> None:
         key = {
@@ -84,7 +87,11 @@ class BaseOutputs:
             ".safetensors",
             lambda p: _write_base(
                 lambda: open_model(
-                    engine(runtime), base, device=device, trust_remote_code=trust_remote_code
+                    engine(runtime),
+                    base,
+                    device=device,
+                    trust_remote_code=trust_remote_code,
+                    stream=stream,
                 ),
                 tokens,
                 p,
@@ -111,6 +118,7 @@ def _write_base(
     """Run the base over all windows; keep hidden states, or logits where the engine shows none."""
     session = open_base()
     session.for_many_tokens()
+    session.told = lambda share, message: progress(_PASS * share, f"what the base says, {message}")
     readout = session.readout
     if readout is not None and not _reproduces(session, readout, tokens[:1]):
         readout = None
@@ -124,13 +132,20 @@ def _write_base(
         if not torch.isfinite(logits).all():
             raise MethodError("the base model's logits are not finite: its weights are damaged")
         stored[f"window.{i}"] = kept.cpu()
-        progress((i + 1) / len(tokens), f"what the base says, window {i + 1} of {len(tokens)}")
+        done = _behind_pass(session, (i + 1) / len(tokens))
+        progress(done, f"what the base says, window {i + 1} of {len(tokens)}")
     if readout is not None:
         stored["head"] = readout.weight.detach().cpu().clone()
         stored["post"] = torch.tensor([readout.scale, readout.cap])
         if readout.bias is not None:
             stored["bias"] = readout.bias.detach().cpu().clone()
     save_file({k: v.contiguous() for k, v in stored.items()}, path)
+
+
+def _behind_pass(session: Session, share: float) -> float:
+    """Share of the work that is done with a share of the windows; a session that is not whole has
+    run all of them through its blocks before."""
+    return share if session.whole else _PASS + (1 - _PASS) * share
 
 
 def _reproduces(session: Session, readout: Readout, window: Tensor) -> bool:
@@ -160,6 +175,7 @@ def measure_quality(
         DivergedError: logits that are not finite.
     """
     sums = _Sums([], [], [], [], [], [])
+    session.told = lambda share, message: progress(_PASS * share, f"quality, {message}")
     for i, (window, logits) in enumerate(zip(tokens, session.logits(tokens), strict=True)):
         if not torch.isfinite(logits).all():
             raise DivergedError(f"logits of window {i} are not finite")
@@ -175,7 +191,8 @@ def measure_quality(
             sums.kl.append(float(scores.kl.sum()))
             sums.more.append(float((scores.nll - scores.base_nll).sum()))
             sums.agree.append(float(scores.agree.sum()))
-        progress((i + 1) / len(tokens), f"quality, window {i + 1} of {len(tokens)}")
+        done = _behind_pass(session, (i + 1) / len(tokens))
+        progress(done, f"quality, window {i + 1} of {len(tokens)}")
     length = tokens.shape[1]
     how = (
         f"{protocol}; {len(tokens)} windows of {length} tokens without overlap, "

@@ -178,6 +178,7 @@ class _Lazy:
                 self.folder,
                 device=self.request.device,
                 trust_remote_code=self.request.trust_remote_code,
+                stream=self.request.config.stream,
             )
             self._session.for_many_tokens()
         return self._session

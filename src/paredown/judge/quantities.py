@@ -267,13 +267,21 @@ def in_force(
     objectives: tuple[Objective, ...], results: Sequence[TrialResult]
 ) -> tuple[Objective, ...]:
     """The objectives, without optional ones that not every finished result has measured, or not
-    where the others have."""
+    where the others have.
+
+    What a base lacks that was judged without being loaded is optional, too.
+    """
     finished = [result for result in results if result.status == "ok"]
+    baseline = finished_baseline(results)
+
+    def is_optional(row: Quantity) -> bool:
+        return row.optional or (baseline is not None and row.value(baseline) is None)
 
     def told_by_all(row: Quantity) -> bool:
         return all(row.value(r) and row.comparable(r, finished[0]) for r in finished)
 
-    return tuple(n for n in objectives if not QUANTITIES[n].optional or told_by_all(QUANTITIES[n]))
+    rows = {name: QUANTITIES[name] for name in objectives}
+    return tuple(n for n, row in rows.items() if not is_optional(row) or told_by_all(row))
 
 
 @final

@@ -110,6 +110,7 @@ def _verify(
             base=bench.base.folder,
             expected=expected if expected.exists() else None,
             plain=claims["transformers"].holds,
+            stream=bench.evaluate.stream,
             held_out=None if worst is None else bench.held_out,
             worst=worst or 0.0,
         )

@@ -20,7 +20,7 @@ from paredown.spec.run import EvaluateConfig
 from paredown.spec.scores import TaskScore
 from paredown.spec.speed import SpeedPoint
 from paredown.spec.strategy import Strategy
-from paredown.spec.target import Device
+from paredown.spec.target import Device, Stream
 
 EXPECTED = "expected.safetensors"
 """File in a job's folder: the logits that the compressed model must reload to."""
@@ -220,6 +220,8 @@ class VerifyJob(Job[VerifyDone]):
     expected: Path | None
     plain: bool
     """Whether plain transformers must load it too."""
+    stream: Stream = "never"
+    """Whether it may be walked through block by block in place of being loaded."""
     held_out: HeldOut | None = None
     """What it is screened on; None: it is measured whatever it is worth."""
     worst: float = 0.0

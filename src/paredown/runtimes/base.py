@@ -332,6 +332,18 @@ class Engine(Runtime):
             MissingExtraError: what the engine needs is not installed.
         """
 
+    def open_streamed(
+        self, folder: Path, *, device: Device, trust_remote_code: bool = False
+    ) -> Session | None:
+        """A package that is judged without being loaded, in memory that does not grow with it.
+
+        None: the engine cannot do that.
+
+        Raises:
+            ConfigError: not with what is stored in this one.
+        """
+        return None
+
     def server(
         self, package: Package, *, host: str, port: int, serving: Serving = Serving()
     ) -> tuple[str, ...] | None:

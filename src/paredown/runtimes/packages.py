@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 from paredown.runtimes.base import Engine, Package
+from paredown.runtimes.room import has_room
 from paredown.runtimes.session import Session
-from paredown.spec.target import Device
+from paredown.spec.target import Device, Stream
 from paredown.store.cache import Cache
 from paredown.store.content import code, model_hash
 
@@ -40,10 +41,25 @@ def package_of(engine: Engine, folder: Path) -> Package:
 
 
 def open_model(
-    engine: Engine, folder: Path, *, device: Device, trust_remote_code: bool = False
+    engine: Engine,
+    folder: Path,
+    *,
+    device: Device,
+    trust_remote_code: bool = False,
+    stream: Stream = "never",
 ) -> Session:
-    """A model folder, opened in an engine; errors as of `package_of` and `Engine.open`."""
+    """A model folder, opened in an engine; errors as of `package_of` and `Engine.open`.
+
+    Args:
+        stream: whether it may be opened to be judged only, without being loaded.
+    """
     package = package_of(engine, folder)
-    session = engine.open(package.folder, device=device, trust_remote_code=trust_remote_code)
+    session = None
+    if stream == "always" or (stream == "auto" and not has_room(package.nbytes, device)):
+        session = engine.open_streamed(
+            package.folder, device=device, trust_remote_code=trust_remote_code
+        )
+    if session is None:
+        session = engine.open(package.folder, device=device, trust_remote_code=trust_remote_code)
     session.notes = (*package.notes, *session.notes)
     return session

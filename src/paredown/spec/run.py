@@ -24,7 +24,7 @@ from paredown.spec import notation
 from paredown.spec.benchmarks import split_request
 from paredown.spec.option import COMMON, LIMITS, Group, Option
 from paredown.spec.speed import SpeedGrid
-from paredown.spec.target import Limits
+from paredown.spec.target import Limits, Stream
 
 PolicyName = Annotated[
     Literal["portfolio", "surrogate", "bayesian", "evolutionary", "bandit", "grid", "random"],
@@ -110,6 +110,11 @@ class MeasureConfig(BaseModel):
         bool, Option("--allow-unsandboxed-code/--no-allow-unsandboxed-code")
     ] = False
     """Whether model-written code (HumanEval) may run where no sandbox works."""
+
+    stream: Stream = "auto"
+    """Whether a model is judged block by block from disk, without being loaded: its quality and
+    size in the memory of one block, and no latency, memory or energy. auto: where it does not fit
+    in memory."""
 
     @property
     def amount(self) -> Amount:

@@ -11,6 +11,8 @@ from paredown.spec.option import Option
 from paredown.spec.units import read_bytes_text
 
 Device = Literal["cpu", "cuda"]
+Stream = Literal["auto", "always", "never"]
+"""Whether a model is judged block by block, without being loaded; auto: where it does not fit."""
 _POINTS = "pt"
 
 

@@ -53,6 +53,7 @@ from paredown.pipeline.executors.worker import (
     run_worker,
 )
 from paredown.pipeline.messages import D, Ended, Failed, Job
+from paredown.runtimes.room import WORKER_BYTES
 from paredown.spec.progress import Progress
 from paredown.spec.result import Failure, FailureKind
 from paredown.spec.units import GB, human_seconds
@@ -218,7 +219,10 @@ class LocalExecutor:
             self.start()
             try:
                 with PROCESSES, _MainHidden() as hidden:
-                    given = Surroundings(folder, Path.cwd(), dict(os.environ))
+                    environment = dict(os.environ)
+                    if self.memory_bytes is not None:
+                        environment[WORKER_BYTES] = str(self.memory_bytes)
+                    given = Surroundings(folder, Path.cwd(), environment)
                     process = self._context.Process(
                         target=_run_hidden, args=(given, hidden), name=f"paredown {folder.name}"
                     )

@@ -51,7 +51,11 @@ def judge(job: JudgeJob, progress: Progress) -> EvaluateDone:
     runs_in = engine(job.runtime)
     progress(0.1, "loading")
     session = open_model(
-        runs_in, job.model, device=job.device, trust_remote_code=job.trust_remote_code
+        runs_in,
+        job.model,
+        device=job.device,
+        trust_remote_code=job.trust_remote_code,
+        stream=job.held_out.config.stream,
     )
     session.for_many_tokens()
     base = base_outputs(job.held_out, tokens, job)

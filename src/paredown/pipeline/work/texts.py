@@ -81,6 +81,7 @@ def base_outputs(
         device=job.device,
         runtime=job.runtime,
         trust_remote_code=job.trust_remote_code,
+        stream=held_out.config.stream,
         progress=progress,
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.probe import probe_tokens
@@ -16,9 +17,13 @@ from paredown.pipeline.messages import HeldOut, VerifyDone, VerifyJob
 from paredown.pipeline.work.engine import arithmetic_kl, engine_kl
 from paredown.pipeline.work.texts import base_outputs, evaluation_tokens, protocol
 from paredown.runtimes.registry import engine
+from paredown.runtimes.room import has_room
+from paredown.runtimes.session import Session
+from paredown.runtimes.torch.eight_bit import unrounded_activations
 from paredown.runtimes.torch.load import load, load_dense
 from paredown.runtimes.torch.proof import EXACT, ROUNDED, check_kernels, compare, probe
 from paredown.runtimes.torch.session import TorchSession
+from paredown.runtimes.torch.streamed import ArtifactWalk, StreamedSession
 from paredown.spec.progress import Progress
 
 
@@ -35,15 +40,19 @@ def verify(job: VerifyJob, progress: Progress) -> VerifyDone:
         VerificationError: it is another model.
         ScreenedError: it is the model that was meant, and worth no measurement.
     """
-    spec = Checkpoint(job.artifact).spec
-    tokens = probe_tokens(spec.vocabulary or 2)
+    checkpoint = Checkpoint(job.artifact)
+    spec, tokens = checkpoint.spec, probe_tokens(checkpoint.spec.vocabulary or 2)
+    if job.stream == "always" or (
+        job.stream == "auto" and not has_room(spec.weight_bytes, job.device)
+    ):
+        return _verify_streamed(job, checkpoint, tokens, progress)
     options: dict[str, Any] = {"device": job.device, "trust_remote_code": job.trust_remote_code}
     # Before anything is computed: a text that a model has to write is written in a forked process.
     screen = None if job.held_out is None else _Screen(job, job.held_out, progress)
     served = load(job.artifact, **options)
     notes, kernel_error = served.paredown.notes, check_kernels(served)
     found = probe(served, tokens)
-    screened = None if screen is None else screen.look(served)
+    screened = None if screen is None else screen.look(TorchSession(served, device=job.device))
     del served  # the next load needs its room
     progress(0.4, "reloaded through paredown")
     is_exact = spec.quantization != "bitsandbytes" and _fits_float32(spec.parameters, job.device)
@@ -74,6 +83,34 @@ def verify(job: VerifyJob, progress: Progress) -> VerifyDone:
     )  # fmt: skip
 
 
+def _verify_streamed(
+    job: VerifyJob, checkpoint: Checkpoint, tokens: Tensor, progress: Progress
+) -> VerifyDone:
+    """The same, block by block from disk: in the memory of one block, and never in plain
+    transformers, which loads the whole."""
+    screen = None if job.held_out is None else _Screen(job, job.held_out, progress)
+    options: dict[str, Any] = {"device": job.device, "trust_remote_code": job.trust_remote_code}
+    served = ArtifactWalk(checkpoint, probe=tokens, **options)
+    kernel_error = max((check_kernels(module) for _, module in served), default=0.0)
+    del served
+    progress(0.3, "kernels checked block by block")
+    exact = ArtifactWalk(checkpoint, probe=tokens, dtype=torch.float32, **options)
+    for block, module in exact:
+        with unrounded_activations(module):
+            exact.advance_probe(block, module)
+    found = exact.logits()
+    del exact
+    progress(0.6, "reloaded block by block")
+    expected = found if job.expected is None else load_file(job.expected)["logits"]
+    kl = compare(expected, found, "paredown, block by block")
+    if screen is not None:
+        session = StreamedSession(job.artifact, **options)
+        if (why := screen.look(session)) is not None:
+            raise ScreenedError(why)
+    notes = ("reloaded block by block, never as a whole, and so not by plain transformers",)
+    return VerifyDone(notes=notes, kernel_error=kernel_error, kl_paredown=kl)
+
+
 def _fits_float32(parameters: int, device: str) -> bool:
     """Whether the whole model in float32 leaves room to breathe."""
     needed = 6 * parameters  # four bytes each, and half of that for activations and copies
@@ -90,9 +127,8 @@ class _Screen:
         self.tokens = evaluation_tokens(held_out, job, progress)
         self.base = base_outputs(held_out, self.tokens, job)
 
-    def look(self, model: Any) -> str | None:
+    def look(self, session: Session) -> str | None:
         """Why it is not worth measuring, if so; the model may come out in another dtype."""
-        session = TorchSession(model, device=self.job.device)
         session.for_many_tokens()
         return why_screened(
             session, self.tokens, self.base, worst=self.job.worst, protocol=self.protocol

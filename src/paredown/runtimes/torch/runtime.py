@@ -50,3 +50,10 @@ class Torch(Engine):
         return TorchSession(
             model, device=device, folder=folder, trust_remote_code=trust_remote_code
         )
+
+    def open_streamed(
+        self, folder: Path, *, device: Device, trust_remote_code: bool = False
+    ) -> Session | None:
+        from paredown.runtimes.torch.streamed import StreamedSession
+
+        return StreamedSession(folder, device=device, trust_remote_code=trust_remote_code)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.ops.readout import Readout
+from paredown.runtimes.room import has_room
 from paredown.runtimes.session import Likeliest, Pair, Scored, Session, Written
 from paredown.runtimes.torch.load import is_packed
 from paredown.runtimes.torch.packed import dense_dtype
@@ -145,6 +146,7 @@ class TorchSession(Session):
             dense_dtype(self.device) == torch.float32
             and getattr(self.model, "hf_quantizer", None) is None
             and not is_packed(self.model)
+            and has_room(self.weights_bytes(), self.device)  # twice as many bytes as now
         ):
             self.model = self.model.float()
 

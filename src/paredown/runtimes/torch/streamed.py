@@ -224,8 +224,8 @@ class StreamedSession(Session):
 
     def _refuse(self, what: str) -> Never:
         raise ConfigError(
-            f"{self._folder} is judged block by block, because it does not fit in memory: {what} "
-            "needs all of it at once"
+            f"{self._folder} is judged block by block, without being loaded: {what} needs all of "
+            "it at once (evaluate.stream)"
         )
 
     def weights_bytes(self) -> int:
