@@ -174,7 +174,7 @@ def test_a_killed_evaluation_goes_on_at_the_batch_where_it_stood(
     from paredown.runtimes.torch.scorer import CausalScorer
 
     asked = request(tmp_path, "arc_easy", limit=12)
-    real, calls = CausalScorer._score_rows, Counter[str]()
+    real, calls = CausalScorer._finite_logits, Counter[str]()
 
     def dying(self: CausalScorer, rows: Any) -> Any:
         calls["before"] += 1
@@ -182,7 +182,7 @@ def test_a_killed_evaluation_goes_on_at_the_batch_where_it_stood(
             raise KeyboardInterrupt
         return real(self, rows)
 
-    monkeypatch.setattr(CausalScorer, "_score_rows", dying)
+    monkeypatch.setattr(CausalScorer, "_finite_logits", dying)
     with pytest.raises(KeyboardInterrupt):
         answer_items(chatter, asked, quiet)
     (kept,) = (tmp_path / "cache" / "responses").glob("*.jsonl")
@@ -196,7 +196,7 @@ def test_a_killed_evaluation_goes_on_at_the_batch_where_it_stood(
         counted.extend(len(row.sizes) for row in rows)
         return real(self, rows)
 
-    monkeypatch.setattr(CausalScorer, "_score_rows", counting)
+    monkeypatch.setattr(CausalScorer, "_finite_logits", counting)
     resumed = answer_items(chatter, asked, quiet)["arc_easy"]
     of_the_probe = 3 + 3  # whether the model heeds masks
     answers = len(Responses(kept)._known)

@@ -45,10 +45,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return get
 
 
-def opened(place: Path, **options: int) -> tuple[Session, StreamedSession]:
+def opened(place: Path) -> tuple[Session, StreamedSession]:
     whole = Torch().open(place, device="cpu")
     whole.for_many_tokens()
-    return whole, StreamedSession(place, **options)
+    return whole, StreamedSession(place)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen2_moe", "gpt2", *STRATEGIES])
