@@ -129,7 +129,7 @@ class BlockWalk:
     def _widen_small_parts(self) -> None:
         """Norms and the like compute in `dtype`; embedding and head stay as stored, being large."""
         embedding = self.model.get_input_embeddings()
-        head = self.model.get_output_embeddings()
+        head: Any = self.model.get_output_embeddings()
         # Packed ones hold no matrix, and compute in the dtype they were made for.
         large = {id(getattr(module, "weight", None)) for module in (embedding, head)}
         for parameter in self.model.parameters():
@@ -144,7 +144,7 @@ class BlockWalk:
             )
         else:
             embedding.register_forward_hook(lambda module, args, output: output.to(self.dtype))
-        if isinstance(head, nn.Linear):
+        if hasattr(head, "weight"):
             head.forward = lambda hidden: _project(hidden, head.weight, head.bias)
 
     def _embed(self, batch: Tensor) -> Tensor:

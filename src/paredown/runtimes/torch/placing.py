@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.compressed_tensors import read_packed, read_schemes
@@ -15,6 +15,7 @@ from paredown.artifact.eight_bit import EightBit, eight_bit_parts, read_eight_bi
 from paredown.blocks.memory import release
 from paredown.blocks.skeleton import module_name, set_tensor
 from paredown.errors import ModelError
+from paredown.ops.affine import Grid
 from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.eight_bit import eight_bit_linears
 from paredown.runtimes.torch.embeddings import attach_embeddings
@@ -22,6 +23,8 @@ from paredown.runtimes.torch.packed import pack_linears
 from paredown.spec.embeddings import packable_embeddings
 from paredown.spec.scheme import GridKind, Scheme
 from paredown.spec.structure import by_input
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,12 @@ class PackedParts:
 
     def within(self, prefix: str) -> PackedParts:
         """The layers below a module."""
-        return PackedParts({}, *(
-            {name: how for name, how in some.items() if name.startswith(prefix)}
-            for some in (self.grids, self.eight_bit, self.superblocks)
-        ))  # fmt: skip
+        return PackedParts(
+            {},
+            _below(prefix, self.grids),
+            _below(prefix, self.eight_bit),
+            _below(prefix, self.superblocks),
+        )
 
     def outside(self, prefixes: tuple[str, ...]) -> PackedParts:
         """Those below none of these modules."""
@@ -78,6 +83,17 @@ class PackedParts:
         return [name for name in names if not name.startswith(inside)]
 
 
+def _below(prefix: str, some: dict[str, T]) -> dict[str, T]:
+    return {name: how for name, how in some.items() if name.startswith(prefix)}
+
+
+def _read(checkpoint: Checkpoint, name: str, how: Scheme) -> tuple[Tensor, Grid]:
+    codes, grid = read_packed(checkpoint, name, how)
+    if not isinstance(grid, Grid):
+        raise AssertionError("two-level grids are set apart")
+    return codes, grid
+
+
 def place_embeddings(
     model: Any, checkpoint: Checkpoint, parts: PackedParts, *, dtype: torch.dtype, device: str
 ) -> None:
@@ -86,7 +102,7 @@ def place_embeddings(
     Raises:
         MethodError: the family's embedding does more than to look up rows.
     """
-    read = {name: read_packed(checkpoint, name, how) for name, how in parts.embeddings.items()}
+    read = {name: _read(checkpoint, name, how) for name, how in parts.embeddings.items()}
     attach_embeddings(model, read, checkpoint, dtype=dtype, device=device)
 
 
@@ -120,7 +136,7 @@ def place_layers(
             has_bias = bias in checkpoint.spec.by_name
             read.append(
                 (
-                    *read_packed(checkpoint, name, parts.grids[name]),
+                    *_read(checkpoint, name, parts.grids[name]),
                     checkpoint.read(bias).to(device) if has_bias else None,
                 )
             )

@@ -192,8 +192,8 @@ class StreamedSession(Session):
     @property
     def tokens_at_once(self) -> int:
         """How many tokens are run through a block before the next is read."""
-        width = self.model.config.get_text_config().hidden_size
-        return max(1, self._states_bytes // (width * self._walk.dtype.itemsize))
+        width = int(self.model.config.get_text_config().hidden_size)
+        return max(1, self._states_bytes // (width * int(self._walk.dtype.itemsize)))
 
     @cached_property
     def _scorer(self) -> _StreamedScorer:
