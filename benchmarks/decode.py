@@ -1,13 +1,17 @@
 """Does a 4-bit artifact decode faster than its bf16 base, in a smaller process?
 
 Two processes are alive at once: one serves the base through plain transformers, the other the
-artifact through `paredown.load`. They decode in turns, so that whatever slows the machine slows
-both. Printed: ms per token (median), peak memory of each process, the ratio with its interval, and
-the share of the memory-bandwidth limit reached: bytes of weights that one token has to read / time,
-over the bandwidth that torch reaches on a large array in the same run.
+artifact through `paredown.load`. They read a prompt and decode in turns, so that whatever slows the
+machine slows both. Printed: ms for the prompt and per token (medians), peak memory of each process,
+the ratios with their intervals, and the share of the memory-bandwidth limit reached: bytes of
+weights that one token has to read / time, over the bandwidth that torch reaches on a large array in
+the same run.
 
     python benchmarks/decode.py --model demo
     python benchmarks/decode.py --model random-0.8b
+
+A processor without instructions for bfloat16 reads prompts many times slower in that dtype than in
+float32; `--base-dtype float32` is the base at its best there.
 """
 
 from __future__ import annotations
@@ -25,25 +29,30 @@ from typing import Any
 
 from common import Server, ratio, table
 
-PROMPT_TOKENS = 64
+_PACKED = "packed"
 
 
-def serve(folder: str, plain: bool, tokens: int) -> None:
-    """Child: load once, then decode `tokens` tokens per request."""
+def serve(folder: str, dtype: str | None, tokens: int, prompt_tokens: int) -> None:
+    """Child: load once, then read a prompt and decode `tokens` tokens per request.
+
+    Args:
+        dtype: of the base in plain transformers; None: the artifact, packed.
+    """
     import torch
 
     from paredown.evaluate.footprint import peak_rss
 
-    model = _load(folder, plain)
+    model = _load(folder, dtype)
     vocabulary = model.config.vocab_size
     read_bytes = bytes_per_token(model)
     loaded = peak_rss()
     for number, _ in enumerate(sys.stdin):
         generator = torch.Generator().manual_seed(number)
-        prompt = torch.randint(0, vocabulary, (1, PROMPT_TOKENS), generator=generator)
-        seconds = decode(model, prompt, tokens)
+        prompt = torch.randint(0, vocabulary, (1, prompt_tokens), generator=generator)
+        reading, decoding = decode(model, prompt, tokens)
         answer = {
-            "ms": seconds * 1e3 / tokens,
+            "prompt_ms": reading * 1e3,
+            "ms": decoding * 1e3 / tokens,
             "peak_bytes": peak_rss(),
             "peak_bytes_loading": loaded,
             "read_bytes": read_bytes,
@@ -51,14 +60,14 @@ def serve(folder: str, plain: bool, tokens: int) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _load(folder: str, plain: bool) -> Any:
-    if not plain:
+def _load(folder: str, dtype: str | None) -> Any:
+    if dtype is None:
         import paredown
 
         return paredown.load(folder)
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
 def bytes_per_token(model: Any) -> int:
@@ -71,18 +80,20 @@ def bytes_per_token(model: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def decode(model: Any, prompt: Any, tokens: int) -> float:
-    """Seconds for greedy decoding of `tokens` tokens after the prompt, batch 1, with the cache."""
+def decode(model: Any, prompt: Any, tokens: int) -> tuple[float, float]:
+    """Seconds for reading a prompt, and for decoding `tokens` tokens behind it: greedy, batch 1."""
     import torch
 
     with torch.inference_mode():
-        output = model(prompt, use_cache=True)
+        begin = time.perf_counter()
+        # As `generate` does: of a prompt only the last position is turned into logits.
+        output = model(prompt, use_cache=True, logits_to_keep=1)
         token = output.logits[:, -1:].argmax(-1)
         start = time.perf_counter()
         for _ in range(tokens):
             output = model(token, past_key_values=output.past_key_values, use_cache=True)
             token = output.logits[:, -1:].argmax(-1)
-        return time.perf_counter() - start
+        return start - begin, time.perf_counter() - start
 
 
 def bandwidth() -> float:
@@ -103,6 +114,17 @@ def bandwidth() -> float:
     return best
 
 
+def processor() -> str:
+    """Its name, and whether it computes in bfloat16."""
+    import cpuinfo
+    import torch
+
+    from paredown.runtimes.torch.packed import dense_dtype
+
+    kind = "with" if dense_dtype("cpu") == torch.bfloat16 else "without"
+    return f"{cpuinfo.get_cpu_info().get('brand_raw', 'a processor')} {kind} bfloat16"
+
+
 def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Build the artifact, then let both processes decode in turns."""
     from models import random_llama
@@ -117,12 +139,13 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     artifact = scratch / "artifact"
     api.compress(str(base), options.strategy, artifact, device="cpu")
     peak_bandwidth = bandwidth()
-    script, tokens = Path(__file__), str(options.tokens)
+    script, counts = Path(__file__), (str(options.tokens), str(options.prompt))
     servers = {
-        "base": Server(script, "--serve", str(base), "plain", tokens),
-        "artifact": Server(script, "--serve", str(artifact), "packed", tokens),
+        "base": Server(script, "--serve", str(base), options.base_dtype, *counts),
+        "artifact": Server(script, "--serve", str(artifact), _PACKED, *counts),
     }
     times: dict[str, list[float]] = {name: [] for name in servers}
+    reading: dict[str, list[float]] = {name: [] for name in servers}
     last: dict[str, dict[str, Any]] = {}
     try:
         for repeat in range(options.repeats + 1):  # the first is a warm-up
@@ -130,6 +153,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 last[name] = server.ask("decode")
                 if repeat:
                     times[name].append(last[name]["ms"])
+                    reading[name].append(last[name]["prompt_ms"])
     finally:
         for server in servers.values():
             server.close()
@@ -139,13 +163,18 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "strategy": options.strategy,
         "repeats": options.repeats,
         "bandwidth_bytes_per_s": peak_bandwidth,
+        "base_dtype": options.base_dtype,
+        "prompt_tokens": options.prompt,
+        "processor": processor(),
         "speedup": asdict(ratio(times["base"], times["artifact"])),
+        "prompt_ratio": asdict(ratio(reading["artifact"], reading["base"])),
     }
     for name, found in last.items():
         ms = statistics.median(times[name])
         report[name] = {
             "ms_per_token": ms,
             "all_ms": times[name],
+            "prompt_ms": statistics.median(reading[name]),
             "peak_bytes": found["peak_bytes"],
             "peak_bytes_loading": found["peak_bytes_loading"],
             "read_bytes_per_token": found["read_bytes"],
@@ -157,12 +186,15 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the report as a small table."""
-    rows: list[tuple[str, ...]] = [("", "ms/token", "peak MB", "read MB/token", "of bandwidth")]
+    rows: list[tuple[str, ...]] = [
+        ("", "prompt ms", "ms/token", "peak MB", "read MB/token", "of bandwidth")
+    ]
     for name in ("base", "artifact"):
         r = report[name]
         rows.append(
             (
                 name,
+                f"{r['prompt_ms']:.0f}",
                 f"{r['ms_per_token']:.2f}",
                 f"{r['peak_bytes'] / 1e6:.0f}",
                 f"{r['read_bytes_per_token'] / 1e6:.1f}",
@@ -176,6 +208,12 @@ def show(report: dict[str, Any]) -> None:
         f"[{speed['low']:.2f}, {speed['high']:.2f}] "
         f"in {report['memory_ratio']:.2f} of the memory; "
         f"bandwidth {report['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s"
+    )
+    prompt = report["prompt_ratio"]
+    print(
+        f"it reads a prompt of {report['prompt_tokens']} tokens in {prompt['value']:.2f} "
+        f"[{prompt['low']:.2f}, {prompt['high']:.2f}] of the time of the base in "
+        f"{report['base_dtype']}, on {report['processor']}"
     )
 
 
@@ -192,11 +230,14 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=12, help="pairs, at least 2")
     parser.add_argument("--tokens", type=int, default=32, help="decoded per repeat")
+    parser.add_argument("--prompt", type=int, default=128, help="tokens of the prompt")
+    parser.add_argument("--base-dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve[0], options.serve[1] == "plain", int(options.serve[2]))
+        folder, dtype, *counts = options.serve
+        serve(folder, None if dtype == _PACKED else dtype, *map(int, counts))
         return
     if options.repeats < 2:
         parser.error("--repeats: an interval needs at least 2")

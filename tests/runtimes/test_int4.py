@@ -81,6 +81,14 @@ def test_the_layout_of_the_processor_is_undone(rows: int, width: int) -> None:
     assert torch.equal(layout.pick(packed, picked, width), codes[picked].to(torch.uint8))
 
 
+def test_codes_are_raised_column_by_column() -> None:
+    layout = cpu_layout(192)
+    assert layout is not None
+    codes = codes_of(192, 32)
+    raised = layout.raise_codes(layout.pack(codes), 64, torch.empty(32, 128, dtype=torch.uint8))
+    assert torch.equal(raised, 16 * codes[64:].T.to(torch.uint8))
+
+
 def test_rows_that_no_block_divides_have_no_layout() -> None:
     assert int4_layout(24, 128, "cpu") is None
 

@@ -76,6 +76,16 @@ def test_products_are_those_of_the_dense_weight(
     assert_close(weight.dense(dtype), dequantize(*made[:2]), dtype)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize(("rows", "group_size"), [(64, 32), (96, 64), (208, 192), (33, 16)])
+def test_unpacked_symmetric_weights_are_exact(bits: int, rows: int, group_size: int) -> None:
+    codes, grid, _ = part(rows, 192, bits, group_size)
+    weight = PackedWeight(codes, grid, dtype=torch.bfloat16, device="cpu")
+    assert torch.equal(
+        weight.dense(torch.float32), codes * grid.scale.float().repeat_interleave(group_size, dim=1)
+    )
+
+
 def test_kernels_by_shape_and_bits() -> None:
     four = part(64, 128, 4, 32)[1]
     eight = part(64, 128, 8, 128)[1]

@@ -21,6 +21,8 @@ _TILE_ROWS, _TILE_WIDTH = 8, 128
 _INNER_TILES = 8
 _NIBBLES = 8
 """Codes in a 32-bit word."""
+_WORD = 8
+"""Bytes in a 64-bit word."""
 _OFF = 0.02
 """Largest relative error of a product that counts as right: bfloat16 rounds to 0.004."""
 
@@ -33,8 +35,17 @@ class Int4Layout(ABC):
         """Codes (rows, width) of any integer dtype in the kernel's order, half a byte each."""
 
     @abstractmethod
+    def raise_codes(self, packed: Tensor, start: int, out: Tensor) -> Tensor:
+        """Codes of rows `start` (a multiple of 64) and following, in the upper halves of bytes.
+
+        Args:
+            out: (width, count) uint8, contiguous, one column for each of the rows; becomes 16 q.
+        """
+
     def unpack(self, packed: Tensor, start: int, out: Tensor) -> Tensor:
-        """Codes of rows `start` (a multiple of 64) and following, as many as `out` has, into it."""
+        """The same codes, row by row, into `out` (count, width) of any dtype."""
+        raised = torch.empty(out.T.shape, dtype=torch.uint8, device=out.device)
+        return out.copy_((self.raise_codes(packed, start, raised) >> 4).T)
 
     @abstractmethod
     def pick(self, packed: Tensor, rows: Tensor, width: int) -> Tensor:
@@ -66,14 +77,17 @@ class CpuInt4(Int4Layout):
         )
         return packed
 
-    def unpack(self, packed: Tensor, start: int, out: Tensor) -> Tensor:
-        rows, width = out.shape
-        half = self.block // 2
-        tiles = packed[start : start + rows].reshape(rows // self.block, width, half)
-        halves = out.view(rows // self.block, 2, half, width)
-        halves[:, 0].copy_((tiles & 15).transpose(1, 2))
-        halves[:, 1].copy_((tiles >> 4).transpose(1, 2))
-        return out
+    def raise_codes(self, packed: Tensor, start: int, out: Tensor) -> Tensor:
+        width, rows = out.shape
+        # Eight bytes at a time: byte by byte the transposition takes longer than all the rest.
+        words = self.block // 2 // _WORD
+        blocks = packed[start : start + rows].reshape(-1).view(torch.int64)
+        blocks = blocks.view(rows // self.block, width, words).transpose(0, 1)
+        halves = out.view(torch.int64).view(width, rows // self.block, 2, words)
+        torch.bitwise_left_shift(blocks, 4, out=halves[:, :, 0])
+        halves[:, :, 1].copy_(blocks)
+        # Lower halves hold what the shift brought from the next byte, or the block's first rows.
+        return out.bitwise_and_(0xF0)
 
     def pick(self, packed: Tensor, rows: Tensor, width: int) -> Tensor:
         half = self.block // 2
@@ -99,11 +113,12 @@ class CudaInt4(Int4Layout):
     def pack(self, codes: Tensor) -> Tensor:
         return _pack_cuda(codes)
 
-    def unpack(self, packed: Tensor, start: int, out: Tensor) -> Tensor:
-        rows, width = out.shape
+    def raise_codes(self, packed: Tensor, start: int, out: Tensor) -> Tensor:
+        width, rows = out.shape
         first = start // _TILE_ROWS
-        tiles = self._tiles(packed[first : first + rows // _TILE_ROWS], width)
-        out.view(-1, _TILE_ROWS, width // _TILE_WIDTH, _TILE_WIDTH).copy_(tiles.transpose(1, 2))
+        tiles = self._tiles(packed[first : first + rows // _TILE_ROWS], width) << 4
+        # (rows / 8, width / 128, 8, 128) -> (width / 128, 128, rows / 8, 8)
+        out.view(-1, _TILE_WIDTH, rows // _TILE_ROWS, _TILE_ROWS).copy_(tiles.permute(1, 3, 0, 2))
         return out
 
     def pick(self, packed: Tensor, rows: Tensor, width: int) -> Tensor:

@@ -6,8 +6,6 @@ faster to unpack the layer once, multiply densely, and drop the dense copy again
 
 from __future__ import annotations
 
-import math
-import threading
 from functools import cache
 from typing import Literal, Protocol, final
 
@@ -15,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from paredown.ops.affine import Grid
+from paredown.runtimes.torch.buffers import buffer
 from paredown.runtimes.torch.int4 import Int4Layout, int4_layout
 
 Kernel = Literal["int4", "int4x2", "int8", "unpack"]
 """`int4x2`: codes of 5 to 8 bits as two halves of 4 bits, `16 high + low`, in one int4 product."""
 
-KERNEL_ROWS = 64
+KERNEL_ROWS = 32
 """Up to this many rows the packed kernels beat unpacking once and multiplying densely."""
 DENSE_ELEMENTS = 1 << 21
 """Unpacked at a time; larger matrices, such as a head's, are multiplied in slices of rows."""
@@ -105,6 +104,7 @@ class PackedWeight(nn.Module):
             else "unpack"
         )
         self.layout: Int4Layout | None = None
+        self.shifted = False
         self.dense_dtype = dense_dtype(device) if dtype == torch.bfloat16 else dtype
         scale = grid.scale.float().to(device)
         if self.kernel in ("int4", "int4x2"):
@@ -120,6 +120,7 @@ class PackedWeight(nn.Module):
         if group is None:
             raise AssertionError("choose_kernel has checked this")
         zero = torch.zeros_like(scale) if grid.zero is None else grid.zero.to(scale)
+        self.shifted = grid.zero is not None
         # (code - zero) scale = ((code + 8) - 8) scale + shift.
         shift = -zero * scale
         if self.kernel == "int4":
@@ -166,46 +167,66 @@ class PackedWeight(nn.Module):
 
     def _multiply_dense(self, x: Tensor) -> Tensor:
         """The same by unpacking a slice of rows at a time, into buffers that all layers share."""
-        reuse = not (torch.is_grad_enabled() and x.requires_grad)  # autograd would keep the buffer
         wide = x.to(self.dense_dtype)
         step = max(_STEP, DENSE_ELEMENTS // self.width // _STEP * _STEP)
-        parts = [
-            wide @ self._unpack(start, min(start + step, self.rows), self.dense_dtype, reuse).T
-            for start in range(0, self.rows, step)
-        ]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(x.dtype)
+        slices = [(k, min(k + step, self.rows)) for k in range(0, self.rows, step)]
+        if torch.is_grad_enabled() and x.requires_grad:  # autograd would keep the buffers
+            parts = [wide @ self._turned(*rows, self.dense_dtype, reuse=False) for rows in slices]
+            return torch.cat(parts, dim=-1).to(x.dtype)
+        if len(slices) == 1:
+            return (wide @ self._turned(*slices[0], self.dense_dtype, reuse=True)).to(x.dtype)
+        y = x.new_empty(len(x), self.rows)
+        for start, stop in slices:
+            y[:, start:stop] = wide @ self._turned(start, stop, self.dense_dtype, reuse=True)
+        return y
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weights, unpacked, (rows, width) in `dtype`; nothing is kept."""
-        return self._unpack(0, self.rows, dtype, reuse=False)
+        return self._turned(0, self.rows, dtype, reuse=False).T.contiguous()
 
-    def _unpack(self, start: int, stop: int, dtype: torch.dtype, reuse: bool) -> Tensor:
-        """Rows `start` to `stop` (start a multiple of 64) as (rows, width)."""
-        if self.kernel == "int4":
-            return self._unpack_int4(start, stop, dtype, 0 if reuse else None)
-        if self.kernel == "int4x2":
-            if self.rows % _STEP:  # the low halves begin within a block
-                both = self._unpack_int4(0, 2 * self.rows, dtype, None)
-                return both[start:stop] + both[self.rows + start : self.rows + stop]
-            # Another slot, because both halves are needed at once.
-            low = self._unpack_int4(
-                self.rows + start, self.rows + stop, dtype, 1 if reuse else None
-            )
-            return self._unpack_int4(start, stop, dtype, 0 if reuse else None).add_(low)
+    def _turned(self, start: int, stop: int, dtype: torch.dtype, *, reuse: bool) -> Tensor:
+        """Rows `start` to `stop` (start a multiple of 64), unpacked, as (width, stop - start)."""
+        if self.kernel in ("int4", "int4x2"):
+            return self._turned_int4(start, stop, dtype, reuse=reuse)
         codes = self.codes[start:stop].view(stop - start, -1, self.group_size)
-        groups = _buffer(0 if reuse else None, codes.shape, dtype, codes.device).copy_(codes)
+        groups = buffer(codes.shape, dtype, codes.device, slot=0 if reuse else None).copy_(codes)
         if self.zero is not None:
             groups -= self.zero[start:stop, :, None].to(dtype)
         scale = self.scale[start:stop].view(stop - start, -1, 1).to(dtype)
-        return groups.mul_(scale).view(stop - start, self.width)
+        return groups.mul_(scale).view(stop - start, self.width).T
 
-    def _unpack_int4(self, start: int, stop: int, dtype: torch.dtype, slot: int | None) -> Tensor:
-        out = _buffer(slot, (stop - start, self.width), dtype, self.codes.device)
-        self._int4.unpack(self.codes, start, out)
-        pairs = self.scale[:, start:stop].transpose(0, 1).to(dtype)  # (rows, n_group, 2)
-        groups = out.view(stop - start, -1, self.group_size)
-        groups.sub_(8).mul_(pairs[..., :1]).add_(pairs[..., 1:])
+    def _turned_int4(self, start: int, stop: int, dtype: torch.dtype, *, reuse: bool) -> Tensor:
+        # Codes come column by column, as the kernel keeps them, and pass through whole bytes: each
+        # step is then one pass over contiguous memory, which is what makes it fast.
+        pairs = self.scale[:, start:stop]  # (n_group, rows, 2)
+        if self.kernel == "int4":
+            raised = self._raised(start, stop, slot=0 if reuse else None)
+            codes, scale = raised.bitwise_xor_(0x80), pairs[..., :1] / 16  # 16 (q - 8), signed
+            shift = pairs[..., 1:]
+        else:
+            high, low = self._both_halves(start, stop, reuse=reuse)
+            codes = high.bitwise_xor_(0x80).bitwise_or_(low.bitwise_right_shift_(4))
+            pairs = self.scale[:, self.rows + start : self.rows + stop]
+            scale, shift = pairs[..., :1], pairs[..., 1:] - 8 * pairs[..., :1]
+        shape = (self.width, stop - start)
+        out = buffer(shape, dtype, codes.device, slot=0 if reuse else None)
+        groups = out.copy_(codes.view(torch.int8)).view(-1, self.group_size, stop - start)
+        groups.mul_(scale.to(dtype).transpose(1, 2))
+        if self.shifted:
+            groups.add_(shift.to(dtype).transpose(1, 2))
         return out
+
+    def _both_halves(self, start: int, stop: int, *, reuse: bool) -> tuple[Tensor, Tensor]:
+        if self.rows % _STEP:  # the low halves begin within a block
+            both = self._raised(0, 2 * self.rows, slot=None)
+            low = both[:, self.rows + start : self.rows + stop].contiguous()
+            return both[:, start:stop].contiguous(), low
+        low = self._raised(self.rows + start, self.rows + stop, slot=1 if reuse else None)
+        return self._raised(start, stop, slot=0 if reuse else None), low
+
+    def _raised(self, start: int, stop: int, *, slot: int | None) -> Tensor:
+        out = buffer((self.width, stop - start), torch.uint8, self.codes.device, slot=slot)
+        return self._int4.raise_codes(self.codes, start, out)
 
     def exact(self, x: Tensor) -> Tensor:
         """What `multiply` stands for, in plain float32 arithmetic."""
@@ -233,33 +254,6 @@ class PackedWeight(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.rows}x{self.width}, group_size={self.group_size}, kernel={self.kernel}"
-
-
-class _Buffers(threading.local):
-    """Memory for unpacked slices, used over and over.
-
-    Fresh memory for each layer would cost page faults each time, and leave the C library with gaps
-    of megabytes that count as memory of the process.
-    """
-
-    def __init__(self) -> None:
-        self.held: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
-
-
-_buffers = _Buffers()
-
-
-def _buffer(
-    slot: int | None, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Uninitialised memory: that of `slot` again, or new where slot is None."""
-    if slot is None:
-        return torch.empty(shape, dtype=dtype, device=device)
-    size, key = math.prod(shape), (slot, dtype, device)
-    if key not in _buffers.held or _buffers.held[key].numel() < size:
-        with torch.inference_mode(False):  # else it could not be written outside of that mode
-            _buffers.held[key] = torch.empty(size, dtype=dtype, device=device)
-    return _buffers.held[key][:size].view(shape)
 
 
 class Weight(Protocol):
