@@ -16,7 +16,6 @@ from paredown.artifact.description import describe
 from paredown.deploy.check import Patience, check_package
 from paredown.deploy.package import (
     MODEL,
-    SERVER,
     package_proof,
     read_record,
     read_settings,
@@ -28,6 +27,7 @@ from paredown.deploy.sizing import Wishes
 from paredown.errors import ConfigError, MethodError
 from paredown.methods import registry as methods
 from paredown.pipeline.deliver import Delivered
+from paredown.runtimes.base import SERVER
 from paredown.runtimes.registry import engine
 from paredown.spec.run import EvaluateConfig
 from paredown.spec.strategy import parse_strategy

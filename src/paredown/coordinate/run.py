@@ -24,6 +24,7 @@ from paredown.coordinate.coordinator import (
     opened_advisor,
 )
 from paredown.coordinate.crew import Crew
+from paredown.coordinate.elsewhere import measure_elsewhere, promise_elsewhere, unmeasured
 from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
 from paredown.coordinate.further import ask_further
@@ -48,6 +49,7 @@ from paredown.spec.progress import Progress
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.store.atomic import require_writable
+from paredown.store.elsewhere import read_elsewhere
 from paredown.store.events import read_events
 from paredown.store.experiment import (
     Experiment,
@@ -180,7 +182,8 @@ def _settled(folder: Path, config: RunConfig, *, resume: bool) -> RunConfig:
 def _is_finished(folder: Path, config: RunConfig) -> bool:
     record = read_experiment(folder)
     done = record.final is not None and len(record.trials) >= config.episodes
-    return done and not pending(record.results, config)
+    further = unmeasured(record.results, config, read_elsewhere(folder))
+    return done and not pending(record.results, config) and not further
 
 
 def _preparing(listen: Listener) -> Progress:
@@ -337,6 +340,8 @@ def _search(run: Run) -> str:
                 reason = run_graph(run)
             score_front(run)
             ask_further(run)
+            measure_elsewhere(run)
+            promise_elsewhere(run)
             return reason
     except KeyboardInterrupt:
         run.experiment.events.add("stopped", reason=AT_ONCE)

@@ -48,6 +48,7 @@ EXTENDABLE = (
     "patience",
     "country",
     "final_limit",
+    "also_in",
     "further_rounds",
 )
 """Settings that may differ when an experiment is resumed: they change no measurement."""
@@ -95,6 +96,7 @@ def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
     for name in config.methods or ():
         registry.load(name)  # a misspelt name is told before a model is fetched
     runs_in = engine(config.runtime)  # everything is measured in it, so it must be here
+    others = [engine(name) for name in config.also_in]
     progress(0.0, f"finding the model {config.model}")
     folder = locate(config.model, progress)
     spec = infer_spec(folder, name=config.model)
@@ -102,7 +104,8 @@ def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
         raise ConfigError(
             f"evaluate.chat_template: the tokenizer of {config.model} has none; leave it out"
         )
-    require_read(runs_in, spec, device, what=config.model)  # the base is measured in it as well
+    for each in (runs_in, *others):  # the base is measured in all of them as well
+        require_read(each, spec, device, what=config.model)
     check_energy_limit(config, device)
     target = Target(device=device, runtime=config.runtime, limits=config.limits)
     progress(0.0, "planning what can run here")

@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from paredown.deploy.files import image_name
-from paredown.deploy.package import MODEL, SERVER, SERVING, SUMS, PackageRecord, ServingSettings
+from paredown.deploy.package import MODEL, SERVING, SUMS, PackageRecord, ServingSettings
 from paredown.deploy.proof import Golden, Pair, Proof
 from paredown.errors import ModelError
-from paredown.runtimes.base import KEY_VARIABLE
+from paredown.runtimes.base import KEY_VARIABLE, SERVER
 from paredown.spec.reading import read_text
 from paredown.spec.redact import shown
 from paredown.spec.result import Measurement

@@ -11,13 +11,12 @@ from string import Template
 
 from paredown.deploy.package import (
     MODEL,
-    SERVER,
     SERVING,
     SUMS,
     PackageRecord,
     ServingSettings,
 )
-from paredown.runtimes.base import KEY_VARIABLE
+from paredown.runtimes.base import KEY_VARIABLE, SERVER
 
 _MIB = 1 << 20
 _DOCKERFILE = Template("""\

@@ -25,8 +25,6 @@ SERVING = "serving.json"
 SUMS = "SHA256SUMS"
 MODEL = "model"
 """Folder of the engine's files."""
-SERVER = "server.py"
-"""Serves the package with the engine alone, where there is no paredown."""
 _UNSUMMED = {SUMS, SERVING}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paredown.deploy.package import ServingSettings
@@ -13,7 +14,7 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.units import human_bytes
 
 CACHES: dict[str, float] = {
-    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_0": 22 / 32, "q4_0": 18 / 32,
+    "f16": 2.0, "f32": 4.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_0": 22 / 32, "q4_0": 18 / 32,
     "fp8": 1.0,
 }  # fmt: skip
 """Bytes of an element of keys and values, scales of blocks included."""
@@ -86,6 +87,7 @@ def size(
     name: str,
     context: int | None,
     runtime: str = "llama.cpp",
+    caches: Sequence[str] = tuple(CACHES),
 ) -> ServingSettings:
     """The settings of a server: as the user wishes, the rest as large as the memory allows.
 
@@ -98,12 +100,13 @@ def size(
         name: under which the model is listed.
         context: tokens that the model takes; None: not known.
         runtime: that serves it, for what it keeps of sliding layers.
+        caches: how the engine may store keys and values; the usual way first.
 
     Raises:
         ConfigError: a wish is out of range, or it does not fit; says what would.
     """
-    _check(wishes, context)
-    need = _need(spec, nbytes, wishes.cache, runtime)
+    _check(wishes, context, caches)
+    need = _need(spec, nbytes, wishes.cache or caches[0], runtime)
     memory = wishes.memory_bytes or int(_SHARE * machine.memory_bytes)
     tokens = wishes.context or min(context or CONTEXT, CONTEXT)
     slots = wishes.slots or SLOTS
@@ -132,10 +135,10 @@ def size(
     )  # fmt: skip
 
 
-def _need(spec: ModelSpec, nbytes: int, cache: str | None, runtime: str) -> _Need:
+def _need(spec: ModelSpec, nbytes: int, cache: str, runtime: str) -> _Need:
     engine = ENGINES.get(runtime)
     windows = engine is not None and engine.windows
-    caches, element = find_caches(spec), CACHES[cache or "f16"]
+    caches, element = find_caches(spec), CACHES[cache]
     # Behind the window there is room for the tokens that are read at a time.
     read = caches.nbytes(_BATCH, number_bytes=element) if windows else 0.0
     logits = 4.0 * _BATCH * (spec.vocabulary or 0)
@@ -146,9 +149,9 @@ def _need(spec: ModelSpec, nbytes: int, cache: str | None, runtime: str) -> _Nee
     )  # fmt: skip
 
 
-def _check(wishes: Wishes, context: int | None) -> None:
-    if wishes.cache is not None and wishes.cache not in CACHES:
-        raise ConfigError(f"--cache {wishes.cache!r}: give one of {', '.join(CACHES)}")
+def _check(wishes: Wishes, context: int | None, caches: Sequence[str]) -> None:
+    if wishes.cache is not None and wishes.cache not in caches:
+        raise ConfigError(f"--cache {wishes.cache!r}: give one of {', '.join(caches)}")
     numbers = {"--context": wishes.context, "--slots": wishes.slots, "--threads": wishes.threads}
     for name, number in numbers.items():
         if number is not None and number < 1:

@@ -40,6 +40,9 @@ class Habits:
         context_mb: of the driver and the engine on a GPU (1e6 bytes).
         share: of a GPU's memory that it takes at most.
         layer_us: time per layer and step that no size explains, microseconds, on a GPU.
+        decodes: times as fast as `torch` decodes an artifact of 4 bits on a processor, lowest and
+            highest seen; None: not measured. SmolLM2-135M, one thread, on a processor with AMX and
+            on one without bfloat16 (`benchmarks/runtimes.py`).
         source: where this comes from.
     """
 
@@ -56,6 +59,7 @@ class Habits:
     context_mb: float
     share: float = 0.95
     layer_us: float
+    decodes: tuple[float, float] | None = None
     source: str
 
     def resident(self, piece: Piece) -> float:
@@ -95,6 +99,7 @@ ENGINES: dict[str, Habits] = {
         name="llama.cpp", vendors=(*_GPUS, "apple", "cpu"), split="layers", windows=True,
         held={**dict.fromkeys((2, 3, 4), 4.5), 5: 5.5, **dict.fromkeys((6, 7, 8), 8.5)}, chunk=512,
         process_mb=60, context_mb=500, layer_us=30,
+        decodes=(1.7, 4.8),
         source="GGUF blocks of 32 weights with a 16-bit scale (Q4_0, Q5_0, Q8_0); n_ubatch 512",
     ),
     "onnxruntime": Habits(

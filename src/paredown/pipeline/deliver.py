@@ -22,7 +22,6 @@ from paredown.deploy.files import service_files
 from paredown.deploy.package import (
     MODEL,
     RECORD,
-    SERVER,
     PackageRecord,
     Previous,
     ServingSettings,
@@ -114,6 +113,7 @@ def deliver(
         name=order.name,
         context=bench.base.spec.context,
         runtime=bench.runtime,
+        caches=runtime.caches,
     )
     settings(nbytes=weights_bytes(order.artifact))  # what cannot fit is told before the work
     clock = Clock(bench, scratch, _FOREVER_S, watch)
@@ -290,8 +290,10 @@ def _write(
     write_text(folder / "README.md", model_card(record, proof))
     for file in license_files(base):
         shutil.copyfile(file, folder / file.name)
-    if (script := runtime.server_script()) is not None:
-        shutil.copyfile(script, folder / SERVER)
+    if travelling := runtime.server_files():
+        for place, file in travelling.items():
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / place)
         files = service_files(record, settings, _requirements(runtime))
         for name, text in files.items():
             write_text(folder / name, text)
@@ -310,9 +312,13 @@ def _libraries(runtime: Engine) -> dict[str, str]:
 
 
 def _distributions(runtime: Engine) -> list[str]:
-    """The installed packages that bring the engine's module."""
-    module = runtime.needs.module
-    return [] if module is None else list(dict.fromkeys(packages_distributions().get(module, ())))
+    """The installed packages that bring the engine's module, and those of its server."""
+    needs = runtime.needs
+    if needs.module is None:
+        return []
+    known = packages_distributions()
+    found = (name for module in (needs.module, *needs.server) for name in known.get(module, ()))
+    return list(dict.fromkeys(found))
 
 
 def _requirements(runtime: Engine) -> tuple[str, ...]:

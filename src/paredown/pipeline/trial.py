@@ -163,6 +163,39 @@ def rescore(
     )
 
 
+def measure_again(
+    bench: Bench,
+    result: TrialResult,
+    folder: Path,
+    *,
+    timeout_s: float,
+    baseline: TrialResult | None = None,
+    limits: Limits | None = None,
+    quality: str = "auto",
+    watch: StageProgress | None = None,
+) -> TrialResult:
+    """A result whose artifact is kept, measured in another engine: that of `bench`.
+
+    Args:
+        folder: of the episode, with its artifact.
+        baseline: the base in the same engine; None: `result` is the base, or it failed there.
+    """
+    clock = Clock(bench, folder, timeout_s, watch)
+    model = bench.base.folder if result.strategy is None else folder / "artifact"
+    about = _about(result.strategy, result.episode, Built(loads_in=result.loads_in))
+    try:
+        found = _measured(clock, about, model, Built(loads_in=result.loads_in), baseline)
+        found = _with_scores(clock, found, model, bench.evaluate)
+        found = judged(found, baseline, quality=quality, limits=limits)
+    except TrialFailed as error:
+        found = TrialResult(**about, status="failed", failure=error.failure)
+    finally:
+        tidy(folder)
+    times = {"evaluate_s": clock.elapsed, "wall_s": clock.elapsed}
+    notes = tuple(dict.fromkeys((*found.notes, *clock.notes)))
+    return found.model_copy(update={**times, "notes": notes})
+
+
 def measure_folder(
     bench: Bench,
     model: Path,

@@ -10,6 +10,7 @@ from paredown.judge.quantities import loss, quantity
 from paredown.judge.undecided import undecided
 from paredown.report.cost import as_json, llm_cost, search_cost
 from paredown.report.energy import energy_document
+from paredown.report.engines import all_engines
 from paredown.report.findings import Judged
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -62,12 +63,30 @@ def final_document(findings: Judged, stop_reason: str | None) -> dict[str, Any]:
             "met": chosen.meets_limits,
             "nearest": _nearest(nearest, findings),
         },
+        "across_engines": _across(findings),
         "open": [asdict(each) for each in undecided(findings.findings)],
         "cost": {
             **as_json(search_cost(record)),
             "llm": None if llm is None else asdict(llm),
             **energy_document(findings),
         },
+    }
+
+
+def _across(findings: Judged) -> dict[str, Any] | None:
+    """What to take of all engines; None where there is one only."""
+    judged = all_engines(findings)
+    if judged is None:
+        return None
+    chosen = judged.chosen
+    return {
+        "front": [
+            {"runtime": p.runtime, "episode": p.result.episode} for p in judged.points if p.on_front
+        ],
+        "recommended": None
+        if chosen is None
+        else {"runtime": chosen.runtime, "episode": chosen.result.episode},
+        "reason": judged.reason,
     }
 
 

@@ -13,6 +13,14 @@ from paredown.judge.words import NONE, name_of, one_line
 from paredown.report.commands import compress_command
 from paredown.report.cost import search_cost
 from paredown.report.energy import energy_lines
+from paredown.report.engines import (
+    COLUMNS,
+    all_engines,
+    engine_rows,
+    promises,
+    refusals,
+    take_commands,
+)
 from paredown.report.findings import Judged
 from paredown.report.planned import plan_section, planned
 from paredown.report.story import llm_line, story
@@ -53,6 +61,7 @@ def report_markdown(findings: Judged, stop_reason: str | None) -> str:
         _open(findings),
         _verdicts(findings),
         _benchmarks(findings),
+        _engines(findings),
         _story(findings),
         ["## All episodes", *_episodes(findings)],
         ["## How it was measured", *_protocols(findings)],
@@ -197,6 +206,30 @@ def _open(findings: Judged) -> list[str]:
         f"What the benchmark items asked so far do not decide.{reason}",
         "\n".join(f"- {_text(each.reason)}" for each in still),
     ]
+
+
+def _engines(findings: Judged) -> list[str]:
+    """The same models in other engines."""
+    promised = [f"- {_text(line)}" for line in promises(findings)]
+    judged = all_engines(findings)
+    refused = [f"- {_text(line)}" for line in refusals(findings)]
+    if judged is None:
+        return ["## Other engines", "\n".join(refused + promised)] if refused + promised else []
+    runtime = findings.record.config.runtime
+    parts = [
+        "## Other engines",
+        f"{_text(runtime)} steered the search; its front was measured in the others as well, each "
+        "beside the base in the same engine. The front of all compares milliseconds and bytes "
+        "across engines.",
+        _table(COLUMNS, engine_rows(findings, judged)),
+        "\n".join(refused),
+    ]
+    if (chosen := judged.chosen) is not None:
+        named = f"episode {chosen.result.episode} in {chosen.runtime}"
+        parts.append(f"**Across engines, take {_text(named)}**: {_text(judged.reason)}.")
+    if commands := take_commands(findings, judged):
+        parts += ["To make it again, and to deliver it:", _fenced("bash", "\n".join(commands))]
+    return [*parts, "\n".join(promised)]
 
 
 def _benchmarks(findings: Judged) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +61,8 @@ class Needs:
     """Extra of paredown that installs it."""
     binary: str | None = None
     """Program that must be on the path."""
+    server: tuple[str, ...] = ()
+    """Modules that its server needs besides."""
     devices: tuple[Device, ...] = ("cpu", "cuda")
     """Where it runs."""
 
@@ -96,6 +98,8 @@ class Package:
     """What a user should know of how it was written."""
 
 
+SERVER = "server.py"
+"""File that serves a package where there is no paredown."""
 KEY_VARIABLE = "PAREDOWN_API_KEY"
 """Environment variable with the key that a server asks for: arguments of a process are public."""
 
@@ -284,11 +288,13 @@ class Engine(Runtime):
             rounding shows most), that its arithmetic explains; what differs by more is another
             model.
         export_code: of `export`; goes up when it would write other files of the same artifact.
+        caches: how its server may store keys and values, in its own words; the usual way first.
     """
 
     own_files: ClassVar[bool] = False
     export_code: ClassVar[int] = 1
     kl_bound: ClassVar[float] = math.inf
+    caches: ClassVar[tuple[str, ...]] = ("f16",)
 
     @abstractmethod
     def export(self, artifact: Path, out: Path) -> Package:
@@ -351,15 +357,19 @@ class Engine(Runtime):
 
         It asks for the key in `KEY_VARIABLE`, where there is one, answers what it was sent before
         a SIGTERM, and then ends.
+
+        Raises:
+            MissingExtraError: a module that the server needs is not installed.
         """
         return None
 
-    def server_script(self) -> Path | None:
-        """The file that serves a package with `needs.module` alone, and travels with it.
+    def server_files(self) -> Mapping[str, Path]:
+        """What serves a package without paredown and travels with it, by its place there.
 
-        None: the package can only be served where paredown is installed.
+        `SERVER` is run with what the engine needs. None of them: the package can only be served
+        where paredown is installed.
         """
-        return None
+        return {}
 
     def require(self) -> None:
         """See that all is here that the engine needs.
@@ -372,6 +382,23 @@ class Engine(Runtime):
             raise MissingExtraError(f"runtime {self.name!r}", needs.module, needs.extra)
         if (missing := needs.missing()) is not None:
             raise ConfigError(f"runtime {self.name!r}: {missing}")
+
+    def require_server(self, cache: str | None) -> None:
+        """See that all is here that its server needs, and that it stores keys and values so.
+
+        Raises:
+            MissingExtraError: with the command that gets it.
+            ConfigError: which caches there are.
+        """
+        self.require()
+        for module in self.needs.server:
+            if find_spec(module) is None:
+                raise MissingExtraError(f"the server of {self.name!r}", module, "serve")
+        if cache is not None and cache not in self.caches:
+            raise ConfigError(
+                f"cache {cache!r}: the server of {self.name} stores keys and values as "
+                f"{', '.join(self.caches)}"
+            )
 
 
 def folder_package(runtime: Runtime, artifact: Path, spec: ModelSpec) -> Package:

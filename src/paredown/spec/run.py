@@ -299,7 +299,14 @@ class RunConfig(BaseModel):
     """Same seed, same proposals."""
     runtime: Annotated[str, Option(panel=COMMON, complete="runtimes")] = "torch"
     """Engine that will serve the model: only what it holds is tried, and everything is measured in
-    it. `paredown runtimes` lists them."""
+    it. `paredown runtimes` lists them. Of several (`llama.cpp,onnxruntime`), the first steers the
+    search, and its front is measured in the others as well."""
+    also_in: Annotated[
+        tuple[str, ...],
+        BeforeValidator(notation.by_commas),
+        Option(panel=MEASURING, repeat=True, metavar="NAME[,NAME...]", complete="runtimes"),
+    ] = ()
+    """Further engines in which the base and the front are measured, after the search."""
     device: DeviceName = "auto"
     """Where the models run; auto: on a GPU where there is one."""
     trust_remote_code: bool = False
@@ -332,6 +339,17 @@ class RunConfig(BaseModel):
                 "benchmark's score, and none counts as quality here; give percent, or -d NAME"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _runtime_may_name_several(cls, fields: Any) -> Any:
+        wanted = fields.get("runtime") if isinstance(fields, dict) else None
+        if not isinstance(wanted, str) or "," not in wanted:
+            return fields
+        first, *others = notation.by_commas(wanted) or [wanted]
+        also = notation.by_commas(fields.get("also_in", ()))
+        named = dict.fromkeys([*others, *also]) if isinstance(also, list) else also
+        return fields | {"runtime": first, "also_in": tuple(n for n in named if n != first)}
 
     @model_validator(mode="before")
     @classmethod

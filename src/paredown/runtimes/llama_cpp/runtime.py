@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
-from paredown.runtimes.base import Needs, Package, Serving
+from paredown.runtimes.base import SERVER, Needs, Package, Serving
 from paredown.runtimes.files import FileEngine
 from paredown.runtimes.llama_cpp.architectures import why_not_held
 from paredown.runtimes.llama_cpp.header import header_bytes
@@ -61,6 +61,7 @@ class LlamaCpp(FileEngine):
     # It rounds inputs to 8 bits: 0.011 with SmolLM2-135M at 4 bits, 0.0002 at 16. Another order of
     # rows, or one missing number of the config, makes 1 and more.
     kl_bound: ClassVar[float] = 0.1
+    caches: ClassVar[tuple[str, ...]] = ("f16", "f32", "bf16", "q8_0", "q5_0", "q4_0")
 
     def joins(self, spec: ModelSpec) -> tuple[LayerUnit, ...]:
         """Each layer alone; of a block's experts, those that do the same share one tensor."""
@@ -107,8 +108,8 @@ class LlamaCpp(FileEngine):
         # As a file, not as a module: the very process that runs where there is no paredown.
         return sys.executable, str(_SERVER), str(folder), *(word for pair in given for word in pair)
 
-    def server_script(self) -> Path:
-        return _SERVER
+    def server_files(self) -> Mapping[str, Path]:
+        return {SERVER: _SERVER}
 
     def _refused_grid(
         self, spec: ModelSpec, unit: LayerUnit, option: LayerOption

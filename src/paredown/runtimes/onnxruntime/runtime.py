@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
-from paredown.runtimes.base import Needs, Package
+from paredown.runtimes.base import Needs, Package, Serving
 from paredown.runtimes.files import FileEngine, refused_graph
 from paredown.runtimes.onnxruntime.formats import block_size, matrix_bytes
+from paredown.runtimes.serving.command import MODULES, command, files
 from paredown.spec.layers import LayerOption
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.target import Device
@@ -25,6 +26,8 @@ FAMILIES = {
 }  # fmt: skip
 """Families whose graphs were seen to compute what torch computes -> the builder's name of them."""
 
+_USUAL = Serving()
+
 
 @final
 class OnnxRuntime(FileEngine):
@@ -36,12 +39,13 @@ class OnnxRuntime(FileEngine):
         "MatMulNBits and GatherBlockQuantized of ONNX Runtime, graphs by the model builder of "
         "GenAI; every file is read back and compared number by number as it is written"
     )
-    needs = Needs(module="onnxruntime_genai", extra="onnx", devices=("cpu",))
+    needs = Needs(module="onnxruntime_genai", extra="onnx", server=MODULES, devices=("cpu",))
     files: ClassVar[tuple[str, ...]] = (FILE, DATA)
     blocks: ClassVar[str] = "its blocks of 16 to 256"
     multiple: ClassVar[int] = 16
     # Inputs of each product are rounded to 8 bits per block (accuracy level 4).
     kl_bound: ClassVar[float] = 0.03
+    caches: ClassVar[tuple[str, ...]] = ("f32",)
 
     def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:
         return matrix_bytes(option, shape)
@@ -56,6 +60,16 @@ class OnnxRuntime(FileEngine):
 
         self.require()
         return OnnxSession(self.package(folder), device=device)
+
+    def server(
+        self, package: Package, *, host: str, port: int, serving: Serving = _USUAL
+    ) -> tuple[str, ...]:
+        self.require_server(serving.cache)
+        module = "paredown.runtimes.onnxruntime.server"
+        return command(module, package, host=host, port=port, serving=serving)
+
+    def server_files(self) -> Mapping[str, Path]:
+        return files("onnxruntime", "loaded")
 
     def _divides(self, option: LayerOption, width: int) -> bool:
         return block_size(option, width) is not None

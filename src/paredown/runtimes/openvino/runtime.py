@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
-from paredown.runtimes.base import Needs, Package
+from paredown.runtimes.base import Needs, Package, Serving
 from paredown.runtimes.files import FileEngine, refused_graph
 from paredown.runtimes.openvino.formats import DENSE_BYTES, group_size, matrix_bytes
+from paredown.runtimes.serving.command import MODULES, command, files
 from paredown.spec.layers import LayerOption
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.target import Device
@@ -23,6 +24,8 @@ HEADS_NORMALIZED = ("qwen3",)
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose graphs were seen to compute what torch computes."""
 
+_USUAL = Serving()
+
 
 @final
 class OpenVino(FileEngine):
@@ -34,11 +37,12 @@ class OpenVino(FileEngine):
         "products of every kind tried beside numpy, release 2026.4; every file is read back and "
         "compared number by number as it is written, and each kind of product in it tried"
     )
-    needs = Needs(module="openvino", extra="openvino", devices=("cpu",))
+    needs = Needs(module="openvino", extra="openvino", server=MODULES, devices=("cpu",))
     files: ClassVar[tuple[str, ...]] = (FILE, DATA)
     blocks: ClassVar[str] = "those that its kernels compute rightly"
     multiple: ClassVar[int] = 16
     kl_bound: ClassVar[float] = 0.02
+    caches: ClassVar[tuple[str, ...]] = ("f16",)
 
     def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:
         return matrix_bytes(option, shape)
@@ -53,6 +57,16 @@ class OpenVino(FileEngine):
 
         self.require()
         return OpenVinoSession(self.package(folder), device=device)
+
+    def server(
+        self, package: Package, *, host: str, port: int, serving: Serving = _USUAL
+    ) -> tuple[str, ...]:
+        self.require_server(serving.cache)
+        module = "paredown.runtimes.openvino.server"
+        return command(module, package, host=host, port=port, serving=serving)
+
+    def server_files(self) -> Mapping[str, Path]:
+        return files("openvino", "loaded", "settings")
 
     def _divides(self, option: LayerOption, width: int) -> bool:
         return group_size(option, width) is not None
