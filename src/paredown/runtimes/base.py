@@ -135,6 +135,7 @@ class Runtime(ABC):
         needs: what must be here to run it.
         evidence: how it is known that it reads what it is said to hold.
         grids: kinds of integer grids that are offered to a search; others bring nothing there.
+        by_hand: of one that is not driven here: how an artifact gets into it.
     """
 
     name: ClassVar[str]
@@ -143,6 +144,7 @@ class Runtime(ABC):
     needs: ClassVar[Needs]
     evidence: ClassVar[Evidence] = "documented"
     grids: ClassVar[tuple[GridKind, ...]] = (GridKind.AFFINE,)
+    by_hand: ClassVar[str] = ""
 
     @abstractmethod
     def holds(

@@ -54,8 +54,9 @@ def engine(name: str) -> Engine:
     found = load(name)
     if not isinstance(found, Engine):
         others = [n for n in names() if isinstance(load(n), Engine)]
+        hand = f"; {found.by_hand}" if found.by_hand else ""
         raise ConfigError(
-            f"runtime {name!r}: what it holds is known, but models are not opened in it yet; "
+            f"runtime {name!r}: what it holds is known, but models are not opened in it yet{hand}; "
             f"measure in one of {', '.join(others)}"
         )
     found.require()

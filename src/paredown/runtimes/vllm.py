@@ -78,6 +78,11 @@ class Vllm(Runtime):
         "CPU kernel (4 bits, whose inputs become 8-bit numbers unless VLLM_CPU_INT4_W4A8=0)"
     )
     needs = Needs(module="vllm")
+    by_hand = (
+        "it reads an artifact's own folder: `paredown compress --runtime vllm -o DIR`, then `vllm "
+        "serve DIR` in an environment of its own (docs/runtimes.md), and `paredown check` and "
+        "`paredown bench` with its address"
+    )
 
     def holds(
         self, spec: ModelSpec, unit: LayerUnit, option: LayerOption, device: Device | None = None

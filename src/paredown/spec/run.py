@@ -348,7 +348,9 @@ class RunConfig(BaseModel):
             return fields
         first, *others = notation.by_commas(wanted) or [wanted]
         also = notation.by_commas(fields.get("also_in", ()))
-        named = dict.fromkeys([*others, *also]) if isinstance(also, list) else also
+        if not isinstance(also, list):
+            return fields | {"runtime": first}  # its type is refused by the field
+        named = dict.fromkeys([*others, *also])
         return fields | {"runtime": first, "also_in": tuple(n for n in named if n != first)}
 
     @model_validator(mode="before")
