@@ -65,7 +65,7 @@ def test_what_is_left_to_measure() -> None:
     values = {"perplexity": 20.4, "size": 9e7, "decode_latency": 20.0, "peak_memory": 3e8,
               "speedup": 1.5, "compression_ratio": 3.0, "perplexity_ratio": 1.02}  # fmt: skip
     kept = ok(1, "rtn(bits=4)", values, artifact="episode_001/artifact")
-    gone = ok(2, "rtn(bits=3)", {**values, "size": 8e7}, artifact=None)
+    gone = ok(2, "rtn(bits=3)", {**values, "size": 8e7, "perplexity": 22.0}, artifact=None)
     done = [Elsewhere(runtime="a", episode=0, refused="why")]
     left = unmeasured([baseline(), kept, gone], config, done)
     assert [(name, r.episode) for name, r in left] == [("a", 1), ("b", 0), ("b", 1)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from paredown.runtimes.base import Needs, Package, Serving
 from paredown.runtimes.files import FileEngine, refused_graph
 from paredown.runtimes.onnxruntime.formats import block_size, matrix_bytes
-from paredown.runtimes.serving.command import MODULES, command, files
+from paredown.runtimes.served import MODULES, command, files
 from paredown.spec.layers import LayerOption
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.target import Device

@@ -13,7 +13,7 @@ from paredown.runtimes.base import SERVER, Package, Serving
 
 MODULES = ("starlette", "uvicorn", "jinja2", "tokenizers", "numpy")
 """What a server needs besides its engine."""
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 _COMMON = (
     "__init__", "runtimes/__init__", "runtimes/serving/__init__", "runtimes/serving/answers",
     "runtimes/serving/app", "runtimes/serving/generation", "runtimes/serving/main",
