@@ -32,7 +32,8 @@ def command(
     """
     options = {
         "host": host, "port": port, "name": serving.name, "context": serving.context,
-        "slots": serving.slots, "threads": serving.threads, "cache": serving.cache,
+        "slots": serving.slots, "queue": serving.queue, "threads": serving.threads,
+        "cache": serving.cache,
     }  # fmt: skip
     given = ((f"--{k}", str(v)) for k, v in options.items() if v is not None)
     words = (word for pair in given for word in pair)

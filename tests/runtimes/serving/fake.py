@@ -83,15 +83,15 @@ class FakeModel:
 @contextmanager
 def running(
     folder: Path, *, key: str | None = None, slots: int = 2, pause_s: float = 0.0,
-    template: bool = True,
+    template: bool = True, queue: int | None = None,
 ) -> Iterator[str]:  # fmt: skip
     """The server in a thread; its address."""
     if template:
         (folder / "chat_template.jinja").write_text(TEMPLATE)
     model = FakeModel(folder, 1, pause_s=pause_s)
     service = Service(
-        Slots(model, slots=slots, context=CONTEXT), Prompts(folder, model.tokenizer), name=NAME,
-        key=key,
+        Slots(model, slots=slots, context=CONTEXT, queue=queue),
+        Prompts(folder, model.tokenizer), name=NAME, key=key,
     )  # fmt: skip
     port = free_port()
     config = uvicorn.Config(service.app(), port=port, lifespan="off", log_level="error")

@@ -178,7 +178,7 @@ def _error(error: RequestError) -> JSONResponse:
 
 
 def _failed(failed: Failed) -> JSONResponse:
-    headers = {"Retry-After": "1"} if failed.status == 503 else None
+    headers = {"Retry-After": "1"} if failed.status == 429 else None
     return JSONResponse(failed.document(), status_code=failed.status, headers=headers)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Literal, final
 
 import numpy as np
@@ -16,8 +16,8 @@ from paredown.runtimes.serving.requests import Ask, RequestError
 from paredown.runtimes.serving.sampling import Picked, Sampler
 from paredown.runtimes.serving.texts import Writing
 
-WAITING = 16
-"""Requests that wait for each slot, at most; the next one is refused with 503."""
+_WAITING, _LEAST_WAITING = 2, 8
+"""Requests that wait for each slot, and in all at least; the next one is refused with 429."""
 Finish = Literal["stop", "length"]
 
 
@@ -75,11 +75,18 @@ class Counts:
 class Slots:
     """Threads that answer requests, one at a time each, with a sequence of their own."""
 
-    def __init__(self, model: Served, *, slots: int, context: int) -> None:
-        """Start the threads; they end with the process."""
+    def __init__(
+        self, model: Served, *, slots: int, context: int, queue: int | None = None
+    ) -> None:
+        """Start the threads; they end with the process.
+
+        Args:
+            queue: requests that may wait; None: twice the slots, 8 at least.
+        """
         self.model, self.count, self.context = model, slots, context
+        self.queue = max(_LEAST_WAITING, _WAITING * slots) if queue is None else queue
         self.counts, self._lock = Counts(), threading.Lock()
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
         for k in range(slots):
             threading.Thread(target=self._work, name=f"slot-{k}", daemon=True).start()
 
@@ -100,11 +107,13 @@ class Slots:
         if not all(0 <= token < self.model.vocabulary for token in job.ids):
             raise RequestError(f"prompt: token ids are 0 to {self.model.vocabulary - 1}")
         with self._lock:
-            if self.counts.waiting >= WAITING * self.count:
+            # A free slot takes what waits at once, so it may wait beside a full queue.
+            free = self.count - self.counts.running
+            if self.counts.waiting >= self.queue + free:
                 self.counts.refused += 1
                 raise RequestError(
                     f"{self.counts.waiting} requests wait already; try again later",
-                    status=503, kind="overloaded_error",
+                    status=429, kind="overloaded_error",
                 )  # fmt: skip
             self.counts.waiting += 1
         self._jobs.put(job)

@@ -43,7 +43,7 @@ def serve(load: Load, words: list[str] | None = None, *, cache: str) -> int:
     threads = options.threads or len(os.sched_getaffinity(0))
     model = load(options.folder, threads)
     context = min(options.context or model.context, model.context)
-    slots = Slots(model, slots=options.slots, context=context)
+    slots = Slots(model, slots=options.slots, context=context, queue=options.queue)
     service = Service(
         slots, Prompts(options.folder, model.tokenizer), name=options.name or options.folder.name,
         key=key,
@@ -70,12 +70,13 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", help="under which the model is listed")
     parser.add_argument("--context", type=int, help="tokens of one request")
     parser.add_argument("--slots", type=int, help="requests at once")
+    parser.add_argument("--queue", type=int, help="requests that may wait")
     parser.add_argument("--threads", type=int, help="of the processor")
     parser.add_argument("--cache", help="how keys and values are stored")
     given = parser.parse_args(words)
     usual: dict[str, Any] = {
         "host": "127.0.0.1", "port": 8080, "name": None, "context": None, "slots": 1,
-        "threads": None, "cache": None,
+        "queue": None, "threads": None, "cache": None,
     }  # fmt: skip
     if given.settings is not None:
         told = json.loads(given.settings.read_text())
