@@ -17,7 +17,8 @@ import paredown
 from paredown.errors import ConfigError, DataError, ExperimentError, ModelError, StrategyError
 from paredown.spec.run import RunConfig
 from paredown.store.experiment import read_experiment
-from paredown.testing.tiny import tiny_model, write_byte_tokenizer
+from paredown.testing.tiny import tiny_model
+from paredown.text.ascii import write_byte_tokenizer
 from tests.samples import CALIBRATION, EVALUATE, write_text_file
 
 
