@@ -263,13 +263,9 @@ class Runtime(ABC):
         )
 
     def _with_nearest(
-        self,
-        claim: Claim,
-        spec: ModelSpec,
-        unit: LayerUnit,
-        option: LayerOption,
+        self, claim: Claim, spec: ModelSpec, unit: LayerUnit, option: LayerOption,
         device: Device | None,
-    ) -> Claim:
+    ) -> Claim:  # fmt: skip
         if claim.mend:
             return claim
         near = self.nearest(spec, unit, option, device)
