@@ -101,9 +101,7 @@ def fit_grid(
     """
     require_finite(weight)
     groups = weight.float().reshape(len(weight), -1, group_size)  # (out, n_group, group_size)
-    weights = (
-        None if importance is None else importance.float().reshape(1, -1, group_size)
-    )  # (1, n_group, group_size)
+    weights = None if importance is None else importance.float().reshape(1, -1, group_size)
     # The range always holds 0, so the zero-point is a code and a weight of zero stays zero.
     low, high = groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)  # (out, n_group)
     if symmetric:
