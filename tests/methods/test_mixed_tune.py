@@ -126,3 +126,16 @@ def test_models_whose_scales_are_not_tuned_are_refused(tmp_path: Path) -> None:
     spec = infer_spec(tiny_model(tmp_path / "m", "gpt2", tokenizer=False))
     with pytest.raises(ConfigError, match="Conv1D layers are not tuned yet"):
         registry.check(parse_strategy("mixed(bpw=9, tune=1024)"), spec, Target())
+
+
+def test_short_scales_stay_short_and_keep_their_gradient() -> None:
+    """Their multiples are half-precision numbers after tuning, as before."""
+    start = torch.tensor([[0.1015625]], dtype=torch.bfloat16)
+    codes = ScaledCodes(torch.ones(1, 32, dtype=torch.int16), start, bits=7)
+    change = torch.full((1, 1), 0.013, requires_grad=True)
+    scale = codes.scales(change)
+    products = scale.double() * torch.arange(16)
+    assert torch.equal(products.half().double(), products)
+    assert float(scale) == pytest.approx(0.1015625 * 1.013, rel=2**-7)
+    scale.sum().backward()
+    assert float(change.grad) == pytest.approx(0.1015625)  # type: ignore[arg-type]
