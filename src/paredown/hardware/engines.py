@@ -31,6 +31,7 @@ class Habits:
         windows: whether a sliding layer keeps its window only; else everything, as engines with
             one page size for all layers do.
         unpacks: whether packed weights become 16 bits.
+        nests: whether two-level grids stay packed; else they become 16 bits.
         held: bits of a code -> bits that it takes per weight, scales included, where that differs
             from what is stored; codes of other widths are stored as they are.
         embedding_bytes: per number of a dense embedding; None: as stored.
@@ -51,6 +52,7 @@ class Habits:
     split: Split
     windows: bool
     unpacks: bool = False
+    nests: bool = False
     held: Mapping[int, float] = field(default_factory=dict)
     embedding_bytes: int | None = None
     chunk: int | None = None
@@ -67,8 +69,10 @@ class Habits:
         if piece.bits is None:
             is_wide = piece.part == "embedding" and self.embedding_bytes is not None
             return piece.numel * (self.embedding_bytes or 0) if is_wide else piece.nbytes
-        if self.unpacks:
+        if self.unpacks or (piece.is_nested and not self.nests):
             return 2 * piece.numel
+        if piece.is_nested:
+            return piece.nbytes
         if piece.bits in self.held and not piece.is_float:
             return piece.numel * self.held[piece.bits] / 8
         return piece.nbytes
@@ -98,7 +102,7 @@ ENGINES: dict[str, Habits] = {
     "llama.cpp": Habits(
         name="llama.cpp", vendors=(*_GPUS, "apple", "cpu"), split="layers", windows=True,
         held={**dict.fromkeys((2, 3, 4), 4.5), 5: 5.5, **dict.fromkeys((6, 7, 8), 8.5)}, chunk=512,
-        process_mb=60, context_mb=500, layer_us=30,
+        nests=True, process_mb=60, context_mb=500, layer_us=30,
         decodes=(1.7, 4.8),
         source="GGUF blocks of 32 weights with a 16-bit scale (Q4_0, Q5_0, Q8_0); n_ubatch 512",
     ),

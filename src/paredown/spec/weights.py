@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from paredown.errors import ConfigError
@@ -41,6 +41,7 @@ class Piece:
         bits: of one code; None where weights are floating point, one number each.
         activations: bits to which inputs are rounded while computing; None: taken as they are.
         is_float: whether codes are floating point themselves (FP8).
+        is_nested: whether scales have scales (llama.cpp's K-types).
     """
 
     part: Part
@@ -49,6 +50,7 @@ class Piece:
     bits: int | None = None
     activations: int | None = None
     is_float: bool = False
+    is_nested: bool = False
 
 
 def stored_pieces(spec: ModelSpec) -> tuple[Piece, ...]:
@@ -145,6 +147,7 @@ def _coded(option: LayerOption, part: Part, *, numel: int, nbytes: int) -> Piece
     return Piece(
         part=part, numel=numel, nbytes=nbytes, bits=option.bits,
         activations=option.activation_bits, is_float=option.format is Format.FP8,
+        is_nested=option.format is Format.SUPERBLOCK,
     )  # fmt: skip
 
 
@@ -167,15 +170,11 @@ def _summed(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
     sums: dict[tuple[object, ...], list[int]] = {}
     kinds: dict[tuple[object, ...], Piece] = {}
     for piece in pieces:
-        key = (piece.part, piece.bits, piece.activations, piece.is_float)
+        key = (piece.part, piece.bits, piece.activations, piece.is_float, piece.is_nested)
         kinds.setdefault(key, piece)
         total = sums.setdefault(key, [0, 0])
         total[0] += piece.numel
         total[1] += piece.nbytes
     return tuple(
-        Piece(
-            part=kind.part, numel=sums[key][0], nbytes=sums[key][1], bits=kind.bits,
-            activations=kind.activations, is_float=kind.is_float,
-        )
-        for key, kind in kinds.items()
-    )  # fmt: skip
+        replace(kind, numel=sums[key][0], nbytes=sums[key][1]) for key, kind in kinds.items()
+    )

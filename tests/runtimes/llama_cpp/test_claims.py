@@ -163,3 +163,14 @@ def test_a_search_tries_no_grid_that_a_finer_one_takes_no_more_than() -> None:
 def test_grids_that_cost_more_where_they_are_finer_are_all_tried() -> None:
     space = Enumerated.build(plain_model(), Target(), methods=("rtn",), max_steps=1)
     assert not any("takes as much as" in text for text in space.refused.values())
+
+
+def test_two_level_grids_are_held_as_they_are_stored_and_unfolded_elsewhere() -> None:
+    from paredown.hardware.engines import ENGINES
+    from paredown.spec.weights import stored_pieces
+
+    spec = made('rtn(bits=2, grid="k")')
+    (piece,) = (p for p in stored_pieces(spec) if p.bits == 2)
+    codes = piece.numel * 84 / 256
+    assert ENGINES["llama.cpp"].resident(piece) == pytest.approx(codes, rel=1e-3)
+    assert ENGINES["torch"].resident(piece) == 2 * piece.numel
