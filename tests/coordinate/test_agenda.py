@@ -10,7 +10,9 @@ import pytest
 from paredown.cli.live import _agenda
 from paredown.coordinate.agenda import agenda
 from paredown.coordinate.memory import Beginning
+from paredown.coordinate.run import plan_experiment
 from paredown.coordinate.setup import Prepared, prepare
+from paredown.errors import ConfigError
 from paredown.hardware.catalogue import shipped
 from paredown.methods import registry
 from paredown.pipeline.disk import cache_note, need_of
@@ -24,20 +26,47 @@ from tests.samples import write_text_file
 NOTHING = Beginning(start=(), remembered=(), knowledge=None)
 
 
-def prepared(folder: Path, episodes: int = 6) -> Prepared:
-    return prepare(
-        RunConfig.model_validate(
-            {
-                "model": str(tiny_model(folder / "model")),
-                "data": str(write_text_file(folder / "text.txt")),
-                "methods": ("rtn", "gptq"),
-                "max_steps": 1,
-                "episodes": episodes,
-                "evaluate": {"tokens": 512, "window": 64},
-                "calibration": {"samples": 2, "length": 64},
-            }
-        )
+def config_in(folder: Path, episodes: int = 6) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "model": str(tiny_model(folder / "model")),
+            "data": str(write_text_file(folder / "text.txt")),
+            "methods": ("rtn", "gptq"),
+            "max_steps": 1,
+            "episodes": episodes,
+            "evaluate": {"tokens": 512, "window": 64},
+            "calibration": {"samples": 2, "length": 64},
+        }
     )
+
+
+def prepared(folder: Path, episodes: int = 6) -> Prepared:
+    return prepare(config_in(folder, episodes))
+
+
+def test_a_plan_alone_measures_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    config, told = config_in(tmp_path), list[str]()
+    before = sorted(tmp_path.rglob("*"))
+    out = tmp_path / "experiments"
+    found = plan_experiment(config, output_dir=out, listen=lambda event, fields: told.append(event))
+    assert found.trials == 6
+    assert found.first
+    assert {"coordinator", "agenda"} <= set(told)
+    assert sorted(tmp_path.rglob("*")) == before
+    never = config.model_copy(update={"model": str(tmp_path / "nowhere")})
+    with pytest.raises(ConfigError, match="no such folder"):
+        plan_experiment(never, output_dir=out)
+
+
+def test_a_base_that_does_not_fit_is_said_to_be_judged_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = prepared(tmp_path)
+    assert not agenda(ready, NOTHING, tmp_path, done=0).is_judged_only
+    monkeypatch.setattr("paredown.runtimes.room.room", lambda device: 1e3)
+    found = agenda(ready, NOTHING, tmp_path, done=0)
+    assert found.is_judged_only
+    assert "judged block by block" in _agenda(plain(found))
 
 
 def test_it_counts_what_is_left_and_names_what_comes_first(tmp_path: Path) -> None:

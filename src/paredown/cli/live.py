@@ -61,6 +61,8 @@ def _agenda(fields: dict[str, Any]) -> str:
     if fields.get("serve_bytes"):
         memory += f"; serving the base takes about {human_bytes(fields['serve_bytes'])}"
         memory += _elsewhere(fields)
+    if fields.get("is_judged_only"):
+        memory += "; the base is judged block by block from disk, without latency and memory"
     return (
         f"ahead: up to {trials}{within}, of {fields['possible']} strategies that can run here "
         f"({fields['policy']}){first}\n"

@@ -54,6 +54,12 @@ def run(
     interactive: Interactive = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only", help="Check everything, say what the run would do and need, and end."
+        ),
+    ] = False,
     show_spec: Annotated[
         bool, typer.Option("--show-spec", help="Show the model spec before starting.")
     ] = False,
@@ -73,10 +79,24 @@ def run(
         from paredown.cli.spec import show
 
         show(request.model)
+    if plan_only:
+        _show_plan(request, output_dir, as_json=as_json)
+        return
     carry_out(
         request, experiment_name, output_dir,
         resume=resume, interactive=interactive, quiet=quiet, as_json=as_json,
     )  # fmt: skip
+
+
+def _show_plan(request: RunConfig, output_dir: Path, *, as_json: bool) -> None:
+    from paredown.coordinate.run import plan_experiment
+    from paredown.coordinate.steering import Steering
+
+    display = _display(request, Steering(), interactive=False, quiet=as_json, as_json=False)
+    with display:
+        found = plan_experiment(request, output_dir=output_dir, listen=display)
+    if as_json:
+        print(found.model_dump_json(indent=2))
 
 
 def carry_out(

@@ -16,8 +16,11 @@ from paredown.hardware.memory import Work, serving_memory
 from paredown.methods import registry
 from paredown.methods.recommend import calibration_tokens
 from paredown.pipeline.disk import need_for
+from paredown.runtimes.room import has_room
 from paredown.spec.sizes import memory_to_quantize
 
+STREAMS = "torch"
+"""The engine that judges a model without holding it."""
 FIRST = 3
 """Strategies that are named beforehand."""
 
@@ -45,6 +48,8 @@ class Agenda(BaseModel):
     memory_free_bytes: int
     serve_bytes: int | None = None
     """Of the process that measures the base, estimated; None where it cannot be said."""
+    is_judged_only: bool = False
+    """Whether the base will be judged block by block from disk, and not timed: see `evaluate`."""
     serve_devices: str = ""
     """The cheapest to rent that would serve the base, for those who look for more."""
     serve_not_on: str = ""
@@ -68,6 +73,8 @@ def agenda(prepared: Prepared, begins: Beginning, out: Path, *, done: int) -> Ag
     served = None if engine is None else serving_memory(base, work, engine, on_gpu=False).total
     fits, refused = match([base], [(device, usual(device)) for device in shipped()], work)
     small = [f.device for f in fits if f.layout.devices > 1] + [r.device for r in refused]
+    may_stream = config.runtime == STREAMS and measure.stream != "never"
+    is_large = not has_room(spec.weight_bytes, prepared.target.device)
     return Agenda(
         trials=max(config.episodes - done, 0),
         hours=config.budget_h,
@@ -79,6 +86,7 @@ def agenda(prepared: Prepared, begins: Beginning, out: Path, *, done: int) -> Ag
         memory_bytes=memory_to_quantize(spec, calibration_tokens()),
         memory_free_bytes=prepared.machine.available_bytes,
         serve_bytes=None if served is None else round(served.value),
+        is_judged_only=may_stream and (is_large or measure.stream == "always"),
         serve_devices=fits[0].words if fits else "",
         serve_not_on=max(small, key=lambda d: d.usable_bytes).name if small else "",
     )

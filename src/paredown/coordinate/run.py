@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from paredown.advise.client import Advisor
 from paredown.advise.prompts import SKILL_ROWS, Background
 from paredown.artifact.description import library_versions
-from paredown.coordinate.agenda import agenda
+from paredown.coordinate.agenda import Agenda, agenda
 from paredown.coordinate.budget import budget_left
 from paredown.coordinate.coordinator import (
     Coordinator,
@@ -113,6 +114,29 @@ def run_experiment(
         return _run_prepared(
             folder, prepared, executor, coordinator, store, skills, listen, steering
         )
+
+
+def plan_experiment(
+    config: RunConfig, *, output_dir: Path = DEFAULT_FOLDER,
+    listen: Listener = lambda event, fields: None,
+) -> Agenda:  # fmt: skip
+    """What a run would do first, and what it would need; nothing is measured, and nothing is left.
+
+    Raises:
+        ConfigError: the run would be refused.
+    """
+    coordinator, store = choose_coordinator(config), skill_store(config)
+    prepared = prepare(config, _preparing(listen))
+    first = prepared.space.first_of_methods().values()
+    require_disk(first, prepared.base.spec, output_dir, at_once=config.workers)
+    with TemporaryDirectory(prefix="paredown-plan-") as scratch:
+        experiment = _open(Path(scratch) / "plan", prepared, _preparing(listen))
+        known = transferable(
+            () if store is None else skills_of(store.evidence()), prepared.base.spec
+        )
+        begins = beginning(prepared, experiment, known)
+        _announce(coordinator, prepared, experiment, begins, listen)
+        return agenda(prepared, begins, output_dir, done=0)
 
 
 def _run_prepared(

@@ -157,10 +157,15 @@ def _choices_of(spec: ModelSpec, runtime: str, skip: tuple[str, ...]) -> Choices
     wanted = {*select_linears(spec, skip), *embeddings} - {*spared}
     own = _own_files(runtime)
     units, dense = [], 0
-    for unit, offers in runtimes.load(runtime).options(spec).items():
+    # Hundreds of units of a few kinds, each of which has one tuple of offers.
+    chosen: dict[int, tuple[Scheme, ...]] = {}
+    options = runtimes.load(runtime).options(spec)
+    for unit, offers in options.items():
         if not wanted.issuperset(unit.layers):
             continue
-        schemes = _chosen(offers, spec.dtype)
+        if id(offers) not in chosen:
+            chosen[id(offers)] = _chosen(offers, spec.dtype)
+        schemes = chosen[id(offers)]
         if not schemes:
             continue
         every = (*schemes, None)
