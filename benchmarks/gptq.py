@@ -1,12 +1,15 @@
-"""Our GPTQ against llm-compressor's, in the same run: perplexity, wall time, peak memory.
+"""Our GPTQ against the solver of our first release, and against llm-compressor's.
 
-Both get the same model, the same calibration windows of token ids, 4 bits, groups of 64, symmetric,
-and otherwise their own defaults; both start with no results from earlier runs, in a process of
-their own, without a GPU. Both artifacts are judged by plain transformers on the same held-out
-windows. llm-compressor pins older libraries, so it gets a virtual environment of its own, which
-this script sets up the first time.
+The solver alone comes first: see `gptq_solver.py`. Where an environment for llm-compressor is
+given, perplexity, wall time and peak memory of the whole method follow, in the same run.
 
-    python benchmarks/gptq.py --peer-venv DIR
+There both get the same model, the same calibration windows of token ids, 4 bits, groups of 64,
+symmetric, and otherwise their own defaults; both start with no results from earlier runs, in a
+process of their own, without a GPU. Both artifacts are judged by plain transformers on the same
+held-out windows. llm-compressor pins older libraries, so it gets a virtual environment of its own,
+which this script sets up the first time.
+
+    python benchmarks/gptq.py [--peer-venv DIR]
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Ratio, ratio, run_child, table
+from gptq_solver import SHAPES, measure_solver, show_solver
 
 PEER = (
     "llmcompressor==0.14.0.1",
@@ -220,7 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peer-venv", type=Path, required=True, help="folder; made if missing")
+    parser.add_argument("--peer-venv", type=Path, help="folder; made if missing")
+    parser.add_argument("--shapes", default=SHAPES, help="of the solver's matrices, out x inp")
+    parser.add_argument("--solver-repeats", type=int, default=5, help="of both solvers, in turns")
     parser.add_argument(
         "--torch",
         default=f"torch=={version('torch')}",
@@ -233,12 +239,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="2 or more give intervals")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        report = measure(options, Path(scratch))
+    report: dict[str, Any] = {"solver": measure_solver(options.shapes, options.solver_repeats)}
+    if not options.json:
+        show_solver(report["solver"])
+    if options.peer_venv is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            report |= measure(options, Path(scratch))
+        if not options.json:
+            show(report)
     if options.json:
         print(json.dumps(report, indent=2))
-    else:
-        show(report)
 
 
 if __name__ == "__main__":

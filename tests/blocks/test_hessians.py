@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.hessians import (
     HessianBank,
+    add_upper,
     from_upper_triangle,
     mirror_upper,
     upper_triangle,
@@ -60,6 +61,18 @@ def test_a_hand_worked_triangle() -> None:
     whole = [[1, 2, 3], [2, 4, 5], [3, 5, 6]]
     assert from_upper_triangle(torch.arange(1.0, 7.0)).tolist() == whole
     assert mirror_upper(matrix).tolist() == whole
+
+
+@pytest.mark.parametrize("width", [3, 256, 600])
+def test_half_of_a_sum_stands_for_the_whole(width: int) -> None:
+    rows = torch.randn(2, 40, width, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(width, width)
+    for part in rows:
+        add_upper(total, part)
+    found = mirror_upper(total)
+    expected = sum(part.double().T @ part.double() for part in rows)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
+    assert torch.equal(found, found.T)
 
 
 def test_kept_moments_are_bit_for_bit_those_that_were_computed(

@@ -185,7 +185,7 @@ class TestGptqGemma2(MethodConformance):
         monkeypatch.setattr("paredown.blocks.hessians.HessianBank._measure", None)
         three = run("three", 3, context)
         assert all(torch.equal(three.read(n), uncached.read(n)) for n in uncached.names)
-        monkeypatch.setattr("paredown.ops.gptq.solve", None)
+        monkeypatch.setattr("paredown.ops.grids.solve", None)
         again = run("four-again", 4, context)
         assert all(torch.equal(again.read(n), first.read(n)) for n in first.names)
         with pytest.raises(TypeError, match="not callable"):  # another text is another Hessian

@@ -114,7 +114,7 @@ def test_a_plan_that_is_given_again_makes_the_same_weights(
     file = tmp_path / "plan.json"
     file.write_text(plan.model_dump_json())
     monkeypatch.setattr(HessianBank, "_measure", None)
-    monkeypatch.setattr("paredown.ops.gptq.solve", None)
+    monkeypatch.setattr("paredown.ops.grids.solve", None)
     for i, given in enumerate((str(tmp_path / "found"), str(file), plan.by_layer)):
         again = made(source, tmp_path / f"again{i}", shared, plan=given)
         assert (tmp_path / f"again{i}" / "model.safetensors").read_bytes() == wanted
@@ -129,7 +129,7 @@ def test_codes_are_those_of_gptq_and_computed_once(
     settings = {"bits": 4, "group_size": 32, "symmetric": False}
     (tmp_path / "uniform").mkdir()
     gptq.apply(source, tmp_path / "uniform", gptq.params_type.model_validate(settings), shared)
-    monkeypatch.setattr("paredown.ops.gptq.solve", None)
+    monkeypatch.setattr("paredown.ops.grids.solve", None)
     inner = {"*.layers.*": "4a32", "*.0.*.q_proj": "16"}
     made(source, tmp_path / "plan", shared, plan=inner)
     one, two = Checkpoint(tmp_path / "uniform"), Checkpoint(tmp_path / "plan")

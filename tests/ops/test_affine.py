@@ -323,6 +323,11 @@ def test_a_subnormal_scale_never_clips_a_step() -> None:
     assert torch.equal(stored_scale(ideal + 1, torch.float16, 255), (ideal + 1).half())
 
 
+def test_finite_weights_whose_sum_is_not_are_taken() -> None:
+    require_finite(torch.full((4, 4), 3e38))
+    require_finite(torch.full((4, 4), 6e4, dtype=torch.float16))
+
+
 @pytest.mark.parametrize("bits", [4, 5])
 def test_short_scales_have_half_precision_minima(bits: int) -> None:
     """A scale times any zero-point is exact in half precision, at next to no cost."""

@@ -20,10 +20,12 @@ def test_hand_worked_case() -> None:
     assert found.relative == 0.125
 
 
-def test_it_is_the_mean_squared_error_of_the_outputs() -> None:
+@pytest.mark.parametrize("width", [24, 192, 500])
+def test_it_is_the_mean_squared_error_of_the_outputs(width: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(500, 24, generator=generator) @ torch.randn(24, 24, generator=generator)
-    weight, changed = torch.randn(2, 16, 24, generator=generator)
+    x = torch.randn(500, width, generator=generator)
+    x = x @ torch.randn(width, width, generator=generator)
+    weight, changed = torch.randn(2, 16, width, generator=generator)
     found = output_error(weight, changed, x.T @ x / len(x))
     outputs, others = x @ weight.T, x @ changed.T
     assert found.squared == pytest.approx(float((others - outputs).square().sum(1).mean()), 1e-4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from paredown.errors import NumericsError
-from paredown.ops import gptq
+from paredown.ops import columns as columns_of
 from paredown.ops.affine import Grid, dequantize, fit_grid, quantize
 from paredown.ops.gptq import Solution, curvature, inverse_factor, round_to_nearest, solve
 
@@ -107,7 +107,7 @@ def eliminate(
 def test_agrees_with_elimination_column_by_column(
     monkeypatch: pytest.MonkeyPatch, columns: int, symmetric: bool, act_order: bool
 ) -> None:
-    monkeypatch.setattr(gptq, "COLUMNS", columns)
+    monkeypatch.setattr(columns_of, "COLUMNS", columns)
     weight, hessian = random_weight(12, 48, 3), correlated(48, 4)
     found = solved(
         weight, hessian, bits=3, group_size=16, symmetric=symmetric, act_order=act_order, steps=8

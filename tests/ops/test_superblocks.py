@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paredown.errors import NumericsError
 from paredown.ops import grids
-from paredown.ops.gptq import curvature
+from paredown.ops.gptq import Problem, curvature
 from paredown.ops.superblock_bytes import pack_superblocks, unpack_superblocks
 from paredown.ops.superblocks import SuperGrid, dequantize_super, fit_super, quantize_super
 from paredown.spec.scheme import Scheme
@@ -165,7 +165,7 @@ def test_gptq_solves_on_the_grid_as_a_plain_loop_does(bits: int) -> None:
     hessian = x.T @ x / len(x)
     inputs = curvature(hessian, act_order=False)
     scheme = Scheme.superblock(bits)
-    found = grids.solve(weight, inputs, scheme, scale_dtype=torch.bfloat16)
+    found = grids.solve(Problem(weight, inputs), scheme, scale_dtype=torch.bfloat16)
     assert isinstance(found.grid, SuperGrid)
     same = found.codes == plain_gptq(weight, hessian, found.grid)
     assert same.float().mean() > 0.995  # float32 against float64: few round the other way

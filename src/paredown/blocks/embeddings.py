@@ -17,7 +17,7 @@ from paredown.blocks.skeleton import module_name
 from paredown.blocks.walk import BlockWalk
 from paredown.errors import MethodError
 from paredown.ops import grids
-from paredown.ops.gptq import curvature
+from paredown.ops.gptq import Problem, curvature
 from paredown.ops.grids import AnyGrid, dequantize, grid_of
 from paredown.spec.embeddings import find_embedding, packable_embeddings
 from paredown.spec.model import ModelSpec
@@ -156,9 +156,8 @@ def round_rows(
     def rounded(part: Tensor) -> tuple[Tensor, AnyGrid]:
         if inputs is None:
             return grids.nearest(part, scheme, scale_dtype=scale_dtype, steps=_STEPS)
-        part = part.to(inputs.order.device)
-        found = grids.solve(part, inputs, scheme, scale_dtype=scale_dtype, steps=_STEPS)
-        return found.codes, found.grid
+        problem = Problem(part.to(inputs.order.device), inputs)
+        return grids.compensated(problem, scheme, scale_dtype=scale_dtype, steps=_STEPS)[:2]
 
     made = [rounded(part) for part in weight.split(_ROWS)]
     return torch.cat([codes for codes, _ in made]), grids.stack([grid for _, grid in made])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from paredown.blocks.hessians import HessianBank
 from paredown.blocks.rewrite import compute_dtype
 from paredown.blocks.skeleton import read_matrix
 from paredown.ops import grids
-from paredown.ops.gptq import Curvature, curvature
+from paredown.ops.gptq import Curvature, Problem, curvature
 from paredown.spec.scheme import Scheme
 from paredown.spec.structure import Block
 
@@ -63,14 +63,7 @@ class GptqRounding:
             inputs = cache(lambda first=names[0]: self._curvature(found()[first]))
             for scheme in dict.fromkeys(schemes[name] for name in names):
                 alike = {name: weights[name] for name in names if schemes[name] == scheme}
-                made |= self.bank.of_layers(
-                    block,
-                    list(alike),
-                    scheme,
-                    lambda alike=alike, scheme=scheme, inputs=inputs: self.solve_together(  # type: ignore[misc]
-                        alike, inputs(), scheme
-                    ),
-                )
+                made |= self._of_layers(block, alike, scheme, partial(_joined, alike, inputs))
         return {name: made[name] for name in weights}
 
     def fill(
@@ -81,29 +74,27 @@ class GptqRounding:
         moments: Callable[[], Tensor],
     ) -> dict[Scheme, Layers]:
         """All layers that read one input on each of some schemes, from one factorisation."""
-        names = list(weights)
-        inputs = cache(lambda: self._curvature(moments()))
-        return {
-            scheme: self.bank.of_layers(
-                block,
-                names,
-                scheme,
-                lambda scheme=scheme: self.solve_together(weights, inputs(), scheme),  # type: ignore[misc]
-            )
-            for scheme in schemes
-        }
+        problem = cache(partial(_joined, weights, lambda: self._curvature(moments())))
+        return {scheme: self._of_layers(block, weights, scheme, problem) for scheme in schemes}
+
+    def _of_layers(
+        self,
+        block: Block,
+        weights: Mapping[str, Tensor],
+        scheme: Scheme,
+        problem: Callable[[], Problem],
+    ) -> Layers:
+        return self.bank.of_layers(
+            block, list(weights), scheme, lambda: self._solve(weights, problem(), scheme)
+        )
 
     def _curvature(self, hessian: Tensor) -> Curvature:
         return curvature(hessian, act_order=self.act_order, damping=self.damping)
 
-    def solve_together(
-        self, weights: Mapping[str, Tensor], inputs: Curvature, scheme: Scheme
+    def _solve(
+        self, weights: Mapping[str, Tensor], problem: Problem, scheme: Scheme
     ) -> dict[str, Solved]:
-        """Layers that read the same input, solved as one matrix: rows are independent."""
-        stacked = torch.cat(list(weights.values()))
-        solution = grids.solve(
-            stacked, inputs, scheme, scale_dtype=self.scale_dtype, steps=self.steps
-        )
+        solution = grids.solve(problem, scheme, scale_dtype=self.scale_dtype, steps=self.steps)
         start, found = 0, {}
         for name, weight in weights.items():
             stop = start + len(weight)
@@ -113,6 +104,11 @@ class GptqRounding:
             found[name] = Solved(codes, part, solution.error_of(start, stop), rows)
             start = stop
         return found
+
+
+def _joined(weights: Mapping[str, Tensor], inputs: Callable[[], Curvature]) -> Problem:
+    """Layers that read the same input as one matrix: rows are independent."""
+    return Problem(torch.cat(list(weights.values())), inputs())
 
 
 class PlanRounding:

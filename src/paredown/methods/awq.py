@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.bank import Solved
     from paredown.blocks.smoothing import Folding
+    from paredown.ops.gptq import Curvature
     from paredown.ops.grids import AnyGrid
     from paredown.spec.structure import Block
     from paredown.store.cache import Cache
@@ -136,6 +137,7 @@ class _Rounding:
         self, params: AwqParams, schemes: dict[str, Scheme], scale_dtype: torch.dtype
     ) -> None:
         self.params, self.schemes, self.scale_dtype = params, schemes, scale_dtype
+        self._last: tuple[Tensor, Curvature] | None = None
 
     def search(self, folding: Folding, readers: list[Tensor], moments: Tensor) -> Tensor:
         """The best factors (inp,) for the layers of one fold."""
@@ -169,13 +171,22 @@ class _Rounding:
             steps=steps,
         )
 
+    def _inputs(self, moments: Tensor) -> Curvature:
+        """What a solve needs of an input; its layers follow each other, and share the tensor."""
+        from paredown.ops.gptq import curvature
+
+        if self._last is None or self._last[0] is not moments:
+            made = curvature(moments, act_order=True, damping=self.params.damping)
+            self._last = moments, made
+        return self._last[1]
+
     def final(self, name: str, weight: Tensor, moments: Tensor) -> Solved:
         """Codes and grid of a scaled layer, as they are stored; its error on scaled inputs, which
         is that of the layer on its own inputs (W s and x / s give W x)."""
         from paredown.blocks.bank import Solved
         from paredown.ops.awq import importance_of
         from paredown.ops.errors import output_error, row_powers
-        from paredown.ops.gptq import curvature
+        from paredown.ops.gptq import Problem
         from paredown.ops.grids import dequantize, quantize, solve
 
         if self.params.rounding == "nearest":
@@ -186,8 +197,7 @@ class _Rounding:
             rows = row_powers(changed - weight.float(), moments)
             return Solved(codes, grid, output_error(weight, changed, moments), rows)
         solution = solve(
-            weight,
-            curvature(moments, act_order=True, damping=self.params.damping),
+            Problem(weight, self._inputs(moments)),
             self.schemes[name],
             scale_dtype=self.scale_dtype,
             steps=self.params.search_steps,

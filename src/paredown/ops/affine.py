@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from paredown.errors import NumericsError
+from paredown.ops import compiled
 
 SHRINK = 0.5
 """Smallest fraction of a group's range that the scale search tries."""
@@ -62,7 +63,9 @@ class Grid:
 
 def require_finite(weight: Tensor, name: str = "weight") -> None:
     """Raise NumericsError, with the count, if `weight` holds a NaN or an infinity."""
-    n_bad = int((~torch.isfinite(weight)).sum())
+    if weight.sum(dtype=torch.float32).isfinite():  # one pass, and the rule
+        return
+    n_bad = int((~torch.isfinite(weight)).sum())  # 0 where only the sum was too large
     if n_bad:
         raise NumericsError(f"{name}: {n_bad} of {weight.numel()} weights are not finite")
 
@@ -194,11 +197,29 @@ def stored_scale(ideal: Tensor, dtype: torch.dtype, levels: float) -> Tensor:
 
 def _group_error(groups: Tensor, grid: Grid, weights: Tensor | None) -> Tensor:
     """Squared error of every group, (out, n_group)."""
-    scale = grid.scale.float()[..., None]
-    zero = 0.0 if grid.zero is None else grid.zero.float()[..., None]
+    scale = grid.scale.float()
+    zero = None if grid.zero is None else grid.zero.float()
+    found = compiled.loops() if groups.device.type == "cpu" else None
+    if found is not None:
+        size = grid.group_size
+        squares = compiled.squares(
+            found,
+            groups.reshape(-1, size),
+            scale.reshape(-1),
+            (torch.zeros_like(scale) if zero is None else zero).reshape(-1),
+            groups.new_ones(1, size) if weights is None else weights.reshape(-1, size),
+            grid.low,
+            grid.high,
+        )
+        # Added by torch: the order of a sum is part of its bits.
+        return squares.view(groups.shape).sum(-1)
     # In place: one temporary of the matrix's size for every range that is tried.
-    codes = (groups / scale).round_().add_(zero).clamp_(grid.low, grid.high)
-    error = codes.sub_(zero).mul_(scale).sub_(groups).square_()
+    codes = groups.div(scale[..., None]).round_()
+    if zero is None:
+        codes.clamp_(grid.low, grid.high)
+    else:
+        codes.add_(zero[..., None]).clamp_(grid.low, grid.high).sub_(zero[..., None])
+    error = codes.mul_(scale[..., None]).sub_(groups).square_()
     return (error if weights is None else error.mul_(weights)).sum(-1)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paredown.ops.errors import row_powers
 from paredown.ops.smoothing import LIMIT
 
 Round = Callable[[str, Tensor, Tensor], Tensor]
@@ -86,7 +87,7 @@ def output_error(
     for name, weight in weights.items():
         # Eq. 4: W diag(s) is what is rounded; without its s it stands for W again.
         delta = round_weights(name, weight * factors, importance) / factors - weight
-        total += float(((delta @ moments) * delta).sum())
+        total += float(row_powers(delta, moments).sum())
     return total
 
 

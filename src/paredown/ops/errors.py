@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+_BLOCK = 192
+"""Input features whose products with those before them are taken at once; affects speed only."""
+
 
 @dataclass(frozen=True)
 class OutputError:
@@ -48,8 +51,18 @@ def row_powers(rows: Tensor, hessian: Tensor) -> Tensor:
         rows: (out, inp) float32: a matrix, or a change of one.
         hessian: (inp, inp) mean of x x^T, symmetric, positive semidefinite.
     """
+    columns = rows.T.contiguous()  # (inp, out); free where `rows` is the transpose of such a one
+    total = columns.new_zeros(columns.shape[1])
+    for start in range(0, len(columns), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        here = columns[part]
+        product = hessian[part, part] @ here
+        if start:
+            # H is symmetric: what is left of its diagonal stands for what is right of it as well.
+            product.addmm_(hessian[part, :start], columns[:start], alpha=2.0)
+        total += product.mul_(here).sum(0)
     # Below 0 only by rounding: H is positive semidefinite up to that.
-    return ((rows @ hessian) * rows).sum(1).clamp(min=0)
+    return total.clamp_(min=0)
 
 
 def output_error(weight: Tensor, changed: Tensor, hessian: Tensor) -> OutputError:

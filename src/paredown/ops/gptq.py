@@ -14,14 +14,11 @@ from torch import Tensor
 
 from paredown.errors import NumericsError
 from paredown.ops.affine import Grid, fit_grid, quantize, require_finite
+from paredown.ops.columns import round_columns
 from paredown.ops.errors import OutputError, row_powers
 
 if TYPE_CHECKING:
     from paredown.ops.superblocks import SuperGrid
-
-COLUMNS = 128
-"""Columns between two updates of the rest of the matrix; affects speed only."""
-
 
 G = TypeVar("G", bound="Grid | SuperGrid", covariant=True)
 """The kind of grid."""
@@ -128,6 +125,49 @@ def curvature(hessian: Tensor, *, act_order: bool, damping: float = 0.01) -> Cur
     return Curvature(hessian, order, factor, importance)
 
 
+class Problem:
+    """A matrix and what it reads: prepared once, solved on any number of grids.
+
+    Attributes:
+        weight: (out, inp) float32.
+    """
+
+    def __init__(self, weight: Tensor, inputs: Curvature) -> None:
+        """`weight` (out, inp) may be of any float dtype; its rows do not depend on each other.
+
+        Raises:
+            NumericsError: a weight is not finite.
+        """
+        require_finite(weight)
+        self.weight, self.inputs = weight.float(), inputs
+        self._columns = self.weight.T.contiguous()
+        self._powers: Tensor | None = None
+
+    @property
+    def powers(self) -> Tensor:
+        """(out,) w H w^T of every row."""
+        if self._powers is None:
+            self._powers = row_powers(self._columns.T, self.inputs.hessian)
+        return self._powers
+
+    def round_on(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Quantise the matrix on a grid so that its outputs, not its entries, change least.
+
+        Returns:
+            Codes (out, inp) int8, and the change of the matrix, (out, inp) float32.
+        """
+        order = self.inputs.order
+        work = self._columns[order]
+        codes = round_columns(work, self.inputs.factor, grid, order // grid.group_size)
+        inverse = torch.argsort(order)
+        return codes[inverse].T.contiguous(), work[inverse].sub_(self._columns).T
+
+    def solve_on(self, grid: Grid) -> Solution[Grid]:
+        """`round_on`, and what it does to the outputs."""
+        codes, change = self.round_on(grid)
+        return Solution(codes, grid, row_powers(change, self.inputs.hessian), self.powers)
+
+
 def solve(
     weight: Tensor,
     inputs: Curvature,
@@ -138,7 +178,7 @@ def solve(
     scale_dtype: torch.dtype,
     steps: int = 20,
 ) -> Solution[Grid]:
-    """`solve_on` the affine grid that fits the matrix best.
+    """`Problem.solve_on` the affine grid that fits the matrix best.
 
     Args:
         weight: (out, inp), any float dtype.
@@ -148,8 +188,9 @@ def solve(
     Raises:
         NumericsError: a weight is not finite.
     """
+    problem = Problem(weight, inputs)
     grid = fit_grid(
-        weight,
+        problem.weight,
         bits=bits,
         group_size=group_size,
         symmetric=symmetric,
@@ -157,65 +198,7 @@ def solve(
         importance=inputs.importance,
         steps=steps,
     )
-    return solve_on(weight, inputs, grid)
-
-
-def solve_on(weight: Tensor, inputs: Curvature, grid: Grid) -> Solution[Grid]:
-    """Quantise a weight matrix so that its outputs, not its entries, change least.
-
-    Args:
-        weight: (out, inp), any float dtype; solved in float32. Rows do not depend on each other.
-        inputs: curvature of what the layer reads.
-        grid: on which codes are chosen.
-
-    Raises:
-        NumericsError: a weight is not finite.
-    """
-    require_finite(weight)
-    weight = weight.float()
-    order = inputs.order
-    group_of = order // grid.group_size
-    codes, rounded = _round_columns(weight[:, order], inputs.factor, grid, group_of)
-    inverse = torch.argsort(order)
-    errors = row_powers(rounded[:, inverse] - weight, inputs.hessian)
-    powers = row_powers(weight, inputs.hessian)
-    return Solution(codes[:, inverse].to(torch.int8), grid, errors, powers)
-
-
-def _round_columns(
-    work: Tensor, factor: Tensor, grid: Grid, group_of: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Algorithm 1 on columns already in visiting order: codes and rounded weights."""
-    scale = grid.scale.float()[:, group_of]  # (out, inp), in visiting order
-    zero = None if grid.zero is None else grid.zero.float()[:, group_of]
-    codes, rounded = torch.empty_like(work), torch.empty_like(work)
-    width = work.shape[1]
-    for start in range(0, width, COLUMNS):
-        stop = min(start + COLUMNS, width)
-        part = work[:, start:stop].T.contiguous()  # (columns, out): a column is contiguous
-        scales = scale[:, start:stop].T.contiguous()
-        zeros = None if zero is None else zero[:, start:stop].T.contiguous()
-        local = factor[start:stop, start:stop]
-        errors = torch.empty_like(part)
-        for i in range(stop - start):
-            column = part[i]
-            code = (column / scales[i]).round_()
-            if zeros is not None:
-                code = (code + zeros[i]).clamp_(grid.low, grid.high)
-                value = (code - zeros[i]) * scales[i]
-            else:
-                code = code.clamp_(grid.low, grid.high)
-                value = code * scales[i]
-            # Algorithm 1: E_j = (W_j - Q_j) / U_jj, then W_k -= U_jk E_j for all columns k behind
-            # j.
-            errors[i] = (column - value) / local[i, i]
-            if i + 1 < stop - start:
-                part[i + 1 :].addr_(local[i, i + 1 :], errors[i], alpha=-1.0)
-            codes[:, start + i], rounded[:, start + i] = code, value
-        # The paper's lazy batches: columns beyond this block see its errors in one product, not in
-        # a rank-one update of the whole matrix for each column.
-        work[:, stop:] -= errors.T @ factor[start:stop, stop:]
-    return codes, rounded
+    return problem.solve_on(grid)
 
 
 def round_to_nearest(

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from paredown.ops import affine, gptq
+from paredown.ops import affine
 from paredown.ops.affine import Grid
 from paredown.ops.errors import row_powers
-from paredown.ops.gptq import Curvature, Solution
+from paredown.ops.gptq import Problem, Solution
 from paredown.ops.superblocks import SuperGrid, dequantize_super, fit_super, quantize_super
 from paredown.spec.scheme import GridKind, Scheme
 
@@ -70,18 +70,27 @@ def nearest(
     return quantize(weight, grid), grid
 
 
-def solve(
-    weight: Tensor, inputs: Curvature, scheme: Scheme, *, scale_dtype: torch.dtype, steps: int = 20
-) -> Solution[AnyGrid]:
-    """Codes by GPTQ on the grid that fits the matrix (out, inp); see `gptq.solve_on`."""
+def compensated(
+    problem: Problem, scheme: Scheme, *, scale_dtype: torch.dtype, steps: int = 20
+) -> tuple[Tensor, AnyGrid, Tensor]:
+    """Codes by GPTQ on the grid that fits the matrix, the grid, and the change of the matrix."""
+    weight, inputs = problem.weight, problem.inputs
     grid = fit(weight, scheme, scale_dtype=scale_dtype, importance=inputs.importance, steps=steps)
     if isinstance(grid, Grid):
-        return gptq.solve_on(weight, inputs, grid)
-    # Errors, and so all that is passed on between columns, are those of the weights themselves.
-    moved, affine_grid = grid.shifted(weight)
-    found = gptq.solve_on(moved, inputs, affine_grid)
-    powers = row_powers(weight.float(), inputs.hessian)
-    return Solution(found.codes, grid, found.errors, powers)
+        codes, change = problem.round_on(grid)
+    else:
+        # Errors, and so all that is passed on between columns, are those of the weights themselves.
+        moved, affine_grid = grid.shifted(weight)
+        codes, change = Problem(moved, inputs).round_on(affine_grid)
+    return codes, grid, change
+
+
+def solve(
+    problem: Problem, scheme: Scheme, *, scale_dtype: torch.dtype, steps: int = 20
+) -> Solution[AnyGrid]:
+    """`compensated`, and what it does to the outputs."""
+    codes, grid, change = compensated(problem, scheme, scale_dtype=scale_dtype, steps=steps)
+    return Solution(codes, grid, row_powers(change, problem.inputs.hessian), problem.powers)
 
 
 def stack(grids: Sequence[AnyGrid]) -> AnyGrid:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from paredown.ops.affine import require_finite
-from paredown.ops.gptq import COLUMNS, inverse_factor
+from paredown.ops.columns import COLUMNS
+from paredown.ops.gptq import inverse_factor
 from paredown.ops.masks import smallest_of_groups, smallest_of_layer
 
 
