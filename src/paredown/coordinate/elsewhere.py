@@ -12,15 +12,20 @@ from dataclasses import replace
 
 from paredown.coordinate.state import Run
 from paredown.coordinate.turn import time_limit
+from paredown.coordinate.versions import stored_version
 from paredown.errors import ConfigError
 from paredown.hardware.engines import ENGINES
+from paredown.hardware.memory import Work
+from paredown.hardware.timing import decode_step
 from paredown.judge.findings import judge
 from paredown.judge.front import find_front
 from paredown.pipeline import trial
 from paredown.runtimes import registry
 from paredown.runtimes.base import Engine
+from paredown.runtimes.calibration import kept
 from paredown.spec.elsewhere import Elsewhere
 from paredown.spec.infer import infer_spec
+from paredown.spec.model import ModelSpec
 from paredown.spec.result import TrialResult
 from paredown.spec.run import RunConfig
 from paredown.store.elsewhere import read_elsewhere, write_elsewhere
@@ -36,13 +41,13 @@ def unmeasured(
 ) -> list[tuple[str, TrialResult]]:
     """What is still to be measured in other engines: the base of each first, then the front."""
     front = find_front(results, config.objectives)
-    kept = [r for r in results if r.episode > 0 and r in front and r.artifact is not None]
+    on_disk = [r for r in results if r.episode > 0 and r in front and r.artifact is not None]
     base = [r for r in results if r.episode == 0]
     known = {(row.runtime, row.episode) for row in rows}
     return [
         (name, result)
-        for name in (config.also_in if kept else ())
-        for result in (*base, *kept)
+        for name in (config.also_in if on_disk else ())
+        for result in (*base, *on_disk)
         if (name, result.episode) not in known
     ]
 
@@ -108,7 +113,7 @@ def _found(
 def promise_elsewhere(run: Run) -> None:
     """Note what other engines that are here would bring to what torch measured, estimated.
 
-    It is the recommended artifact that they must hold; the others do not differ by such factors.
+    It is the recommended artifact that they must hold.
     """
     config = run.prepared.config
     chosen = judge(run.experiment.results(), config.objectives, config.limits).recommendation
@@ -117,14 +122,35 @@ def promise_elsewhere(run: Run) -> None:
         return
     spec = infer_spec(run.experiment.folder / result.artifact)
     told = []
-    for name, habits in ENGINES.items():
-        if habits.decodes is None or name in {config.runtime, *config.also_in}:
+    for name in ENGINES:
+        if name in {config.runtime, *config.also_in} or not _is_here(name):
             continue
-        if not _is_here(name) or not registry.load(name).reads(spec, run.bench.device).holds:
+        if not registry.load(name).reads(spec, run.bench.device).holds:
             continue
-        low, high = habits.decodes
-        told.append({"runtime": name, "episode": result.episode, "low": low, "high": high})
+        if (promised := _promised(run, name, spec, result)) is not None:
+            told.append({"runtime": name, "episode": result.episode, **promised})
     run.experiment.events.add(PROMISED, promised=told)
+
+
+def _promised(
+    run: Run, name: str, spec: ModelSpec, result: TrialResult
+) -> dict[str, float | str] | None:
+    """Times as fast as it was measured that an engine is estimated to decode; None: not known."""
+    habits, rates = ENGINES[name], kept(run.prepared.machine, name)
+    mine = result.value("decode_latency")
+    if rates is not None and mine is not None:
+        measured = run.prepared.config.evaluate
+        work = Work(
+            batch=1, context=measured.prompt_tokens + measured.decode_tokens,
+            prompt=measured.prompt_tokens,
+        )  # fmt: skip
+        step = decode_step(stored_version(spec), work, habits, rates.rates).seconds
+        faster = step.inverse(mine / 1e3)
+        return {"low": faster.low, "high": faster.high, "by": "calibrated"}
+    if habits.decodes is None:
+        return None
+    low, high = habits.decodes
+    return {"low": low, "high": high, "by": "elsewhere"}
 
 
 def _is_here(name: str) -> bool:

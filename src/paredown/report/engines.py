@@ -19,6 +19,12 @@ COLUMNS = (
     "peak memory", "front of all", "take",
 )  # fmt: skip
 _PROMISED = "engines"
+_BY = {
+    "calibrated": "by what it was measured to reach on this machine",
+    "elsewhere": "as SmolLM2-135M does on two other processors; `paredown match --calibrate "
+    "--runtime {runtime}` measures this one",
+}
+"""Where an estimate comes from."""
 
 
 def by_engine(findings: Judged) -> dict[str, list[TrialResult]]:
@@ -106,9 +112,9 @@ def promises(findings: Judged) -> list[str]:
     told = [e for e in findings.record.events if e["event"] == _PROMISED]
     rows: Sequence[dict[str, object]] = told[-1]["promised"] if told else ()
     return [
-        f"{row['runtime']} is installed here and holds episode {row['episode']} exactly; it would "
-        f"decode it about {row['low']:g} to {row['high']:g} times as fast (estimated, from a model "
-        f"of 135M parameters on two processors; not measured here): "
+        f"{row['runtime']} is here and holds episode {row['episode']} exactly; it is estimated to "
+        f"decode it {row['low']:.1f} to {row['high']:.1f} times as fast "
+        f"({_BY[str(row['by'])].format(**row)}; the model itself was not run in it): "
         f"--runtime {row['runtime']}"
         for row in rows
     ]
