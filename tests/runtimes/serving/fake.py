@@ -26,8 +26,8 @@ from paredown.runtimes.serving.texts import Prompts
 CONTEXT = 300
 END = 127
 NAME = "fake"
-FAILS = 1
-"""A token behind which the engine fails."""
+FAILS, BUG = 1, 2
+"""Tokens behind which the engine fails, and which show a bug of its server."""
 TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'tool' %}"
     "{{ raise_exception('no tools here') }}{% endif %}[{{ message.content }}]{% endfor %}"
@@ -60,6 +60,8 @@ class FakeReader:
         self.ids += rows[0]
         if self.ids[-1] == FAILS:
             raise RuntimeError("the engine broke")
+        if self.ids[-1] == BUG:
+            raise KeyError("a bug")
         logits = np.zeros((1, keep, 256), np.float32)
         logits[0, -1, min(self.ids[-1] + 1, END)] = 9.0
         logits[0, -1, 7] = 5.0

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from paredown.deploy.process import free_port
 from paredown.deploy.proof import Golden, Likely, Proof, Tokens
 from paredown.errors import ServerError
 from tests.deploy.proofs import proof
-from tests.runtimes.serving.fake import CONTEXT, FAILS, NAME, running
+from tests.runtimes.serving.fake import BUG, CONTEXT, FAILS, NAME, running
 
 ROOT = Path(__file__).parents[3]
 TOTAL = math.exp(9) + math.exp(5) + 254
@@ -218,12 +219,12 @@ def test_the_key_is_asked_of_all_but_probes(tmp_path: Path) -> None:
         assert Client(url).post("/v1/completions", {"prompt": "a"}).status == 401
 
 
-def test_as_a_program_it_drains_and_ends_with_0(tmp_path: Path) -> None:
+@contextmanager
+def program(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
     port = free_port()
-    words = [sys.executable, "-m", "tests.runtimes.serving.fake", str(tmp_path)]
-    with subprocess.Popen(
-        [*words, "--port", str(port)], cwd=ROOT, stderr=subprocess.PIPE
-    ) as server:
+    words = [sys.executable, "-m", "tests.runtimes.serving.fake", str(folder)]
+    words += ["--port", str(port)]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) as server:
         client = Client(f"http://127.0.0.1:{port}", timeout_s=20)
         while True:
             try:
@@ -232,13 +233,30 @@ def test_as_a_program_it_drains_and_ends_with_0(tmp_path: Path) -> None:
             except ServerError:
                 assert server.poll() is None
                 time.sleep(0.05)
-        events = client.stream("/v1/completions", {"prompt": "a", "temperature": 0,
-                                                   "max_tokens": 40})  # fmt: skip
+        try:
+            yield server, client
+        finally:
+            server.kill()
+
+
+def test_as_a_program_it_drains_and_ends_with_0(tmp_path: Path) -> None:
+    with program(tmp_path) as (server, client):
+        document = {"prompt": "a", "temperature": 0, "max_tokens": 40}
+        events = client.stream("/v1/completions", document)
         texts = [next(events)["choices"][0]["text"]]
         server.send_signal(signal.SIGTERM)
         texts += [event["choices"][0]["text"] for event in events]
         assert "".join(texts) == ALPHABET
         assert server.wait(20) == 0
+
+
+def test_a_bug_ends_the_program_loudly(tmp_path: Path) -> None:
+    with program(tmp_path) as (server, client):
+        with pytest.raises(ServerError):
+            client.post("/v1/completions", {"prompt": [5, BUG], "max_tokens": 1})
+        assert server.wait(20) == 70
+        assert server.stderr is not None
+        assert b"KeyError: 'a bug'" in server.stderr.read()
 
 
 @pytest.mark.parametrize(

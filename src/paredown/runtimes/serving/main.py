@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def serve(load: Load, words: list[str] | None = None, *, cache: str) -> int:
     # failure where nothing failed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    threading.excepthook = _crash
     server = uvicorn.Server(config)
     server.run()
     return 0 if server.started else 1
@@ -94,6 +96,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name: who knows where it leads
         return False
+
+
+def _crash(args: threading.ExceptHookArgs) -> None:
+    """End loudly: a slot that a bug has ended would be missing without a word."""
+    threading.__excepthook__(args)
+    sys.stderr.flush()
+    os._exit(70)
 
 
 def _complain(message: str) -> int:
