@@ -46,7 +46,7 @@ def test_the_front_is_measured_in_the_other_engine_once(tmp_path: Path) -> None:
 
 
 def test_several_engines_in_one_word() -> None:
-    config = RunConfig(model="m", runtime="llama.cpp, onnxruntime")  # type: ignore[call-arg]
+    config = RunConfig(model="m", runtime="llama.cpp, onnxruntime")
     assert (config.runtime, config.also_in) == ("llama.cpp", ("onnxruntime",))
     both = RunConfig.model_validate(
         {"model": "m", "runtime": "torch,torch,openvino", "also_in": "onnxruntime"}

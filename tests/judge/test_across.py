@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from paredown.judge.across import across
 from paredown.spec.result import TrialResult
+from paredown.spec.run import OBJECTIVES
 from paredown.spec.target import Limits
 from tests.report.report_samples import ok
-
-OBJECTIVES = ("quality", "size", "latency", "memory")
 
 
 def small(

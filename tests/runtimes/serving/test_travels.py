@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from paredown.errors import ConfigError, MissingExtraError
-from paredown.runtimes import base
 from paredown.runtimes.base import SERVER, Package, Serving
 from paredown.runtimes.registry import engine
 
@@ -53,7 +53,8 @@ def test_a_server_that_cannot_run_is_told_before_it_starts(
     package = Package(runtime=name, folder=tmp_path, nbytes=1)
     with pytest.raises(ConfigError, match="q8_0"):
         engine(name).server(package, host="h", port=1, serving=Serving(cache="q8_0"))
-    found = base.find_spec
-    monkeypatch.setattr(base, "find_spec", lambda n: None if n == "uvicorn" else found(n))
+    monkeypatch.setattr(
+        "paredown.runtimes.base.find_spec", lambda n: None if n == "uvicorn" else find_spec(n)
+    )
     with pytest.raises(MissingExtraError, match=r"paredown\[serve\]"):
         engine(name).server(package, host="h", port=1)

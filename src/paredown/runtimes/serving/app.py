@@ -97,7 +97,11 @@ class Service:
         ids = await asyncio.to_thread(self._prompts.ids, ask)  # a long text takes a while
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        job = Job(ask, ids, lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece))
+
+        def tell(piece: Piece) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        job = Job(ask, ids, tell)
         shape = Shape(job, model=self._name, tokenizer=self._prompts.tokenizer)
         self._slots.submit(job)
         if ask.stream:

@@ -125,6 +125,7 @@ class Slots:
 
     def _work(self) -> None:
         reader: Reader | None = None
+        failures: tuple[type[Exception], ...] = (*self.model.errors, FloatingPointError)
         while True:
             job = self._jobs.get()
             self._count(waiting=-1, running=1)
@@ -133,7 +134,7 @@ class Slots:
                 reader.clear()
                 self._answer(job, reader)
                 self._count(answered=1)
-            except (*self.model.errors, FloatingPointError) as error:
+            except failures as error:
                 reader = None  # who knows what it has read
                 self._count(failed=1)
                 job.tell(Piece("", error=str(error) or type(error).__name__))
