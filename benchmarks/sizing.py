@@ -104,15 +104,15 @@ def serve(case: Case) -> dict[str, Any]:
 
 def _clock(session: Any) -> Any:
     """Seconds of the engine's process with one thread, else of the clock."""
-    import psutil
     import torch
+
+    from paredown.hardware.clock import cpu_s
 
     if torch.get_num_threads() > 1:
         return time.perf_counter
     if session.pid == os.getpid():
         return time.process_time
-    process = psutil.Process(session.pid)
-    return lambda: sum(process.cpu_times()[:2])
+    return lambda: cpu_s(session.pid)
 
 
 def _peak_of(pid: int) -> int:

@@ -20,6 +20,7 @@ from typing import Any, final
 import psutil
 import torch
 
+from paredown.hardware.clock import cpu_s
 from paredown.methods import registry
 from paredown.pipeline.messages import CompressJob, TextSpec
 from paredown.pipeline.work.compress import compress
@@ -51,14 +52,12 @@ class Timed:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._process = psutil.Process(session.pid)
 
     def now(self) -> float:
         """Seconds: of the engine's process with one thread, else of the clock."""
         if torch.get_num_threads() > 1:
             return time.perf_counter()
-        spent = self._process.cpu_times()
-        return float(spent.user + spent.system)
+        return cpu_s(self.session.pid)
 
     def best_s(self, once: Callable[[], object], repeats: int = REPEATS) -> float:
         """Seconds of the fastest repeat, after one that warms up."""
