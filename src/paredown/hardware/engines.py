@@ -34,7 +34,8 @@ class Habits:
         nests: whether two-level grids stay packed; else they become 16 bits.
         held: bits of a code -> bits that it takes per weight, scales included, where that differs
             from what is stored; codes of other widths are stored as they are.
-        embedding_bytes: per number of a dense embedding; None: as stored.
+        dense_bytes: per number of what is not packed; None: as stored.
+        cache_bytes: per number of keys and values.
         chunk: tokens of a prompt that are computed at once; None: all of them.
         prompt_logits: whether logits of every token of a prompt are computed, or of the last.
         process_mb: of the process on a processor before any weight (1e6 bytes).
@@ -54,7 +55,8 @@ class Habits:
     unpacks: bool = False
     nests: bool = False
     held: Mapping[int, float] = field(default_factory=dict)
-    embedding_bytes: int | None = None
+    dense_bytes: int | None = None
+    cache_bytes: int = 2
     chunk: int | None = None
     prompt_logits: bool = False
     process_mb: float
@@ -67,8 +69,7 @@ class Habits:
     def resident(self, piece: Piece) -> float:
         """Bytes that a piece takes once it is loaded."""
         if piece.bits is None:
-            is_wide = piece.part == "embedding" and self.embedding_bytes is not None
-            return piece.numel * (self.embedding_bytes or 0) if is_wide else piece.nbytes
+            return piece.nbytes if self.dense_bytes is None else piece.numel * self.dense_bytes
         if self.unpacks or (piece.is_nested and not self.nests):
             return 2 * piece.numel
         if piece.is_nested:
@@ -108,15 +109,17 @@ ENGINES: dict[str, Habits] = {
     ),
     "onnxruntime": Habits(
         name="onnxruntime", vendors=("cpu", "nvidia"), split="layers", windows=False,
-        held={2: 2.5, 3: 4.5, 4: 4.5, **dict.fromkeys((5, 6, 7, 8), 8.5)}, embedding_bytes=4,
-        process_mb=150, context_mb=700, layer_us=30,
-        source="ONNX Runtime GenAI: MatMulNBits of 2, 4 and 8 bits, embedding in 32 bits",
+        held={2: 2.5, 3: 4.5, 4: 4.5, **dict.fromkeys((5, 6, 7, 8), 8.5)}, dense_bytes=4,
+        cache_bytes=4, process_mb=150, context_mb=700, layer_us=30,
+        source="ONNX Runtime GenAI: MatMulNBits of 2, 4 and 8 bits; what is not packed, and "
+        "keys and values, in 32 bits, as its kernels on processors compute",
     ),
     "openvino": Habits(
         name="openvino", vendors=("cpu", "intel"), split="layers", windows=False,
-        held={2: 16.0, 3: 16.0, 4: 4.5, **dict.fromkeys((5, 6, 7), 16.0), 8: 8.5},
+        held={**dict.fromkeys((2, 3, 4), 4.5), **dict.fromkeys((5, 6, 7, 8), 8.5)},
         process_mb=300, context_mb=500, layer_us=30,
-        source="OpenVINO holds u4 and u8 packed and unfolds 3 and 6 bits",
+        source="OpenVINO holds u4 and u8 packed and unfolds 3 and 6 bits, so that codes of 2 to 4 "
+        "bits are written as u4, of 5 to 8 as u8",
     ),
 }  # fmt: skip
 """By name of the runtime."""

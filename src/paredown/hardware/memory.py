@@ -17,7 +17,7 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.weights import Piece
 
 NUMBER_BYTES = 2
-"""Of an activation and of a number in the cache: bf16 or fp16."""
+"""Of an activation: bf16 or fp16."""
 COLLECTIVES_MB = 400.0
 """Buffers of NCCL and its like where several devices work together, as aiconfigurator has them."""
 ACTIVATION_ERROR, RUNTIME_ERROR, MEASURED_ERROR = 1.5, 1.3, 1.1
@@ -144,8 +144,9 @@ def serving_memory(
     if not caches.unknown:
         share = stage_share(version.spec, layout)
         one = caches.nbytes(
-            work.context, number_bytes=NUMBER_BYTES, windows=engine.windows, devices=layout.tensor
-        )
+            work.context, number_bytes=engine.cache_bytes, windows=engine.windows,
+            devices=layout.tensor,
+        )  # fmt: skip
         cache = Estimate.exact(share * work.batch * one)
     at_once = work.batch * work.prompt
     if engine.chunk is not None:

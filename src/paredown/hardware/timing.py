@@ -115,7 +115,7 @@ def decode_step(
         share * engine.resident(piece) / rates.packed.get(piece.bits or 0, rates.bandwidth)
         for piece, share in _read(version, work.batch)
     )
-    kept = find_caches(spec).nbytes(work.context, number_bytes=NUMBER_BYTES, devices=devices)
+    kept = find_caches(spec).nbytes(work.context, number_bytes=engine.cache_bytes, devices=devices)
     computing = 0.0
     if (peak := rates.compute.get(version.rate)) is not None:
         few = rates.few if work.batch > 1 else {}
