@@ -117,6 +117,9 @@ def test_what_comes_first_is_asked_once_and_never_dropped_in_silence(tmp_path: P
     again.attach(run.prepared, run.experiment)
     assert shown(turn(run)) == "cut(ratio=0.3)"
     assert commands(run) == ["try", "try"]
+    run.steering.command("try cut(ratio=0.35)")
+    Steering(first=["solve(bits=8)"]).attach(run.prepared, run.experiment)  # of another design
+    assert outstanding(run.experiment).asked == ()
     with pytest.raises(ConfigError, match="do not divide into groups"):
         Steering(first=["round(group_size=64)"]).attach(run.prepared, run.experiment)
     many = [f"cut(ratio=0.{n})" for n in (1, 15, 2, 25, 35)]

@@ -163,7 +163,8 @@ class Steering:
         """
         Args:
             first: strategies to run before anything else, as if `try` had been said of each before
-                the run began; those that were run already are not run again.
+                the run began; those that were run already are not run again. They stand for what an
+                earlier session asked for and did not get.
             only_base: whether the run ends once the base is measured; it may be resumed.
         """
         self.paused = False
@@ -184,6 +185,10 @@ class Steering:
         with self._changed:
             self._prepared, self._experiment = prepared, experiment
             self._changed.notify_all()
+        wanted = {registry.canonical(text).hash for text in self._first}
+        for other in self.wishes().asked if wanted else ():
+            if other.hash not in wanted:
+                self._drop(str(other))
         for strategy in self._first:
             answer = self._try(strategy)
             if registry.canonical(strategy).hash not in _asked_or_started(experiment):
