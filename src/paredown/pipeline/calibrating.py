@@ -21,6 +21,7 @@ import psutil
 import torch
 
 from paredown.hardware.clock import cpu_s
+from paredown.hardware.engines import ENGINES
 from paredown.methods import registry
 from paredown.pipeline.messages import CompressJob, TextSpec
 from paredown.pipeline.work.compress import compress
@@ -38,11 +39,11 @@ WIDE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4,
 """A model larger than the caches of processors: 86 MB in 16 bits, 24 MB in 4."""
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
          "num_key_value_heads": 2}  # fmt: skip
-SHORT, LONG, FEW = 16, 1536, 4
+SHORT, LONG, FEW = 16, 2048, 4
 """Tokens behind which a step is timed, and rows of a small batch."""
-PROMPTS = (128, 384)
+PROMPTS = (32, 96)
 """Tokens of prompts; the difference is what tokens cost, and what is left what the weights do."""
-STEPS, REPEATS = 12, 4
+STEPS, REPEATS = 8, 3
 _PACKED = "rtn(bits={bits}, group_size=32, search_steps=0)"
 
 
@@ -88,7 +89,10 @@ def measure(runtime: str, scratch: Path) -> dict[str, Any]:
     process = float(psutil.Process(few.session.pid).memory_info().rss)
     few.session.close()
     many = _opened(runtime, _model(scratch / "many", num_hidden_layers=MANY_LAYERS, **SMALL))
-    layer = max((many.step_s(SHORT) - short) / (MANY_LAYERS - FEW_LAYERS), 0.0)
+    longer = many.step_s(SHORT)
+    layer = max((longer - short) / (MANY_LAYERS - FEW_LAYERS), 0.0)
+    # Where weights take no time, what comes on top behind many tokens is reading their cache.
+    behind = max(many.step_s(LONG) - longer, 0.01 * longer)
     many.session.close()
     fixed = short + (WIDE["num_hidden_layers"] - FEW_LAYERS) * layer
     base = _model(scratch / "wide", **WIDE)
@@ -100,7 +104,7 @@ def measure(runtime: str, scratch: Path) -> dict[str, Any]:
         "copy_bytes_s": dense["bytes_s"], "row_bytes_s": dense["bytes_s"],
         "packed_bytes_s": dict.fromkeys((2, 3, 4), four["bytes_s"])
         | dict.fromkeys((5, 6, 7, 8), eight["bytes_s"]),
-        "cache_bytes_s": dense["cache_s"], "few_ops_s": dense["few_s"],
+        "cache_bytes_s": _cache_bytes(runtime) / behind, "few_ops_s": dense["few_s"],
         "few_packed_ops_s": four["few_s"], "dense_ops_s": dense["ops_s"],
         "packed_ops_s": four["ops_s"], "unpack_s": four["unpack_s"], "layer_s": layer,
         "step_s": max(short - FEW_LAYERS * layer, 0.0), "process_bytes": process,
@@ -110,22 +114,25 @@ def measure(runtime: str, scratch: Path) -> dict[str, Any]:
 def _rates(timed: Timed, nbytes: float, fixed_s: float) -> dict[str, float]:
     """What a wide model reaches, its fixed costs taken off."""
     one, few = timed.step_s(SHORT), timed.step_s(SHORT, FEW)
-    behind = timed.step_s(LONG)
     fewer, more = (timed.prefill_s(tokens) for tokens in PROMPTS)
     timed.session.close()
     weights = _multiplied()
     per_token = max(more - fewer, 0.02 * more) / (PROMPTS[1] - PROMPTS[0])
     # What a prompt costs beside its tokens: unpacking, where codes are unpacked for it.
     once = max(fewer - PROMPTS[0] * per_token - fixed_s, 0.01 * fewer)
-    heads = WIDE["num_key_value_heads"] * WIDE["hidden_size"] // WIDE["num_attention_heads"]
-    kept = WIDE["num_hidden_layers"] * 2 * heads * 2 * (LONG - SHORT)
     return {
         "bytes_s": nbytes / max(one - fixed_s, 0.05 * one),
         "few_s": FEW * 2 * weights / max(few - fixed_s, 0.05 * few),
-        "cache_s": kept / max(behind - one, 0.01 * behind),
         "ops_s": 2 * weights / per_token,
         "unpack_s": weights / once,
     }
+
+
+def _cache_bytes(runtime: str) -> float:
+    """Of keys and values that lie between the two lengths in the small model of many layers."""
+    width = SMALL["num_key_value_heads"] * SMALL["hidden_size"] // SMALL["num_attention_heads"]
+    number = ENGINES[runtime].cache_bytes if runtime in ENGINES else 2
+    return MANY_LAYERS * 2 * width * number * (LONG - SHORT)
 
 
 def _multiplied() -> int:

@@ -22,7 +22,7 @@ from paredown.spec.reading import read_json
 from paredown.store.atomic import write_json
 from paredown.store.home import home
 
-TIMEOUT_S = 600.0
+TIMEOUT_S = 900.0
 TORCH = "torch"
 _SAME = {"transformers": TORCH}
 """Runtimes that compute with another's kernels."""
