@@ -103,6 +103,22 @@ def test_runtimes_hold_codes_in_their_own_way() -> None:
     assert ENGINES["onnxruntime"].resident(dense) == 4 * dense.numel
 
 
+def test_what_an_engine_reorders_lies_there_twice_on_a_processor() -> None:
+    version = at(llama_3_8b(), "int4")
+    packed = sum(p.numel for p in version.pieces if p.bits == 4)
+    work = Work(batch=1, context=64, prompt=32)
+    there = serving_memory(version, work, LLAMA_CPP)
+    here = serving_memory(version, work, LLAMA_CPP, on_gpu=False)
+    assert here.weights.value - there.weights.value == packed * 4.5 / 8
+    eight = at(llama_3_8b(), "int8")
+    assert (
+        serving_memory(eight, work, LLAMA_CPP, on_gpu=False).weights
+        == serving_memory(eight, work, LLAMA_CPP).weights
+    )
+    measured = serving_memory(version, work, LLAMA_CPP, on_gpu=False, process_bytes=1e8)
+    assert measured.runtime.value == 1e8 + 300 * 128_256
+
+
 def test_logits_of_a_prompt_count_where_the_engine_computes_them() -> None:
     spec = llama_3_8b()
     work = Work(batch=2, context=1024, prompt=1000)

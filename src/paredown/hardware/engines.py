@@ -34,6 +34,9 @@ class Habits:
         nests: whether two-level grids stay packed; else they become 16 bits.
         held: bits of a code -> bits that it takes per weight, scales included, where that differs
             from what is stored; codes of other widths are stored as they are.
+        copied: bits of a code -> bits per weight that lie in memory once more on a processor,
+            because the engine reorders what it has mapped from its file.
+        token_bytes: of the engine's own tokenizer, per token of the vocabulary.
         dense_bytes: per number of what is not packed; None: as stored.
         cache_bytes: per number of keys and values.
         chunk: tokens of a prompt that are computed at once; None: all of them.
@@ -55,6 +58,8 @@ class Habits:
     unpacks: bool = False
     nests: bool = False
     held: Mapping[int, float] = field(default_factory=dict)
+    copied: Mapping[int, float] = field(default_factory=dict)
+    token_bytes: float = 0.0
     dense_bytes: int | None = None
     cache_bytes: int = 2
     chunk: int | None = None
@@ -102,10 +107,12 @@ ENGINES: dict[str, Habits] = {
     ),
     "llama.cpp": Habits(
         name="llama.cpp", vendors=(*_GPUS, "apple", "cpu"), split="layers", windows=True,
-        held={**dict.fromkeys((2, 3, 4), 4.5), 5: 5.5, **dict.fromkeys((6, 7, 8), 8.5)}, chunk=512,
-        nests=True, process_mb=60, context_mb=500, layer_us=30,
+        held={**dict.fromkeys((2, 3, 4), 4.5), 5: 5.5, **dict.fromkeys((6, 7, 8), 8.5)},
+        copied=dict.fromkeys((2, 3, 4), 4.5), token_bytes=300, chunk=512,
+        nests=True, process_mb=45, context_mb=500, layer_us=30,
         decodes=(1.7, 4.8),
-        source="GGUF blocks of 32 weights with a 16-bit scale (Q4_0, Q5_0, Q8_0); n_ubatch 512",
+        source="GGUF blocks of 32 weights with a 16-bit scale (Q4_0, Q5_0, Q8_0); n_ubatch 512; "
+        "Q4_0 is put into another order for AVX2 while the file's pages stay resident",
     ),
     "onnxruntime": Habits(
         name="onnxruntime", vendors=("cpu", "nvidia"), split="layers", windows=False,

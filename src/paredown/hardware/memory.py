@@ -155,13 +155,18 @@ def serving_memory(
     if fixed is None:
         fixed_error = RUNTIME_ERROR
         fixed = 1e6 * (engine.context_mb if on_gpu else engine.process_mb)
+    fixed += engine.token_bytes * (version.spec.vocabulary or 0)
     if layout.devices > 1:
         fixed += 1e6 * COLLECTIVES_MB
     rows = at_once if engine.prompt_logits else work.batch
     logits = rows * (version.spec.vocabulary or 0) * (NUMBER_BYTES if engine.prompt_logits else 4)
     block = at_once * numbers_per_token(version.spec, layout.tensor) * NUMBER_BYTES
+    copies = 0.0 if on_gpu else sum(
+        p.numel * engine.copied.get(p.bits, 0.0) / 8
+        for p in version.pieces if p.bits is not None and not p.is_float
+    )  # fmt: skip
     return Memory(
-        weights=Estimate.exact(resident_bytes(version, engine, layout)),
+        weights=Estimate.exact(resident_bytes(version, engine, layout) + copies),
         cache=cache,
         activations=Estimate.within(block, ACTIVATION_ERROR),
         logits=Estimate.within(logits, ACTIVATION_ERROR),

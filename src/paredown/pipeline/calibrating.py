@@ -39,7 +39,11 @@ WIDE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 4,
 """A model larger than the caches of processors: 86 MB in 16 bits, 24 MB in 4."""
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
          "num_key_value_heads": 2}  # fmt: skip
-SHORT, LONG, FEW = 16, 2048, 4
+READING = {"hidden_size": 256, "intermediate_size": 128, "num_hidden_layers": 8,
+           "num_attention_heads": 4, "num_key_value_heads": 4}  # fmt: skip
+"""A model of small weights and heads of the usual width: behind many tokens a step reads their
+cache and little else. With narrow heads a number of the cache costs several times as much."""
+SHORT, LONG, FEW = 16, 1024, 4
 """Tokens behind which a step is timed, and rows of a small batch."""
 PROMPTS = (32, 96)
 """Tokens of prompts; the difference is what tokens cost, and what is left what the weights do."""
@@ -89,11 +93,12 @@ def measure(runtime: str, scratch: Path) -> dict[str, Any]:
     process = float(psutil.Process(few.session.pid).memory_info().rss)
     few.session.close()
     many = _opened(runtime, _model(scratch / "many", num_hidden_layers=MANY_LAYERS, **SMALL))
-    longer = many.step_s(SHORT)
-    layer = max((longer - short) / (MANY_LAYERS - FEW_LAYERS), 0.0)
-    # Where weights take no time, what comes on top behind many tokens is reading their cache.
-    behind = max(many.step_s(LONG) - longer, 0.01 * longer)
+    layer = max((many.step_s(SHORT) - short) / (MANY_LAYERS - FEW_LAYERS), 0.0)
     many.session.close()
+    reading = _opened(runtime, _model(scratch / "reading", **READING))
+    one = reading.step_s(SHORT)
+    behind = max(reading.step_s(LONG) - one, 0.01 * one)
+    reading.session.close()
     fixed = short + (WIDE["num_hidden_layers"] - FEW_LAYERS) * layer
     base = _model(scratch / "wide", **WIDE)
     dense = _rates(_opened(runtime, base), _bytes_read(16), fixed)
@@ -129,10 +134,10 @@ def _rates(timed: Timed, nbytes: float, fixed_s: float) -> dict[str, float]:
 
 
 def _cache_bytes(runtime: str) -> float:
-    """Of keys and values that lie between the two lengths in the small model of many layers."""
-    width = SMALL["num_key_value_heads"] * SMALL["hidden_size"] // SMALL["num_attention_heads"]
+    """Of keys and values that lie between the two lengths in the model that reads them."""
     number = ENGINES[runtime].cache_bytes if runtime in ENGINES else 2
-    return MANY_LAYERS * 2 * width * number * (LONG - SHORT)
+    numbers = 2 * READING["num_hidden_layers"] * READING["hidden_size"]
+    return numbers * number * (LONG - SHORT)
 
 
 def _multiplied() -> int:
