@@ -70,6 +70,9 @@ def test_less_than_what_is_accepted_is_aimed_at_first(spec: ModelSpec) -> None:
 def test_the_space_has_the_aims_and_nothing_larger(spec: ModelSpec) -> None:
     limits = Limits(size=int(0.6 * spec.weight_bytes))
     space = build(spec, limits)
+    labels = [registry.label(s) for s in build(spec, Limits(kl=0.1)).strategies]
+    assert labels[0] == "mixed(kl=0.08)"
+    assert {"mixed(kl=0.064)", "mixed(kl=0.125)"} <= set(labels[-5:])  # for what follows
     head = registry.label(space.strategies[0])
     assert head == first(limits, spec)[0]
     assert max(map(space.predicted_bytes, space.strategies)) <= int(limits.size or 0)

@@ -100,7 +100,9 @@ class Enumerated(Space):
         possible: dict[str, Strategy] = {}
         too_large: dict[str, str] = {}
         aimed = aims(rules.target.limits, rules.spec) if PLANNER in usable else ()
-        for raw in (*(aim.strategy for aim in aimed), *_enumerate(usable, max_steps, rules.grids)):
+        first = (aim.strategy for aim in aimed if aim.is_first)
+        later = (aim.strategy for aim in aimed if not aim.is_first)
+        for raw in (*first, *_enumerate(usable, max_steps, rules.grids), *later):
             try:
                 strategy = registry.for_runtime(raw, rules.target.runtime)
             except StrategyError as error:  # a parameter without default and search domain

@@ -11,7 +11,6 @@ from typing import ClassVar, Self, final
 import numpy as np
 
 from paredown.analysis.pareto import FloatArray
-from paredown.judge.quantities import finished_baseline
 from paredown.methods.base import Kind
 from paredown.methods.shared.units import KL_PER_BIT, USUAL_BPW, USUAL_KL
 from paredown.search.aim import PLANNER
@@ -219,12 +218,11 @@ def _text_share(view: View) -> float:
 
 
 def _parameters(view: View) -> float:
-    """Of the uncompressed model, from what was measured of it."""
-    baseline = finished_baseline(view.history)
-    found = baseline or view.trials[0]
-    bits, size = found.value("bits_per_weight"), found.value("size")
-    if bits is None or size is None:
-        raise AssertionError("a trial that was measured has a size and bits per weight")
+    """Of the uncompressed model, from what was measured of any trial."""
+    result, bits, _ = _measured(view)[0]
+    size = result.value("size")
+    if size is None:
+        raise AssertionError("bits per weight were counted from a size")
     return 8.0 * size / bits
 
 
