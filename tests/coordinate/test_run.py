@@ -90,7 +90,8 @@ def test_the_best_model_of_a_size(tmp_path: Path, runtime: str) -> None:
     assert first.strategy.steps[0].params["runtime"] == runtime
     assert first.proposed_by == "aim"
     assert first.unmet == ()
-    assert 0.97 * size <= (first.value("size") or 0.0) <= size
+    # Of so small a file, what is told of a GGUF's header is some thousand bytes too much.
+    assert 0.94 * size <= (first.value("size") or 0.0) <= size
     assert front.best is not None
     assert (front.best.result.value("size") or 0.0) <= size
     if front.best.result.episode == 1:
