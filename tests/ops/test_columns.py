@@ -196,7 +196,8 @@ def test_squares_are_those_of_torch_bit_for_bit() -> None:
         pytest.skip("no compiled loops here")
     groups, scale = random(300, 24), random(300, seed=1).abs() + 0.1
     zero, weights = random(300, seed=2).round(), random(3, 24, seed=3).square()
-    found = compiled.squares(loops, groups, scale, zero, weights, -4, 3)
+    found = torch.empty(300, 24)
+    compiled.squares(loops, groups, scale, zero, weights, -4, 3, found)
     levels = ((groups / scale[:, None]).round() + zero[:, None]).clamp(-4, 3) - zero[:, None]
     errors = levels * scale[:, None] - groups
     assert torch.equal(found, errors.square() * weights.repeat(100, 1))

@@ -119,11 +119,12 @@ def fit_grid(
     if steps == 0:
         return best
     best_scale, best_zero = best.scale, best.zero
-    least = _group_error(groups, best, weights)  # (out, n_group)
+    space = torch.empty(groups.shape, device=groups.device)  # one for all ranges that are tried
+    least = _group_error(groups, best, weights, space)  # (out, n_group)
     for i in range(1, steps + 1):
         factor = 1.0 - (1.0 - SHRINK) * i / steps
         trial = spanning(factor)
-        error = _group_error(groups, trial, weights)
+        error = _group_error(groups, trial, weights, space)
         better = error < least
         least = torch.where(better, error, least)
         best_scale = torch.where(better, trial.scale, best_scale)
@@ -195,14 +196,14 @@ def stored_scale(ideal: Tensor, dtype: torch.dtype, levels: float) -> Tensor:
     return torch.where(short & scale.isfinite(), higher, scale)
 
 
-def _group_error(groups: Tensor, grid: Grid, weights: Tensor | None) -> Tensor:
-    """Squared error of every group, (out, n_group)."""
+def _group_error(groups: Tensor, grid: Grid, weights: Tensor | None, space: Tensor) -> Tensor:
+    """Squared error of every group, (out, n_group); `space` of the groups' shape is overwritten."""
     scale = grid.scale.float()
     zero = None if grid.zero is None else grid.zero.float()
     found = compiled.loops() if groups.device.type == "cpu" else None
     if found is not None:
         size = grid.group_size
-        squares = compiled.squares(
+        compiled.squares(
             found,
             groups.reshape(-1, size),
             scale.reshape(-1),
@@ -210,11 +211,11 @@ def _group_error(groups: Tensor, grid: Grid, weights: Tensor | None) -> Tensor:
             groups.new_ones(1, size) if weights is None else weights.reshape(-1, size),
             grid.low,
             grid.high,
+            space.view(-1, size),
         )
         # Added by torch: the order of a sum is part of its bits.
-        return squares.view(groups.shape).sum(-1)
-    # In place: one temporary of the matrix's size for every range that is tried.
-    codes = groups.div(scale[..., None]).round_()
+        return space.sum(-1)
+    codes = torch.div(groups, scale[..., None], out=space).round_()
     if zero is None:
         codes.clamp_(grid.low, grid.high)
     else:

@@ -33,6 +33,7 @@ def round_columns(work: Tensor, factor: Tensor, grid: Grid, group_of: Tensor) ->
     zero = torch.zeros_like(scale) if grid.zero is None else grid.zero.T.float().contiguous()
     codes = torch.empty_like(work, dtype=torch.int8)
     width = len(work)
+    space = work.new_empty(max(0, width - COLUMNS), work.shape[1])
     for start in range(0, width, COLUMNS):
         stop = min(start + COLUMNS, width)
         errors = eliminate(
@@ -48,7 +49,8 @@ def round_columns(work: Tensor, factor: Tensor, grid: Grid, group_of: Tensor) ->
         # The paper's lazy batches: columns beyond this block see its errors in one product, not in
         # a rank-one update of the whole matrix for each column.
         if stop < width:
-            work[stop:] -= factor[start:stop, stop:].T @ errors
+            passed_on = factor[start:stop, stop:].T
+            work[stop:] -= torch.mm(passed_on, errors, out=space[: width - stop])
     return codes
 
 

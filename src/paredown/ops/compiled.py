@@ -95,22 +95,21 @@ def eliminate(
 
 def squares(
     found: ModuleType, groups: Tensor, scale: Tensor, zero: Tensor, weights: Tensor,
-    low: int, high: int,
-) -> Tensor:  # fmt: skip
-    """Weighted squared error of every number by the compiled loops `found`: (n, group_size).
+    low: int, high: int, out: Tensor,
+) -> None:  # fmt: skip
+    """Weighted squared error of every number by the compiled loops `found`.
 
     Args:
         groups: (n, group_size) float32.
         scale, zero: (n,) float32.
         weights: (m, group_size) float32; group i counts by the row i mod m.
         low, high: ends of the grid.
+        out: (n, group_size) float32, contiguous; written.
     """
-    result = torch.empty(groups.shape)
     tensors = (groups, scale, zero, weights)
     arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
     _in_parts(
         len(groups),
         groups.shape[1],
-        lambda first, last: found.squares(*arrays, low, high, result.numpy(), first, last),
+        lambda first, last: found.squares(*arrays, low, high, out.numpy(), first, last),
     )
-    return result

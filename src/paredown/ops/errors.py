@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 _BLOCK = 192
@@ -53,10 +54,11 @@ def row_powers(rows: Tensor, hessian: Tensor) -> Tensor:
     """
     columns = rows.T.contiguous()  # (inp, out); free where `rows` is the transpose of such a one
     total = columns.new_zeros(columns.shape[1])
+    space = columns.new_empty(_BLOCK, columns.shape[1])
     for start in range(0, len(columns), _BLOCK):
         part = slice(start, start + _BLOCK)
         here = columns[part]
-        product = hessian[part, part] @ here
+        product = torch.mm(hessian[part, part], here, out=space[: len(here)])
         if start:
             # H is symmetric: what is left of its diagonal stands for what is right of it as well.
             product.addmm_(hessian[part, :start], columns[:start], alpha=2.0)
