@@ -43,12 +43,13 @@ from paredown.runtimes.llama_cpp.export import GgufFile, tensor_names
 from paredown.runtimes.llama_cpp.library import find_library
 from paredown.runtimes.llama_cpp.runtime import FILE
 from paredown.runtimes.llama_cpp.session import LlamaSession
-from paredown.runtimes.llama_cpp.tensor_types import ALL_TYPES, SUPERBLOCK, BlockType
+from paredown.runtimes.llama_cpp.tensor_types import ALL_TYPES, BlockType
 from paredown.runtimes.llama_cpp.tensors import FileTensor, Source
 from paredown.runtimes.registry import engine
 from paredown.runtimes.torch.load import load
 from paredown.runtimes.torch.writer import write_texts
 from paredown.spec.embeddings import find_embedding
+from paredown.spec.superblocks import SUPERBLOCK
 from paredown.store.cache import Cache
 from paredown.store.content import model_hash
 from paredown.text.windows import TextRequest, windows

@@ -76,6 +76,7 @@ def test_round_trip_and_plain_transformers(folder: Path, tmp_path: Path, scheme:
     probe(model, probe_tokens(VOCABULARY))  # the first call unpacks
     for name, (codes, grid) in meant.items():
         found, other = read_packed(artifact, name, scheme)
+        assert isinstance(other, Grid)
         assert torch.equal(found, codes)
         assert torch.equal(other.scale, grid.scale)
         assert (other.bits, other.group_size) == (grid.bits, grid.group_size)

@@ -112,7 +112,7 @@ def test_refusals_of_the_hub_are_one_line(
     hub.gated.add("owner/closed")
     for ask in (locate, spec_of):
         with pytest.raises(ModelError, match=words) as caught:
-            ask(name)  # type: ignore[operator]
+            ask(name)
         assert "\n" not in str(caught.value)
 
 

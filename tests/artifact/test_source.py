@@ -11,7 +11,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
 from paredown.artifact import source
-from paredown.artifact.source import cached, has_chat_template, locate
+from paredown.artifact.hub import cached
+from paredown.artifact.source import has_chat_template, locate
 from paredown.errors import ModelError
 from paredown.testing.tiny import tiny_model
 

@@ -18,8 +18,9 @@ from paredown.methods import registry
 from paredown.methods.base import Context
 from paredown.methods.gptq import NUMERICS
 from paredown.methods.shared.groups import hessians_on
-from paredown.ops.affine import Grid, dequantize
+from paredown.ops.affine import Grid
 from paredown.ops.errors import OutputError
+from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.load import load_dense
 from paredown.spec.scheme import Scheme
 from paredown.spec.structure import Block
@@ -141,6 +142,7 @@ def test_an_entry_is_read_not_computed_and_an_old_one_is_computed_again(
     def get(value: int, content: str = "") -> int:
         layers = bank.of_layers(block, ["layer"], SCHEME, lambda: solved(value), content=content)
         codes, grid = layers["layer"]
+        assert isinstance(grid, Grid)
         assert (grid.bits, grid.group_size, grid.zero) == (3, 32, None)
         return int(codes[0, 0])
 

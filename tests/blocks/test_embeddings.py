@@ -15,8 +15,8 @@ from paredown.artifact.compressed_tensors import read_packed
 from paredown.blocks.embeddings import INPUT_SHARE, reading_moments, round_rows
 from paredown.blocks.hessians import HessianBank
 from paredown.methods import registry
-from paredown.ops.affine import dequantize
 from paredown.ops.errors import row_powers
+from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.load import load_dense
 from paredown.spec.embeddings import find_head
 from paredown.spec.scheme import Scheme

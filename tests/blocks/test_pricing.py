@@ -18,7 +18,7 @@ from paredown.blocks.hessians import HessianBank
 from paredown.blocks.pricing import LayerPrices, estimate
 from paredown.blocks.rounding import GptqRounding, PlanRounding
 from paredown.methods.gptq import GptqParams
-from paredown.ops.affine import dequantize
+from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.load import load_dense
 from paredown.spec.scheme import Scheme
 from paredown.store.cache import Cache

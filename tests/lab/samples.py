@@ -53,7 +53,7 @@ def result(episode: int, **more: Any) -> TrialResult:
 
 def limit(state: str, field: str = "max_memory_gb") -> Limit:
     return Limit(
-        field=field, bound=2.0, unit="GB", state=state,  # type: ignore[arg-type]
+        field=field, bound=2.0, unit="GB", state=state,
         seen=Expectation(value=1.0, low=0.9, high=1.1),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.errors import ConfigError, MethodError, StrategyError
 from paredown.methods import registry
 from paredown.methods.base import Context
-from paredown.ops.affine import dequantize
+from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.load import load, load_dense
 from paredown.spec.infer import infer_spec
 from paredown.spec.model import ModelSpec, TensorInfo

@@ -26,7 +26,7 @@ def random_weight(rows: int, width: int, seed: int) -> torch.Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
 
 
-def solved(weight: torch.Tensor, hessian: torch.Tensor, **changes: Any) -> Solution:
+def solved(weight: torch.Tensor, hessian: torch.Tensor, **changes: Any) -> Solution[Grid]:
     settings: dict[str, Any] = {
         "bits": 4,
         "group_size": weight.shape[1],

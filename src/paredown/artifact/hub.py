@@ -63,7 +63,7 @@ def missing_bytes(name: str) -> int:
         Exception: one of `hub_errors`, as the hub's library has it.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
     repo, revision = split_revision(name)
     info = HfApi().model_info(repo, revision=revision, files_metadata=True)

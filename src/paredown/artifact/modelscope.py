@@ -60,7 +60,9 @@ def _cached(download: Any, repo: str, asked: dict[str, Any]) -> Path | None:
     try:
         here = Path(download(repo, local_files_only=True, **asked))
         read_headers(here)
-    except (ModelError, *_errors()):  # it is not here, or not all of it
+    except ModelError:  # not all of it is here
+        return None
+    except _errors():  # nor is any of it
         return None
     return here
 

@@ -154,7 +154,7 @@ def _bytes_read(bits: float) -> float:
     return (_multiplied() - head) * bits / 8 + 2 * head
 
 
-def _model(folder: Path, **shape: int) -> Path:
+def _model(folder: Path, **shape: Any) -> Path:
     """Write a random bf16 Llama with a tokenizer that engines have as well."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 

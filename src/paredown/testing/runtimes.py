@@ -15,7 +15,7 @@ import time
 import urllib.request
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ SERVER_S = 60.0
 """Seconds within which a server has to answer."""
 
 
-def make(strategy: str, folder: Path, family: str = "llama", **changes: int) -> Path:
+def make(strategy: str, folder: Path, family: str = "llama", **changes: Any) -> Path:
     """A tiny model of a family, its config changed, compressed by one step, as an artifact."""
     ((method, params),) = methods.resolve(parse_strategy(strategy))
     out = folder / "artifact"

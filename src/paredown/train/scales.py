@@ -193,6 +193,7 @@ def _attach(place: nn.Module, made: nn.Module) -> nn.Parameter:
     """Let a module's weight be computed; returns the parameter in its place."""
     # Unsafe: it has the shape of the scales, not of the matrix.
     parametrize.register_parametrization(place, "weight", made, unsafe=True)
+    parameter: nn.Parameter
     (parameter,) = place.parametrizations["weight"].parameters()  # type: ignore[index,union-attr]
     parameter.requires_grad_(True)
     return parameter

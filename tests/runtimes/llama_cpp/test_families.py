@@ -11,8 +11,8 @@ import torch
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.errors import ConfigError
-from paredown.ops.affine import dequantize
 from paredown.ops.divergence import kl_rows
+from paredown.ops.grids import dequantize
 from paredown.runtimes.llama_cpp.architectures import ARCHITECTURES, numbers
 from paredown.runtimes.packages import open_model
 from paredown.runtimes.registry import engine

@@ -12,7 +12,7 @@ from torch import Tensor
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.errors import VerificationError
-from paredown.ops.affine import dequantize
+from paredown.ops.grids import dequantize
 from paredown.runtimes.session import Session
 from paredown.testing.runtimes import EngineConformance, make
 
