@@ -195,8 +195,9 @@ def _attach(place: nn.Module, made: nn.Module) -> nn.Parameter:
     parametrize.register_parametrization(place, "weight", made, unsafe=True)
     parameter: nn.Parameter
     (parameter,) = place.parametrizations["weight"].parameters()  # type: ignore[index,union-attr]
-    parameter.requires_grad_(True)
-    return parameter
+    found: nn.Parameter = parameter
+    found.requires_grad_(True)
+    return found
 
 
 def tune_scales(
