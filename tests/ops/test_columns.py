@@ -156,6 +156,19 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         assert torch.equal(values, results[0][1])
 
 
+@pytest.mark.usefixtures("_threads_as_before")
+def test_the_number_of_threads_changes_no_bit_of_a_factor() -> None:
+    x = random(300, 400)
+    hessian = x.T @ x / 300
+    factors = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        factors.append(curvature(hessian, act_order=True).factor)
+        assert torch.get_num_threads() == threads
+    assert torch.equal(factors[0], factors[1])
+    assert torch.equal(factors[0], factors[2])
+
+
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 1000])
 @pytest.mark.usefixtures("_threads_as_before")
 def test_parts_cover_every_row_once(rows: int) -> None:

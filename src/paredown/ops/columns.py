@@ -5,15 +5,13 @@ Source: Frantar et al. 2022 (arXiv:2210.17323), algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from paredown.ops import compiled
 from paredown.ops.affine import Grid
+from paredown.ops.threads import one_thread
 
 COLUMNS = 128
 """Columns between two updates of the rest of the matrix; affects speed only."""
@@ -98,7 +96,8 @@ def eliminate(
     padded = F.pad(part, (0, rest))
     wide = torch.empty_like(padded, dtype=torch.int8)
     scale, zero = F.pad(scale, (0, rest), value=1.0), F.pad(zero, (0, rest))
-    with _one_thread():
+    # Threads would share out a column at any place, and round the rows beside it otherwise.
+    with one_thread():
         errors = _eliminate(padded, wide, scale, zero, group_of, factor, low, high)
     part.copy_(padded[:, : part.shape[1]])
     codes.copy_(wide[:, : part.shape[1]])
@@ -132,14 +131,3 @@ def _eliminate(
         if i + 1 < n:
             part[i + 1 :].addr_(factor[i, i + 1 :], error, alpha=-1.0)
     return errors
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Threads would share out a column at any place, and round the rows beside it otherwise."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(count)

@@ -6,6 +6,7 @@ groups with activation order as in its public code.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -16,9 +17,15 @@ from paredown.errors import NumericsError
 from paredown.ops.affine import Grid, fit_grid, quantize, require_finite
 from paredown.ops.columns import round_columns
 from paredown.ops.errors import OutputError, row_powers
+from paredown.ops.threads import one_thread
 
 if TYPE_CHECKING:
     from paredown.ops.superblocks import SuperGrid
+
+WIDEST_ALONE = 4096
+"""Inputs up to this many are factorised by one thread, in 2 seconds or less, so that codes do not
+depend on how many there are. Wider ones would take minutes, and get all threads."""
+
 
 G = TypeVar("G", bound="Grid | SuperGrid", covariant=True)
 """The kind of grid."""
@@ -65,7 +72,13 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     if mean <= 0:
         # Nothing was ever seen. The identity passes no error on: rounding to nearest.
         return torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    share = damping
+    # LAPACK's last bits depend on the number of threads, and codes on those.
+    with one_thread() if len(hessian) <= WIDEST_ALONE else nullcontext():
+        return _damped_factor(hessian, mean, damping)
+
+
+def _damped_factor(hessian: Tensor, mean: Tensor, share: float) -> Tensor:
+    """The factor at the first damping, from a `share` of the `mean` diagonal on, that has one."""
     while True:
         damped = hessian.clone()
         damped.diagonal().add_(share * mean)
