@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 2, 8
 """Bits at the ends of the colours; what is left as it is counts as the most."""
+_BLOCK_LABELS = 16
+"""Numbers of blocks beside the rows, at most."""
 _COLOURS = "viridis"
 """From dark to bright evenly, for the colour-blind as well."""
 
@@ -73,6 +75,8 @@ def bits_png(title: str, series: Sequence[Series], plan: PlanRecord | None, name
         heat = heat_map(plan)
         image = right.imshow(_cells(heat), aspect="auto", cmap=_COLOURS, vmin=FEWEST, vmax=MOST)
         right.set_xticks(range(len(heat.kinds)), heat.kinds)
+        apart = -(-len(heat.rows) // _BLOCK_LABELS)
+        right.set_yticks(range(0, len(heat.rows), apart), list(heat.rows)[::apart])
         right.set_ylabel("block")
         right.set_title(f"bits of {name}".replace("$", r"\$"), loc="left", fontsize=11, color=INK)
         figure.colorbar(image, ax=right)

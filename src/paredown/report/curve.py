@@ -163,6 +163,7 @@ def _series(record: CurveRecord) -> list[Series]:
             ],
         )
         for kind in ("uniform", "mixed")
+        if record.of_kind(kind)
     ]
 
 
