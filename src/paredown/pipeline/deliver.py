@@ -103,6 +103,7 @@ def deliver(
     """
     runtime, spec = engine(bench.runtime), infer_spec(order.artifact)
     require_read(runtime, spec, bench.device, what=str(order.artifact))
+    runtime.require_server(order.wishes.cache)
     _require_place(order.out)
     _require_disk(order, bench.base.spec, scratch)
     settings = partial(
