@@ -118,6 +118,7 @@ ENGINES: dict[str, Habits] = {
         name="onnxruntime", vendors=("cpu", "nvidia"), split="layers", windows=False,
         held={2: 2.5, 3: 4.5, 4: 4.5, **dict.fromkeys((5, 6, 7, 8), 8.5)}, dense_bytes=4,
         cache_bytes=4, process_mb=150, context_mb=700, layer_us=30,
+        decodes=(1.9, 5.0),
         source="ONNX Runtime GenAI: MatMulNBits of 2, 4 and 8 bits; what is not packed, and "
         "keys and values, in 32 bits, as its kernels on processors compute",
     ),
