@@ -143,6 +143,27 @@ def test_it_is_ready_by_its_own_check(delivered: Delivered) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_package_behind_our_own_server_is_ready(
+    name: str, artifact: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip({"onnxruntime": "onnxruntime_genai"}.get(name, name))
+    done = make(artifact, tmp_path / "tiny", runtime=name)
+    requirements = (done.folder / "requirements.txt").read_text()
+    names = {line.partition("==")[0] for line in requirements.split()}
+    assert {"starlette", "uvicorn", "tokenizers"} <= names
+    assert done.proof.served
+    facts = {f.name: f for f in check_package(done.folder, patience=Patience(whole_s=300.0))}
+    assert not {name: fact.seen for name, fact in facts.items() if fact.status == "failed"}
+    passed = {name for name, fact in facts.items() if fact.status == "passed"}
+    assert passed >= {
+        "checksums", "process", "generation", "streaming", "token ids", "agreement", "drift",
+        "full context", "overload", "bad requests", "metrics", "key asked", "memory", "drains",
+        "key in logs", "restart",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
 def test_another_model_behind_the_same_proof_is_seen(
     delivered: Delivered, artifact: Path, tmp_path: Path
 ) -> None:
