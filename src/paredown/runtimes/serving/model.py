@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol
 from tokenizers import Tokenizer
 
 BATCH = 64
-"""Tokens of a prompt that are read at once. ONNX Runtime's library holds Python's lock meanwhile, so
-until they are read nobody else, a probe of `/health` included, has a turn."""
+"""Tokens of a prompt that are read at once. ONNX Runtime's library holds Python's lock meanwhile,
+so until they are read nobody else, a probe of `/health` included, has a turn."""
 _OUTPUT_BYTES = 128 << 20
 """Logits that are computed at once, at most."""
 
