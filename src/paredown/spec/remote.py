@@ -62,8 +62,11 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 def hub_error(name: str, error: Exception) -> ModelError:
     """The reason why the hub does not give a model, with what can be done about it."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    if constants.HF_HUB_OFFLINE and isinstance(error, errors.LocalEntryNotFoundError):
+        # Of a file that the cache lacks the library says no more than that it did not find it.
+        error = errors.OfflineModeIsEnabled()
     _, revision = split_revision(name)
     told = repr(name)
     match error:
