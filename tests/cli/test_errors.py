@@ -46,7 +46,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> s
         ("analyze", "missing argument 'folder'"),
         ("analyze x --format yaml", "'yaml' is not one of"),
         ("spec -m demo --batch many", "invalid value for '--batch'"),
-        ("run", "which model? give -m TEXT: local folder, hub name, or `demo` (built in)."),
+        ("run", "which model? give -m TEXT: local folder, hub name"),
         ("evaluate", "which model? give MODEL"),
         ("compress -s rtn -o x", "which model?"),
         ("run -m dmeo", "did you mean 'demo'?"),

@@ -28,7 +28,7 @@ from paredown.testing.tiny import tiny_model
 from paredown.train.scales import ScaledCodes, as_stored
 
 PLAN = {"*": "3a32"}
-TOKENS = 1024
+TOKENS = 8192
 
 
 @pytest.fixture(scope="module")

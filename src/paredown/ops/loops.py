@@ -31,7 +31,7 @@ def _fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     return signature, lambda _context, builder, _signature, words: builder.fma(*words)
 
 
-fma: Callable[[Any, Any, Any], Any] = intrinsic(_fma)
+fma: Any = intrinsic(_fma)
 
 
 def _eliminate(

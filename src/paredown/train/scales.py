@@ -195,9 +195,8 @@ def _attach(place: nn.Module, made: nn.Module) -> nn.Parameter:
     parametrize.register_parametrization(place, "weight", made, unsafe=True)
     parameter: nn.Parameter
     (parameter,) = place.parametrizations["weight"].parameters()  # type: ignore[index,union-attr]
-    found: nn.Parameter = parameter
-    found.requires_grad_(True)
-    return found
+    parameter.requires_grad_(True)
+    return parameter
 
 
 def tune_scales(
