@@ -1,6 +1,7 @@
 # make demo    set up, then run the main job on the built-in model (resumes, or says it is finished)
 # make test    set up, then lint, types, import rules, and the fast tests
 # make test-all  the slow tests as well
+# make families  every method on a tiny model of every architecture, as a table
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -19,7 +20,7 @@ TORCH_INDEX ?=
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup demo test fast test-all lint format clean
+.PHONY: help setup demo test fast test-all families lint format clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -52,6 +53,9 @@ fast: setup
 
 test-all: lint
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not gpu and not network"
+
+families: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -W ignore -m paredown.testing.families --reasons
 
 format:
 	$(BIN)/ruff check --fix .

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from paredown.artifact.source import locate, spec_of
+from paredown.artifact.decoded import base_folder
+from paredown.artifact.source import spec_of
 from paredown.coordinate.deliver import deploy as deploy  # public
 from paredown.coordinate.run import DEFAULT_FOLDER, run_experiment
 from paredown.coordinate.setup import (
@@ -213,7 +214,7 @@ def compress(
     target = Target(device=choose_device(device, detect()), runtime=runtime)
     with LocalExecutor() as executor:
         executor.start()  # torch is imported there while the request is checked here
-        folder = locate(model, _checking(watch))
+        folder = base_folder(model, _checking(watch))
         spec = infer.infer_spec(folder, name=model)
         registry.check(canonical, spec, target)
         needs = [calibration_need(calibration)] if registry.reads_data(canonical) else []
@@ -276,7 +277,7 @@ def evaluate(
     target = choose_device(device, detect())
     with LocalExecutor() as executor, tempfile.TemporaryDirectory(prefix="paredown-") as scratch:
         executor.start()
-        folder = locate(str(model), _checking(watch))
+        folder = base_folder(str(model), _checking(watch))
         base_model = _base_of(
             folder, base or str(model), is_given=base is not None, progress=_checking(watch)
         )
@@ -341,9 +342,8 @@ def _base_of(folder: Path, name: str, *, is_given: bool, progress: Progress) -> 
 
     described = None if is_given else read_description(folder)
     base_name = described["base_model"]["name"] if described else name
-    base_folder = locate(base_name)
-    spec = infer.infer_spec(base_folder, name=base_name)
-    return open_base(base_name, base_folder, spec, progress)
+    found = base_folder(base_name, progress)
+    return open_base(base_name, found, infer.infer_spec(found, name=base_name), progress)
 
 
 def _new_folder(path: str | Path) -> Path:

@@ -354,8 +354,22 @@ def test_models_of_unknown_structure_are_refused(spec: ModelSpec, name: str) -> 
     strange = spec.with_tensors([t for t in spec.tensors if ".layers." not in t.name])
     with pytest.raises(ConfigError, match="no layer"):
         check(name, strange)
+
+
+@pytest.mark.parametrize("strategy", ["qlora", 'distill(parameters="full")'])
+def test_all_weights_of_experts_are_not_trained(spec: ModelSpec, strategy: str) -> None:
     with pytest.raises(ConfigError, match="experts"):
-        check(name, spec.model_copy(update={"experts": 8}))
+        check(strategy, spec.model_copy(update={"experts": 8}))
+
+
+def test_experts_carry_no_adapter(tmp_path: Path) -> None:
+    mixture = infer_spec(tiny_model(tmp_path, "mixtral", tokenizer=False))
+    packed = check("rtn(group_size=32)", mixture)
+    adapted = {t.name.split(".lora_")[0] for t in check("lora", packed).adapter}
+    attention = [n for n in mixture.structure.linears if ".self_attn." in n]
+    assert adapted == {f"base_model.model.{name}" for name in attention}
+    with pytest.raises(ConfigError, match="such as experts"):
+        check('lora(targets=["*.experts.*"])', mixture)
 
 
 def test_formats_without_gradient_are_refused(spec: ModelSpec) -> None:

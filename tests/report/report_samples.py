@@ -28,6 +28,7 @@ _UNITS = {
     "top1_agreement": Unit.FRACTION,
     "compression_ratio": Unit.RATIO,
     "energy": Unit.JOULES_PER_TOKEN,
+    "coverage": Unit.FRACTION,
 }
 
 
@@ -41,7 +42,7 @@ def measurement(name: str, value: float, stderr: float | None = None) -> Measure
         unit=_UNITS[name],
         n=1 if stderr is None else 16,
         stderr=stderr,
-        lower_is_better=name not in {"accuracy", "speedup", "compression_ratio"},
+        lower_is_better=name not in {"accuracy", "speedup", "compression_ratio", "coverage"},
         source=source,
         how=f"protocol of {name}",
     )

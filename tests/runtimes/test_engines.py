@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paredown.blocks.skeleton import module_name
+from paredown.blocks.names import module_name
 from paredown.runtimes.base import Engine, Needs, Package, Serving
 from paredown.runtimes.session import Session
 from paredown.runtimes.torch.packed import PackedLinear

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.names import module_name
 from paredown.blocks.probe import probe_tokens
-from paredown.blocks.skeleton import module_name, set_tensor
+from paredown.blocks.skeleton import set_tensor
 from paredown.errors import ModelError
 from paredown.methods import registry
 from paredown.methods.base import Context

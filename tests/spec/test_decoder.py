@@ -20,12 +20,16 @@ DECODERS: list[dict[str, Any]] = [
     {"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": True},
     {"model_type": "qwen2"},
     {"model_type": "new", "architectures": ["NewForCausalLM", "NewForMaskedLM"]},
+    {"model_type": "chatglm", "architectures": ["ChatGLMModel"], "auto_map": {"AutoModel": "x.y"}},
 ]
 OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "bert", "architectures": ["BertModel"]}, "is an encoder.*BertModel"),
     ({"model_type": "roberta"}, "is an encoder.*roberta"),
     ({"model_type": "new", "architectures": ["NewForMaskedLM"]}, "NewForMaskedLM"),
     ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "no text"),
+    ({"model_type": "clip", "architectures": ["CLIPModel"]}, "no text.*CLIPModel"),
+    ({"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}, "no text.*Wav2Vec2ForCTC"),
+    ({"model_type": "mistral", "architectures": ["MistralModel"]}, "no text.*MistralModel"),
     ({"model_type": "t5", "is_encoder_decoder": True}, r"encoder-decoder \(t5\)"),
 ]
 

@@ -283,7 +283,7 @@ def test_unknown_family_gets_what_config_and_shapes_say() -> None:
         *(tensor(f"backbone.cells.{i}.mix", 64, 64) for i in range(3)),
     ]
     spec = spec_from(config, stored, name="new")
-    assert (spec.family, spec.model_type) == ("unknown", "new")
+    assert (spec.family, spec.model_type) == ("new", "new")
     assert (spec.parameters, spec.hidden_size, spec.layers) == (18688, 64, 3)
     assert spec.unknown == ("intermediate_size", "heads", "kv_heads", "head_dim", "context")
 

@@ -36,6 +36,13 @@ def test_the_sentence_of_the_issue() -> None:
     )
 
 
+def test_an_artifact_that_is_hardly_compressed_says_so() -> None:
+    """Of a mixture whose experts a method does not find, a tenth is quantized."""
+    hardly = ok(1, "int8", {"compression_ratio": 1.1, "coverage": 0.09}).verdict
+    assert hardly == "1.1x smaller; only 9 in 100 weights of the blocks are compressed"
+    assert ok(1, "int8", {"compression_ratio": 1.9, "coverage": 0.98}).verdict == "1.9x smaller"
+
+
 def test_losses_come_first_and_alike_ones_together() -> None:
     found = result(
         scored("a", 0.0, 0.01, equivalent=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from paredown.artifact.fused import cut_out, join
 from paredown.errors import ModelError
+from paredown.spec.experts import Slice, find_slices
 from paredown.spec.filesize import SHARD_BYTES
 from paredown.spec.headers import TensorLocation, read_config, tensor_location
 from paredown.spec.infer import infer_spec
@@ -45,6 +48,9 @@ class Checkpoint:
         self.spec: ModelSpec = infer_spec(folder, name=name)
         self.config: dict[str, Any] = read_config(folder)
         self._located = tensor_location(folder)
+        stored = (place.info for place in self._located.values())
+        self.slices = find_slices(self.spec.text_type, stored)
+        """Experts that the files hold in one tensor per block, as the tensors they are seen as."""
 
     def read(self, name: str) -> Tensor:
         """One tensor, in the dtype it is stored in, in memory of its own.
@@ -54,11 +60,19 @@ class Checkpoint:
         Raises:
             ModelError: the checkpoint has no such tensor.
         """
+        if name in self.slices:
+            cut, _ = self.slices[name]
+            place = self._place(cut.stored)
+            _, *shape = place.info.shape
+            nbytes = place.nbytes // place.info.shape[0]
+            return cut_out(_read(place, place.offset + cut.expert * nbytes, tuple(shape)), cut)
         found = self._place(name)
         return _read(found, found.offset, found.info.shape)
 
     def read_rows(self, name: str, start: int, end: int) -> Tensor:
         """Rows `start` to `end` of a tensor, as of `read`; fewer where it has not so many."""
+        if name in self.slices:
+            return self.read(name)[start:end]
         found = self._place(name)
         rows, *rest = found.info.shape
         row_bytes = found.nbytes // rows
@@ -73,7 +87,8 @@ class Checkpoint:
     @property
     def names(self) -> list[str]:
         """Tensor names in a natural order: blocks by their number."""
-        return sorted(self._located, key=_natural)
+        fused = {cut.stored for cut, _ in self.slices.values()}
+        return sorted((self._located.keys() - fused) | self.slices.keys(), key=_natural)
 
 
 def _read(place: TensorLocation, offset: int, shape: tuple[int, ...]) -> Tensor:
@@ -177,6 +192,9 @@ class CheckpointWriter:
         self._done: list[_Shard] = []
         self._shard = _Shard(folder, 0)
         self._names: set[str] = set()
+        self._slices: dict[str, dict[Slice, Tensor]] = {}
+        """By the tensor that they are joined to, as soon as all of them are there."""
+        self._counts = Counter(cut.stored for cut, _ in source.slices.values())
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -186,6 +204,16 @@ class CheckpointWriter:
         if name in self._names:
             raise AssertionError(f"tensor {name} is written twice")
         self._names.add(name)
+        cut, info = self.source.slices.get(name, (None, None))
+        if cut is None or info is None or tensor.shape != info.shape:
+            self._write(name, tensor)
+            return
+        held = self._slices.setdefault(cut.stored, {})
+        held[cut] = tensor
+        if len(held) == self._counts[cut.stored]:
+            self._write(cut.stored, join(self._slices.pop(cut.stored)))
+
+    def _write(self, name: str, tensor: Tensor) -> None:
         nbytes = tensor.numel() * tensor.element_size()
         with clear_disk_errors(self.folder):
             # A tensor that is larger than a shard gets one to itself.
@@ -209,6 +237,8 @@ class CheckpointWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self._write_apart()
         shards = [*self._done, self._shard]
         if error is not None:
             for shard in shards:
@@ -223,6 +253,13 @@ class CheckpointWriter:
             # Not `write_json`: configs of state-space models hold an `Infinity`.
             text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
             write_text(self.folder / "config.json", text)
+
+    def _write_apart(self) -> None:
+        """Slices of tensors that will never be whole: others of the same tensor are packed."""
+        names = {cut: name for name, (cut, _) in self.source.slices.items()}
+        for held in self._slices.values():
+            for cut, tensor in held.items():
+                self._write(names[cut], tensor)
 
     def _finish_weights(self, shards: list[_Shard]) -> None:
         if len(shards) == 1:

@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 
 from paredown.errors import ModelError
-from paredown.spec.families import TEXT_CONFIGS, VISION_CONFIGS
+from paredown.spec.families import KEYS, TEXT_CONFIGS, VISION_CONFIGS
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.structure import Mlp
-from paredown.spec.widths import FIELD
+from paredown.spec.widths import FIELD, WIDTH_FACTORS, WIDTH_FIELDS
 
 
 def set_widths(config: dict[str, Any], widths: Sequence[int]) -> None:
@@ -37,17 +37,18 @@ def set_vision_width(config: dict[str, Any], width: int) -> None:
 def _set_width(config: dict[str, Any], width: int) -> None:
     """Under the config's own name, in the language model's part."""
     inner = next((name for name in TEXT_CONFIGS if isinstance(config.get(name), dict)), None)
+    part = config if inner is None else dict(config[inner])
+    part[_width_field(part)] = width * WIDTH_FACTORS.get(str(part.get("model_type")), 1)
+    if "block_auto_adjust_ff_dim" in part:  # LFM2 makes another width of what the config says
+        part |= {"block_auto_adjust_ff_dim": False, "block_ff_dim": width}
     if inner is not None:
-        config[inner] = {**config[inner], _width_field(config[inner]): width}
-    else:
-        config[_width_field(config)] = width
+        config[inner] = part
 
 
 def _width_field(config: dict[str, object]) -> str:
-    return next(
-        (f for f in ("intermediate_size", "ffn_dim", "n_inner") if f in config),
-        "n_inner" if config.get("model_type") == "gpt2" else "intermediate_size",
-    )
+    model_type = str(config.get("model_type"))
+    named = (f for f in KEYS["intermediate_size"] if f in config)
+    return WIDTH_FIELDS.get(model_type) or next(named, "intermediate_size")
 
 
 def narrow(model: nn.Module, widths: Sequence[int]) -> None:
@@ -78,7 +79,7 @@ def _mlps(model: nn.Module) -> tuple[Mlp, ...]:
         TensorInfo(name=name, dtype="F32", shape=tuple(p.shape))
         for name, p in model.named_parameters()
     )
-    known: dict[str, Any] = {"tensors": tensors, "model_type": ""}
+    known: dict[str, Any] = {"tensors": tensors, "model_type": "", "layers": None}
     # Not validated: names and shapes are all that the structure is read from.
     return ModelSpec.model_construct(**known).structure.mlps
 

@@ -85,6 +85,10 @@ def _cut(config: dict[str, Any], full: dict[str, Any], kept: list[int], depth: i
     for key in KEYS["layers"]:
         if key in text:
             text[key] = len(kept)
+    if "attention_types" in full:  # GPT-Neo: [[names of layers], how often]; the list follows
+        names = [name for group, times in full["attention_types"] for name in group * times]
+        text["attention_types"] = [[[names[i] for i in kept], 1]]
+        text.pop("attention_layers", None)
     for key in PER_LAYER:
         values = text.get(key) or full.get(key)
         if isinstance(values, list) and len(values) == depth:

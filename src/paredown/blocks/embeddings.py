@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
 from paredown.artifact.compressed_tensors import packed_tensors
-from paredown.blocks.skeleton import module_name
+from paredown.blocks.names import module_name
 from paredown.blocks.walk import BlockWalk
 from paredown.errors import MethodError
 from paredown.ops import grids

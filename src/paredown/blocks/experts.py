@@ -6,14 +6,12 @@ own codes, masks and Hessians.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import copy
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-_FUSED = {"MixtralExperts", "Qwen2MoeExperts", "Qwen3MoeExperts"}
-"""Classes of transformers that compute `down(act(gate x) * up x)` per expert, without biases."""
 
 _STATEMENT = "paredown_rare_experts"
 """Key of the config under which a model names the layers that calibration text hardly reached."""
@@ -39,37 +37,56 @@ def rare_notes(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 class Expert(nn.Module):
-    """One expert: `down(act(gate x) * up x)`."""
+    """One expert: `down(act(gate x) * up x)`, or `down(act(up x))` where there is no gate."""
 
-    def __init__(self, width: int, hidden: int, activation: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        combine: Callable[..., Tensor],
+        *,
+        gate: bool,
+        bias: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        """`combine` makes (tokens, hidden) of what gate and up, or up alone, give of these."""
         super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False, dtype=dtype)
-        self.up_proj = nn.Linear(width, hidden, bias=False, dtype=dtype)
-        self.down_proj = nn.Linear(hidden, width, bias=False, dtype=dtype)
-        self.activation = activation
+        if gate:
+            self.gate_proj = nn.Linear(width, hidden, bias=bias, dtype=dtype)
+        self.up_proj = nn.Linear(width, hidden, bias=bias, dtype=dtype)
+        self.down_proj = nn.Linear(hidden, width, bias=bias, dtype=dtype)
+        self.has_gate, self.combine = gate, combine
 
     def forward(self, x: Tensor) -> Tensor:
-        product: Tensor = self.activation(self.gate_proj(x)) * self.up_proj(x)
-        result: Tensor = self.down_proj(product)
+        """(tokens, width) to (tokens, width)."""
+        inputs = (self.gate_proj(x), self.up_proj(x)) if self.has_gate else (self.up_proj(x),)
+        result: Tensor = self.down_proj(self.combine(*inputs))
         return result
 
 
 class Experts(nn.ModuleList):
     """The experts of a block; computes what the fused module of transformers computes."""
 
-    def forward(self, hidden: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, chosen: Tensor | None = None, shares: Tensor | None = None
+    ) -> Tensor:
         """Sum over each token's chosen experts, weighted by their shares.
 
         Args:
-            hidden: (tokens, width).
+            hidden: (tokens, width); where nothing is chosen, an equal part for each expert.
             chosen: (tokens, k) int64 numbers of experts.
             shares: (tokens, k).
 
         Returns:
             (tokens, width), dtype of `hidden`.
         """
+        if chosen is None or shares is None:  # Llama 4 has sorted the tokens by expert
+            parts = hidden.view(len(self), -1, hidden.shape[-1])
+            return torch.cat([expert(part) for expert, part in zip(self, parts, strict=True)])
         total = torch.zeros_like(hidden)
         for number in chosen.unique().tolist():  # experts without a token are not run
+            if number == len(self):
+                continue  # the mark of a token that an expert has no room for
             tokens, place = torch.where(chosen == number)
             part = self[number](hidden[tokens]) * shares[tokens, place, None]
             total.index_add_(0, tokens, part.to(total.dtype))
@@ -79,12 +96,39 @@ class Experts(nn.ModuleList):
 def separate_experts(model: nn.Module) -> None:
     """Replace fused experts, whose weights are not filled yet, by `Experts`."""
     for name, module in list(model.named_modules()):
-        if type(module).__name__ in _FUSED:
+        if _is_fused(module):
             model.set_submodule(name, _separated(module))
 
 
+def _is_fused(module: Any) -> bool:
+    """Whether a module keeps all experts of a block in tensors (experts, rows, columns)."""
+    weights = [module._parameters.get(n) for n in ("down_proj", "gate_up_proj", "up_proj")]
+    down, *first = weights
+    known = not getattr(module, "has_post_expert_norm", False)
+    is_stack = down is not None and down.ndim == 3
+    return known and is_stack and any(weight is not None for weight in first)
+
+
 def _separated(fused: Any) -> Experts:
-    count, width, hidden = fused.down_proj.shape
+    # Each matrix stands as it is multiplied with (x W) in some families, as in a linear in others.
+    transposed = getattr(fused, "is_transposed", not hasattr(fused, "has_gate"))
+    count, *shape = fused.down_proj.shape
+    width, hidden = shape[::-1] if transposed else shape
+    gate, bias = hasattr(fused, "gate_up_proj"), hasattr(fused, "down_proj_bias")
     dtype = fused.down_proj.dtype
+    hollow = copy.copy(fused)  # knows how gate and up are combined
+    hollow.__dict__["_parameters"] = {}
+    combine = _combine(hollow) if gate else fused.act_fn
     with torch.device("meta"):
-        return Experts(Expert(width, hidden, fused.act_fn, dtype) for _ in range(count))
+        made = (
+            Expert(width, hidden, combine, gate=gate, bias=bias, dtype=dtype) for _ in range(count)
+        )
+        return Experts(made)
+
+
+def _combine(fused: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    if not hasattr(fused, "_apply_gate"):
+        return lambda gate, up: fused.act_fn(gate) * up
+    if getattr(fused, "is_concatenated", True):
+        return lambda gate, up: fused._apply_gate(torch.cat((gate, up), dim=-1))
+    return lambda gate, up: fused._apply_gate(torch.stack((gate, up), dim=-1).flatten(-2))

@@ -139,18 +139,18 @@ class _SampledWalk(GradientWalk):
         return found
 
     def _head_gradient(self, state: Tensor, ids: Tensor, judged: int) -> Tensor:
-        """(1, length, hidden): of the summed loss of labels drawn from the model's predictions."""
-        found = torch.zeros_like(state)[None]
+        """As `state`: of the summed loss of labels drawn from the model's predictions."""
+        found = torch.zeros_like(state)
         for start in range(0, len(ids), _HEAD_TOKENS):
             part = slice(start, start + _HEAD_TOKENS)
             with torch.enable_grad():
-                hidden = state[None, part].detach().requires_grad_()
+                hidden = state[..., part, :].detach().requires_grad_()
                 logits = self.head_logits(hidden, ids[part]).float()
                 drawn = torch.multinomial(
                     logits.detach().softmax(-1), 1, generator=self._labels
                 ).squeeze(1)
                 loss = nn.functional.cross_entropy(logits, drawn, reduction="sum")
-                (found[:, part],) = torch.autograd.grad(loss, hidden)
+                (found[..., part, :],) = torch.autograd.grad(loss, hidden)
         return found
 
 

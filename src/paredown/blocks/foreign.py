@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint
-from paredown.blocks.skeleton import auto_class, empty_model, module_name, read_config
+from paredown.blocks.names import module_name
+from paredown.blocks.skeleton import auto_class, empty_model, read_config
 
 
 def quantize_on_load(

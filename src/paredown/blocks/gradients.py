@@ -19,9 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
-from paredown.blocks.memory import release
+from paredown.blocks.calls import answer, stand_ins
 from paredown.blocks.rewrite import compute_dtype
-from paredown.blocks.skeleton import fill
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.ops.losses import frobenius_loss, next_token_loss, nuclear_loss
 from paredown.spec.progress import Progress
@@ -69,7 +68,7 @@ class GradientWalk(BlockWalk):
         """`batches` are (samples, length) int64 token ids each."""
         super().__init__(
             source,
-            probe=batches[0][:1, :2],  # read by nobody
+            probe=batches[0][:1, :16],  # read by nobody, but to learn how blocks are called
             dtype=compute_dtype(device),
             device=device,
             trust_remote_code=trust_remote_code,
@@ -96,7 +95,10 @@ class GradientWalk(BlockWalk):
         for i, (block, module) in enumerate(self):
             self._states.put(block, states)
             with torch.no_grad():
-                states = [self._run(block, module, batch) for batch in states]
+                states = [
+                    self._run(block, module, state, ids)
+                    for state, ids in zip(states, self.batches, strict=True)
+                ]
             report((i + 1) / total, f"forward, block {i + 1} of {len(self.blocks)}")
         self._upstream = {loss: self._at_the_end(loss, states) for loss in self.losses}
         del states
@@ -121,9 +123,10 @@ class GradientWalk(BlockWalk):
         """Per batch, what went through the MLPs, and by loss the gradients of what is `wanted`."""
         mlps = self._mlps.get(block.index, [])
         for i, state in enumerate(self._states.get(block)):
-            with torch.enable_grad(), _watch(module, block, mlps, len(state)) as seen:
+            ids = self.batches[i]
+            with torch.enable_grad(), _watch(module, block, mlps, len(ids)) as seen:
                 hidden = state.detach().to(self.device).requires_grad_()
-                output = self._run(block, module, hidden)
+                output = self._run(block, module, hidden, ids)
                 found: dict[Loss, list[Tensor]] = {}
                 for loss in self.losses:
                     ends, seeds = [output], [self._upstream[loss][i]]
@@ -145,39 +148,40 @@ class GradientWalk(BlockWalk):
             return [torch.zeros_like(state) for state in states]  # no loss behind the blocks
         found = []
         for i, (state, ids) in enumerate(zip(states, self.batches, strict=True)):
-            rows = zip(state, ids, strict=True)
-            found.append(torch.cat([self._head_gradient(*row, self.judged(i)) for row in rows]))
+            rows = zip(state.split(1, dim=-3), ids, strict=True)
+            parts = [self._head_gradient(*row, self.judged(i)) for row in rows]
+            found.append(torch.cat(parts, dim=-3))
         return found
 
     def _head_gradient(self, state: Tensor, ids: Tensor, judged: int) -> Tensor:
-        """(1, length, hidden): of the mean cross-entropy of a window's tokens from `judged` on."""
+        """As `state`: of the mean cross-entropy of a window's tokens from `judged` on.
+
+        Args:
+            state: (..., 1, length, hidden) behind the last block.
+        """
         following = ids[1:].to(self.device)
-        found = torch.zeros_like(state)[None]
+        found = torch.zeros_like(state)
         for start in range(judged - 1, len(following), _HEAD_TOKENS):  # p predicts p + 1
             part = slice(start, min(start + _HEAD_TOKENS, len(following)))
             with torch.enable_grad():
-                hidden = state[None, part].detach().requires_grad_()
+                hidden = state[..., part, :].detach().requires_grad_()
                 logits = self.head_logits(hidden, ids[part])
                 value = next_token_loss(logits, following[part]) / (len(ids) - judged)
-                (found[:, part],) = torch.autograd.grad(value, hidden)
+                (found[..., part, :],) = torch.autograd.grad(value, hidden)
         return found
 
     def head_logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Logits (length, vocabulary) of states (1, length, hidden) behind the last block."""
-        with self._recorders() as recorders:
-            recorders[-1].output = hidden  # so that norm and head alone are run
+        """Logits (length, vocabulary) of states (..., 1, length, hidden) behind the last block."""
+        with stand_ins(self.model, self._names) as standing:
+            answer(standing, hidden)  # so that norm and head alone are run
             short = ids[None].to(self.device)
             logits: Tensor = self.model(input_ids=short, use_cache=False).logits
         return logits[0]
 
     @contextmanager
     def _loaded(self, block: Block) -> Iterator[nn.Module]:
-        inside = [n for n in self.checkpoint.names if n.startswith(block.prefix + ".")]
-        fill(self.model, self.checkpoint, inside, dtype=self.dtype, device=self.device)
-        module = self.model.get_submodule(self._names[self.blocks.index(block)])
-        yield module
-        module.to(torch.device("meta"))
-        release()
+        yield self._fill(block)
+        self._drop(block)
 
 
 def _layer_loss(loss: Loss, outputs: list[Tensor]) -> Tensor:

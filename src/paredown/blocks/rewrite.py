@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
 from paredown.artifact.compressed_tensors import packed_tensors, quantization_config
 from paredown.blocks.embeddings import RoundRows, quantize_embeddings
+from paredown.blocks.names import module_name
 from paredown.blocks.probe import probe_tokens
-from paredown.blocks.skeleton import module_name
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.ops.grids import AnyGrid, dequantize
 from paredown.spec.embeddings import copy_of_tied

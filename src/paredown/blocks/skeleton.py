@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,11 @@ from torch import Tensor, nn
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.widths import narrow
 from paredown.blocks.experts import separate_experts
+from paredown.blocks.names import find_part, know_names, module_name
 from paredown.errors import ModelError
-from paredown.spec.infer import is_buffer
 from paredown.spec.redact import first_line
 from paredown.spec.structure import stored_transposed
 from paredown.spec.widths import FIELD
-
-_RENAMED = (
-    (re.compile(r"\bblock_sparse_moe\."), "mlp."),
-    (re.compile(r"(experts\.\d+\.)w1\b"), r"\1gate_proj"),
-    (re.compile(r"(experts\.\d+\.)w3\b"), r"\1up_proj"),
-    (re.compile(r"(experts\.\d+\.)w2\b"), r"\1down_proj"),
-    (re.compile(r"^language_model\.lm_head\b"), "lm_head"),
-    (re.compile(r"^language_model\.model\b"), "model.language_model"),
-    (re.compile(r"^(vision_tower|multi_modal_projector|image_newline)\b"), r"model.\1"),
-    (re.compile(r"\bvision_tower\.vision_model\."), "vision_tower."),
-)
-"""Names in files that differ from those in memory: Mixtral, LLaVA."""
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -58,9 +45,14 @@ def auto_class(config: Any) -> Any:
         AutoModelForImageTextToText,
     )
 
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    return AutoModelForImageTextToText if sees and not known else AutoModelForCausalLM
+    seeing = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    if seeing is None:
+        return AutoModelForCausalLM
+    # Some have a class for their language model alone as well: then the folder tells which it is.
+    blind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    named = getattr(config, "architectures", None) or []
+    is_blind = blind is not None and blind is not seeing and blind.__name__ in named
+    return AutoModelForCausalLM if is_blind else AutoModelForImageTextToText
 
 
 def empty_model(config: Any, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
@@ -79,6 +71,7 @@ def empty_model(config: Any, dtype: torch.dtype, *, trust_remote_code: bool = Fa
         model = auto_class(config).from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
+    know_names(model)
     separate_experts(model)
     _replace_conv1d(model)
     if widths := getattr(config, FIELD, None):
@@ -106,41 +99,6 @@ def read_matrix(checkpoint: Checkpoint, name: str) -> Tensor:
 def as_stored(checkpoint: Checkpoint, name: str, weight: Tensor) -> Tensor:
     """A weight (out, inp) of a linear, turned as the checkpoint stores it; its own reverse."""
     return weight.T.contiguous() if stored_transposed(checkpoint.spec, name) else weight
-
-
-def module_name(model: nn.Module, name: str) -> str:
-    """The model's own name for a stored tensor or module.
-
-    Some files leave out the base prefix, and some families name parts otherwise in files.
-
-    Raises:
-        ModelError: the model has no such part.
-    """
-    found = _find_part(model, name)
-    if found is None:
-        kind = type(model).__name__
-        raise ModelError(f"the {kind} that transformers builds has no part {name!r}")
-    return found
-
-
-def _find_part(model: nn.Module, name: str) -> str | None:
-    for candidate in _candidates(name, str(getattr(model, "base_model_prefix", ""))):
-        owner, _, leaf = candidate.rpartition(".")
-        try:
-            if hasattr(model.get_submodule(owner), leaf):
-                return candidate
-        except AttributeError:
-            continue
-    return None
-
-
-def _candidates(name: str, prefix: str) -> Iterator[str]:
-    names = [name]
-    for pattern, replacement in _RENAMED:
-        # Each rule works on what the ones before it left: Mixtral's names need two of them.
-        names.append(pattern.sub(replacement, names[-1]))
-    for one in dict.fromkeys(names):
-        yield from (one, f"{prefix}.{one}", one.removeprefix(f"{prefix}."))
 
 
 def set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
@@ -173,8 +131,11 @@ def fill(
 ) -> None:
     """Read tensors of the checkpoint into the model; float ones in `dtype` if given."""
     for name in names:
-        if is_buffer(checkpoint.spec.by_name[name]) and _find_part(model, name) is None:
-            continue  # masks and frequencies that older files hold and newer models compute
+        if find_part(model, name) is None:
+            # Masks and frequencies that older files hold, heads of another use, blocks that
+            # foretell further tokens: transformers leaves them out as well. What is missing for
+            # it, `require_filled` tells.
+            continue
         value = checkpoint.read(name)
         if stored_transposed(checkpoint.spec, name.removesuffix(".weight")):
             value = value.T.contiguous()
@@ -183,9 +144,23 @@ def fill(
         set_tensor(model, name, value.to(device))
 
 
-def require_filled(model: nn.Module, folder: Path) -> None:
-    """Raise ModelError naming the parameters that the checkpoint did not give."""
-    missing = [n for n, p in model.named_parameters() if p.is_meta]
+def empty(module: nn.Module) -> None:
+    """Drop a module's weights. Its buffers stay: those that are computed come from no file."""
+    for owner in module.modules():
+        for name, weight in owner.named_parameters(recurse=False):
+            hollow = torch.empty_like(weight, device="meta")
+            owner._parameters[name] = nn.Parameter(hollow, requires_grad=False)
+
+
+def require_filled(
+    model: nn.Module, folder: Path, *, aside: Callable[[str], bool] = lambda name: False
+) -> None:
+    """Raise ModelError naming the parameters that the checkpoint did not give.
+
+    Args:
+        aside: tells of a parameter's name whether it may be empty.
+    """
+    missing = [n for n, p in model.named_parameters() if p.is_meta and not aside(n)]
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}"

@@ -17,9 +17,10 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.gradient_scores import walk_products
 from paredown.blocks.gradients import GradientWalk, Loss
 from paredown.blocks.hessians import tensor_hash
+from paredown.blocks.names import module_name
 from paredown.blocks.neuron_scores import kept_importance
 from paredown.blocks.neurons import Activity
-from paredown.blocks.skeleton import empty_model, fill, module_name, read_config
+from paredown.blocks.skeleton import empty_model, fill, read_config
 from paredown.errors import NumericsError
 from paredown.ops.losses import frobenius_loss
 from paredown.spec.progress import Progress

@@ -2,50 +2,36 @@
 
 The walk holds: the embedding (first), one block's weights, and the hidden states of all
 calibration tokens. How each block wants to be called (masks, rotary embeddings) is learned from
-one forward pass in which every block is replaced by a recorder that passes its input through.
+forward passes in which every block is replaced by a stand-in: see `blocks.calls`.
 """
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
+from paredown.blocks.calls import (
+    Call,
+    StandIn,
+    answer,
+    is_learned,
+    learn_output,
+    require_untouched,
+    stand_ins,
+)
 from paredown.blocks.memory import release
-from paredown.blocks.skeleton import empty_model, fill, module_name, read_config
+from paredown.blocks.names import know_block, module_name
+from paredown.blocks.skeleton import empty, empty_model, fill, read_config, require_filled
 from paredown.errors import MethodError
 from paredown.spec.structure import Block, is_vision
 
 BATCH_TOKENS = 2048
 """Tokens per forward pass of one block."""
-
-
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-class _Recorder(nn.Module):
-    """Stands in for a block: notes how it is called and hands its input on."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["block"] = block  # not registered as a child
-        self.hidden: Tensor | None = None
-        self.call: _Call = ((), {})
-        self.output: Tensor | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:  # e.g. `attention_type`, which decides the block's mask
-            return getattr(self.__dict__["block"], name)
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.hidden, self.call = hidden, (args, kwargs)
-        return hidden if self.output is None else self.output
 
 
 class BlockWalk:
@@ -89,12 +75,58 @@ class BlockWalk:
         self._put_outside(outside)
         self._widen_small_parts()
         self._probe_tokens = probe.to(device)
-        self._calls: dict[tuple[int, ...], _Call] = {}
         self._names = [module_name(self.model, block.prefix) for block in self.blocks]
+        for block, name in zip(self.blocks, self._names, strict=True):
+            know_block(self.model, block.prefix, name)
+        later = tuple(f"{name}." for name in self._names)
+        require_filled(
+            self.model, checkpoint.folder, aside=lambda n: is_vision(n) or n.startswith(later)
+        )
+        self._blind()
+        self._calls: dict[tuple[int, ...], Call | None] = {}
+        self._left: dict[int, UserDict[Any, Any]] = {}
+        """What blocks leave for later ones, such as keys and values, by the batch of tokens."""
+        self._by_tokens = False
+        self._learn()
         self.hidden: list[Tensor] = []
+        self._windows: list[Tensor] = []
         if tokens is not None:
             self.embed(tokens)
         self.embed_probe()
+
+    def _blind(self) -> None:
+        """Leave of a vision tower, which text never runs, weights of no size on the right device.
+
+        Idefics 3 asks its first weight, which is the tower's, where it is to compute.
+        """
+        for name, weight in list(self.model.named_parameters()):
+            if weight.is_meta and is_vision(name):
+                owner, _, leaf = name.rpartition(".")
+                nothing = torch.empty(0, dtype=weight.dtype, device=self.device)
+                module = self.model.get_submodule(owner)
+                module._parameters[leaf] = nn.Parameter(nothing, requires_grad=False)
+
+    @torch.no_grad()
+    def _learn(self) -> None:
+        """Find how blocks wrap their output, and whether what they are given depends on the text.
+
+        Gemma 3n gives every block a part of each token; then calls are made anew for each batch
+        instead of being kept.
+        """
+        blocks = [self.model.get_submodule(name) for name in self._names]
+        if not is_learned(blocks):
+            self._fill(self.blocks[0])
+            learn_output(blocks[0], lambda: self._pass(input_ids=self._probe_tokens), blocks)
+            self._drop(self.blocks[0])
+        passes = []
+        for ids in (self._probe_tokens, self._probe_tokens.roll(1, dims=-1)):
+            with stand_ins(self.model, self._names) as standing:
+                self._pass(input_ids=ids)
+            passes.append([stand_in.call for stand_in in standing])
+        self._by_tokens = any(
+            one is not None and other is not None and not one.is_like(other)
+            for one, other in zip(*passes, strict=True)
+        )
 
     def _put_outside(self, names: list[str]) -> None:
         """Fill what belongs to no block, from stored tensors of these names."""
@@ -108,11 +140,18 @@ class BlockWalk:
 
     def _drop(self, block: Block) -> None:
         """Empty a block again; the module stays where it is, for stand-ins and other walks."""
-        self.model.get_submodule(self._name(block)).to(torch.device("meta"))
+        empty(self.model.get_submodule(self._name(block)))
         release()
 
     def _name(self, block: Block) -> str:
         return self._names[self.blocks.index(block)]
+
+    def _fill(self, block: Block) -> nn.Module:
+        """A block with all of its weights in place."""
+        self._put(block)
+        module: nn.Module = self.model.get_submodule(self._name(block))
+        require_filled(module, self.checkpoint.folder)
+        return module
 
     def embed(self, tokens: Tensor) -> None:
         """Start with (samples, length) calibration windows, from the embedding as it is now."""
@@ -120,32 +159,41 @@ class BlockWalk:
 
     def embed_batches(self, batches: Sequence[Tensor]) -> None:
         """The same with batches of windows, each (samples, length) of its own."""
-        self.hidden = [self._embed(batch) for batch in batches]
+        self._windows, self._left = list(batches), {}
+        self.hidden = [self._embed(batch) for batch in self._windows]
 
     def embed_probe(self) -> None:
         """Start the probe again, from the embedding as it is now."""
+        self._left.pop(id(self._probe_tokens), None)
         self.probe = self._embed(self._probe_tokens)
 
     def _widen_small_parts(self) -> None:
-        """Norms and the like compute in `dtype`; embedding and head stay as stored, being large."""
-        embedding = self.model.get_input_embeddings()
+        """Norms and the like compute in `dtype`; embeddings and head stay as stored, being large.
+
+        Rows are widened before they are scaled: Gemma's sqrt(640) does not fit 16 bits, and a
+        product rounded to them is another model than the one that is loaded in `dtype`.
+        """
         head: Any = self.model.get_output_embeddings()
         # Packed ones hold no matrix, and compute in the dtype they were made for.
-        large = {id(getattr(module, "weight", None)) for module in (embedding, head)}
+        large = {id(getattr(head, "weight", None))}
+        for module in list(self.model.modules()):
+            if isinstance(module, nn.Embedding):
+                large.add(id(module.weight))
+                self._widen_rows(module)
         for parameter in self.model.parameters():
             if not parameter.is_meta and id(parameter) not in large:
                 parameter.data = parameter.data.to(self.dtype)
+        if hasattr(head, "weight"):
+            head.forward = lambda hidden: _project(hidden, head.weight, head.bias)
+
+    def _widen_rows(self, embedding: Any) -> None:
         if hasattr(embedding, "embed_scale"):
-            # Rows are widened first: Gemma's sqrt(640) does not fit 16 bits, and a product rounded
-            # to them is another model than the one that is loaded in `dtype`.
             factor = torch.as_tensor(embedding.embed_scale).to(self.dtype)
             embedding.forward = lambda ids: (
                 nn.functional.embedding(ids, embedding.weight).to(self.dtype) * factor
             )
         else:
             embedding.register_forward_hook(lambda module, args, output: output.to(self.dtype))
-        if hasattr(head, "weight"):
-            head.forward = lambda hidden: _project(hidden, head.weight, head.bias)
 
     def _embed(self, batch: Tensor) -> Tensor:
         """Hidden states before the first block; learns on the way how blocks are called."""
@@ -171,40 +219,37 @@ class BlockWalk:
 
     @torch.no_grad()
     def _enter(self, shape: tuple[int, ...], **text: Tensor) -> Tensor:
-        with self._recorders() as recorders:
-            try:
-                # Not the head: logits of all windows would be the largest tensors here.
-                self.model.base_model(**text, use_cache=False)
-            except (TypeError, AttributeError, RuntimeError, IndexError) as error:
-                raise MethodError(
-                    f"cannot walk through a {type(self.model).__name__} block by block: {error}"
-                ) from error
-            if recorders[0].hidden is None:
-                raise MethodError(f"{type(self.model).__name__} never called its first block")
-            for block, recorder in zip(self.blocks, recorders, strict=True):
-                key = (block.index, *shape)  # masks depend on the batch's shape only
-                if key not in self._calls:
-                    self._calls[key] = _cast(recorder.call, self.dtype)
-            return recorders[0].hidden.to(self.dtype)
+        standing = self._stand(shape, **text)
+        first = next((s.hidden for s in standing if s.hidden is not None), None)
+        if first is None:
+            raise MethodError(f"{type(self.model).__name__} never called a block")
+        return first.to(self.dtype)
 
-    @contextmanager
-    def _recorders(self) -> Iterator[list[_Recorder]]:
-        """The model with every block replaced by a recorder."""
-        blocks = [self.model.get_submodule(name) for name in self._names]
-        recorders = [_Recorder(block) for block in blocks]
-        for name, recorder in zip(self._names, recorders, strict=True):
-            self.model.set_submodule(name, recorder)
+    def _stand(self, shape: tuple[int, ...], **text: Tensor) -> list[StandIn]:
+        """A pass with stand-ins for all blocks, whose calls are kept by the shape of the batch."""
+        with stand_ins(self.model, self._names) as standing:
+            self._pass(**text)
+        require_untouched(standing)
+        for block, stand_in in zip(self.blocks, standing, strict=True):
+            key = (block.index, *shape)  # masks depend on the batch's shape only
+            if key not in self._calls:
+                call = stand_in.call
+                self._calls[key] = None if call is None else call.cast(self.dtype)
+        return standing
+
+    def _pass(self, **text: Tensor) -> None:
         try:
-            yield recorders
-        finally:
-            for name, block in zip(self._names, blocks, strict=True):
-                self.model.set_submodule(name, block)
+            # Not the head: logits of all windows would be the largest tensors here.
+            self.model.base_model(**text, use_cache=False)
+        except (TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise MethodError(
+                f"cannot walk through a {type(self.model).__name__} block by block: {error}"
+            ) from error
 
     def __iter__(self) -> Iterator[tuple[Block, nn.Module]]:
         """Each block with its weights in place; they are dropped when the next is asked for."""
         for block in self.blocks:
-            self._put(block)
-            yield block, self.model.get_submodule(self._name(block))
+            yield block, self._fill(block)
             self._drop(block)
 
     @torch.no_grad()
@@ -213,20 +258,40 @@ class BlockWalk:
     ) -> None:
         """Replace the calibration states by the block's outputs; `each(i)` follows batch i."""
         for i, batch in enumerate(self.hidden):
-            self.hidden[i] = self._run(block, module, batch)
+            ids = self._windows[i] if self._windows else None
+            self.hidden[i] = self._run(block, module, batch, ids)
             if each is not None:
                 each(i)
 
     @torch.no_grad()
     def advance_probe(self, block: Block, module: nn.Module) -> None:
         """Replace the probe's states by the block's outputs."""
-        self.probe = self._run(block, module, self.probe)
+        self.probe = self._run(block, module, self.probe, self._probe_tokens)
 
-    def _run(self, block: Block, module: nn.Module, batch: Tensor) -> Tensor:
-        args, kwargs = self._calls[block.index, *batch.shape[:2]]
-        output = module(batch, *args, **kwargs)
-        hidden: Tensor = output[0] if isinstance(output, tuple) else output
-        return hidden
+    def _run(self, block: Block, module: nn.Module, batch: Tensor, ids: Tensor | None) -> Tensor:
+        """States behind a block.
+
+        Args:
+            ids: (samples, length) of the batch; None where states came from elsewhere, as those of
+                texts with images in them do.
+        """
+        if ids is None:
+            call = self._calls[block.index, *batch.shape[:2]]
+        elif self._by_tokens or (block.index, *ids.shape) not in self._calls:
+            call = self._call_for(block, ids)
+        else:
+            call = self._calls[block.index, *ids.shape]
+        if call is None:  # the family passes over this block where it reads text alone
+            return batch
+        left = UserDict() if ids is None else self._left.setdefault(id(ids), UserDict())
+        return call(module, batch, left)
+
+    @torch.no_grad()
+    def _call_for(self, block: Block, ids: Tensor) -> Call | None:
+        """The call of one block for one batch, where it depends on the tokens."""
+        standing = self._stand(ids.shape, input_ids=ids.to(self.device))
+        call = standing[self.blocks.index(block)].call
+        return None if call is None else call.cast(self.dtype)
 
     @torch.no_grad()
     def head_inputs(self) -> Iterator[Tensor]:
@@ -243,10 +308,10 @@ class BlockWalk:
 
         head.forward = note
         try:
-            with self._recorders() as recorders:
+            with stand_ins(self.model, self._names) as standing:
                 for batch in self.hidden:
-                    recorders[-1].output = batch
-                    ids = torch.zeros(batch.shape[:2], dtype=torch.int64, device=batch.device)
+                    answer(standing, batch)
+                    ids = torch.zeros(batch.shape[-3:-1], dtype=torch.int64, device=batch.device)
                     self.model(input_ids=ids, use_cache=False)
                     hidden = seen.pop()
                     yield hidden.reshape(-1, hidden.shape[-1])
@@ -258,24 +323,23 @@ class BlockWalk:
         """Logits (length, vocabulary) of one calibration window after another, once all blocks
         were walked."""
         for batch in self.hidden:
-            for state in batch:
-                yield self.behind(state[None]).logits[0]
+            for state in batch.split(1, dim=-3):  # Gemma 3n has several states per token
+                yield self.behind(state).logits[0]
 
     @torch.no_grad()
     def behind(self, states: Tensor) -> Any:
-        """What norm and head make of states (samples, length, hidden) behind the last block: the
-        model's output."""
-        with self._recorders() as recorders:
-            recorders[-1].output = states
-            ids = torch.zeros(states.shape[:2], dtype=torch.int64, device=states.device)
+        """What norm and head make of states (..., samples, length, hidden) behind the last block:
+        the model's output."""
+        with stand_ins(self.model, self._names) as standing:
+            answer(standing, states)
+            ids = torch.zeros(states.shape[-3:-1], dtype=torch.int64, device=states.device)
             return self.model(input_ids=ids, use_cache=False)
 
     @torch.no_grad()
     def logits(self) -> Tensor:
         """The probe's logits (length, vocabulary) in float32, once all blocks were walked."""
-        with self._recorders() as recorders:
-            # The last block's stand-in answers with the probe's states: only norm and head run.
-            recorders[-1].output = self.probe
+        with stand_ins(self.model, self._names) as standing:
+            answer(standing, self.probe)  # so that norm and head alone are run
             logits: Tensor = self.model(input_ids=self._probe_tokens, use_cache=False).logits
         return logits[0].float().cpu()
 
@@ -285,20 +349,6 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, rows: int =
     parts = [hidden.float() @ part.float().T for part in weight.split(rows)]
     logits = torch.cat(parts, dim=-1)
     return logits if bias is None else logits + bias.float()
-
-
-def _cast(call: _Call, dtype: torch.dtype) -> _Call:
-    """Floating-point arguments (masks, rotary embeddings) in the dtype of the blocks."""
-
-    def cast(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(dtype) if value.is_floating_point() else value
-        if isinstance(value, tuple):
-            return tuple(cast(v) for v in value)
-        return value
-
-    args, kwargs = call
-    return tuple(cast(a) for a in args), {k: cast(v) for k, v in kwargs.items()}
 
 
 def submodule(module: nn.Module, block: Block, name: str) -> nn.Linear:

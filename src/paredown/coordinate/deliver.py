@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from paredown.artifact.decoded import base_folder
 from paredown.artifact.description import read_description
 from paredown.artifact.source import locate
 from paredown.coordinate.setup import (
@@ -78,9 +79,9 @@ def deploy(
     base_name = base or _base_name(folder)
     with LocalExecutor() as executor:
         executor.start()  # torch is imported there while the request is checked here
-        base_folder = locate(base_name)
-        base_model = open_base(base_name, base_folder, infer_spec(base_folder, name=base_name))
-        check_enough(text, base_folder, [evaluation_need(config, base_model.spec)])
+        given = base_folder(base_name)
+        base_model = open_base(base_name, given, infer_spec(given, name=base_name))
+        check_enough(text, given, [evaluation_need(config, base_model.spec)])
         bench = Bench(
             base=base_model, text=text, calibration=CalibrationConfig(), evaluate=config,
             device=choose_device(device, machine), seed=0, executor=executor, runtime=runtime,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from paredown.artifact.source import locate
+from paredown.artifact.decoded import base_folder
 from paredown.coordinate.setup import (
     calibration_need,
     check_enough,
@@ -71,7 +71,7 @@ def trace_curve(request: FrontRequest, out: Path, *, watch: Watch = _nobody) -> 
     target = Target(device=choose_device(request.device, detect()), runtime=request.runtime)
     with LocalExecutor() as executor:
         executor.start()  # torch is imported there while the request is checked here
-        folder = locate(request.model)
+        folder = base_folder(request.model)
         spec = infer_spec(folder, name=request.model)
         # The largest plan there is: what it needs of the disk, every other one has.
         _, most = choices_of(spec, request.runtime).interval

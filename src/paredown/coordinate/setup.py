@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paredown.artifact.source import has_chat_template, locate
+from paredown.artifact.decoded import base_folder, decoded_note
+from paredown.artifact.source import has_chat_template
 from paredown.errors import ConfigError, ExperimentError, ModelError
 from paredown.evaluate.carbon import check_country
 from paredown.evaluate.task_data import check_benchmarks
@@ -98,7 +99,7 @@ def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
     runs_in = engine(config.runtime)  # everything is measured in it, so it must be here
     others = [engine(name) for name in config.also_in]
     progress(0.0, f"finding the model {config.model}")
-    folder = locate(config.model, progress)
+    folder = base_folder(config.model, progress)
     spec = infer_spec(folder, name=config.model)
     if config.evaluate.chat_template and not has_chat_template(folder):
         raise ConfigError(
@@ -118,7 +119,7 @@ def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
     base = open_base(config.model, folder, spec, progress)  # last: it reads every weight
     return Prepared(
         config=config, base=base, machine=machine, target=target, text=text, space=space,
-        notes=tuple(filter(None, (*notes, cache_note(firsts, spec)))),
+        notes=tuple(filter(None, (*notes, decoded_note(folder), cache_note(firsts, spec)))),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from paredown.evaluate.energy import measure_energy
-from paredown.evaluate.footprint import measure_cache, measure_size
+from paredown.evaluate.footprint import measure_cache, measure_coverage, measure_size
 from paredown.evaluate.grid import measure_grid
 from paredown.evaluate.latency import measure_latency, measure_speedup
 from paredown.evaluate.memory import (
@@ -82,6 +82,7 @@ def evaluate_folder(
     session.close()
     del session  # the next models need its room
     found = [*quality, *served.measurements, *measure_size(package, base_bytes, runs_in)]
+    found += measure_coverage(folder)
     if is_whole and base_folder != folder and has_room(base_bytes + package.nbytes, device):
         progress(0.85, "decode speed beside the base")
         # For many tokens the model may have been widened: compared is the model as it is served.

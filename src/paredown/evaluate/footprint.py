@@ -7,7 +7,9 @@ from pathlib import Path
 
 from paredown.runtimes.base import Engine, Package
 from paredown.runtimes.session import Session
+from paredown.spec.coverage import coverage
 from paredown.spec.headers import read_file_header, tensor_location
+from paredown.spec.infer import infer_spec
 from paredown.spec.packed import ADAPTER, ADAPTER_WEIGHTS
 from paredown.spec.result import Measurement
 from paredown.spec.units import Unit
@@ -51,6 +53,20 @@ def measure_size(package: Package, base_bytes: int, engine: Engine) -> list[Meas
             )
             for kind in _KINDS
         ),
+    ]  # fmt: skip
+
+
+def measure_coverage(folder: Path) -> list[Measurement]:
+    """Share of the blocks' weights that compression has reached; nothing if there is none."""
+    share = coverage(infer_spec(folder))
+    if share is None:
+        return []
+    return [
+        Measurement(
+            name="coverage", value=share, unit=Unit.FRACTION, n=1, stderr=None,
+            lower_is_better=False, source="measured",
+            how="weights of the blocks' matrices that are stored as codes or with a mask, over all",
+        )
     ]  # fmt: skip
 
 

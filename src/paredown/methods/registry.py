@@ -14,6 +14,7 @@ from paredown.methods.base import AnyMethod, Kind, Params
 from paredown.runtimes import registry as runtimes
 from paredown.runtimes.base import require_read
 from paredown.spec import plugins
+from paredown.spec.families import UNWALKED
 from paredown.spec.model import ModelSpec
 from paredown.spec.reference import plain_model, seeing_model
 from paredown.spec.strategy import Step, Strategy, parse_strategy
@@ -287,6 +288,8 @@ class Planner:
                 else f"{method.name} after {packed_by}: a model is quantized only once; "
                 "leave one of the two out"
             )
+        if method.kind is not Kind.TUNING and (why := UNWALKED.get(state.spec.text_type)):
+            raise ConfigError(f"{state.spec.architecture}: {why}; {method.name} cannot change it")
         method.check(state.spec, params, self._target)
         made = method.predict(state.spec, params)
         if packed_by is None and made.quantization is not None:

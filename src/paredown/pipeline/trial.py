@@ -8,7 +8,7 @@ from typing import Any
 
 from paredown.artifact.description import add_measurements
 from paredown.errors import ConfigError
-from paredown.evaluate.footprint import measure_size
+from paredown.evaluate.footprint import measure_coverage, measure_size
 from paredown.judge.limits import broken
 from paredown.judge.quality import judged, with_quality
 from paredown.judge.quantities import BITS_PER_WEIGHT
@@ -262,7 +262,8 @@ def _base_bytes(bench: Bench) -> int:
 
 def _sizes(bench: Bench, model: Path) -> tuple[Measurement, ...]:
     runs_in = engine(bench.runtime)
-    return tuple(measure_size(package_of(runs_in, model), _base_bytes(bench), runs_in))
+    sizes = measure_size(package_of(runs_in, model), _base_bytes(bench), runs_in)
+    return (*sizes, *measure_coverage(model))
 
 
 def _scored_if_worth_it(

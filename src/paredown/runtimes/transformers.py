@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from paredown.runtimes.base import Claim, Engine, Needs, Package, folder_package
 from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.experts import is_sliced
 from paredown.spec.infer import infer_spec
 from paredown.spec.layers import Format, LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 OWN = "paredown"
 """`ModelSpec.quantization` of the format that other loaders refuse."""
+_READS_WEIGHTS = frozenset({"falcon", "gpt_bigcode", "mamba2", "recurrent_gemma"})
+"""`model_type`s whose modules take `layer.weight` itself, if only to ask for its dtype."""
 
 
 @final
@@ -45,6 +48,15 @@ class Transformers(Engine):
             return yes
         if uses_conv1d(spec):
             return Claim.refused("compressed-tensors knows no Conv1D layers", "use int8, or torch")
+        if spec.text_type in _READS_WEIGHTS and option.format is Format.GRID:
+            return Claim.refused(
+                f"the code of {spec.text_type} reads matrices that a packed layer has not",
+                "use torch (`paredown.load`)",
+            )
+        if any(is_sliced(name, spec.text_type) for name in unit.layers):
+            return Claim.refused(
+                "it looks for all experts of a block in one tensor", "use torch (`paredown.load`)"
+            )
         if any(name in unit.layers for name in packable_embeddings(spec)):
             return Claim.refused("it does not read packed embeddings", "leave embedding_bits out")
         if any(map(is_expert, unit.layers)) and not option.symmetric:

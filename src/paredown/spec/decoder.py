@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from paredown.errors import ModelError
 
-_READS_ONLY = (
-    "ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification",
-    "ForQuestionAnswering", "ForMultipleChoice", "ForNextSentencePrediction",
-)  # fmt: skip
-"""What transformers calls models of an encoder and a head."""
+_WRITES = re.compile(r"(ForCausalLM|LMHead|ForConditionalGeneration|DoubleHeads)")
+"""In the names of transformers' classes that write text. A class that is named otherwise reads text
+only, or pictures or sound, unless it comes with code of its own."""
 _ENCODERS = frozenset({
     "albert", "bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra",
     "ernie", "esm", "eurobert", "longformer", "modernbert", "mpnet", "nomic_bert", "roberta",
@@ -33,9 +32,10 @@ def require_decoder(config: Mapping[str, Any], name: str) -> None:
     if config.get("is_decoder") is True:
         return
     classes = [str(c) for c in config.get("architectures") or ()]
-    # Decoders with such a head (LlamaForSequenceClassification) write nothing either.
-    only_reads = bool(classes) and all(c.endswith(_READS_ONLY) for c in classes)
-    if config.get("model_type") in _ENCODERS or only_reads:
+    # Decoders with another head (LlamaForSequenceClassification), or none, write nothing either.
+    only_reads = bool(classes) and not any(_WRITES.search(c) for c in classes)
+    has_own_code = "auto_map" in config
+    if config.get("model_type") in _ENCODERS or (only_reads and not has_own_code):
         what = classes[0] if classes else config.get("model_type")
         raise ModelError(
             f"{name} is an encoder, or has a head that writes no text ({what}); {wanted}"

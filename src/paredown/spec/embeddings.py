@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from paredown.spec.model import ModelSpec
+from paredown.spec.structure import in_block
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight(_packed)?$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight(_packed)?$")
@@ -39,6 +40,11 @@ def _find(spec: ModelSpec, pattern: re.Pattern[str]) -> str | None:
 
 
 def _search(spec: ModelSpec, pattern: re.Pattern[str]) -> str | None:
-    found = (t.name for t in spec.tensors if pattern.search(t.name) and len(t.shape) == 2)
+    found = (
+        t.name
+        for t in spec.tensors
+        # RWKV calls a matrix of its blocks `output`, as some call their head.
+        if pattern.search(t.name) and len(t.shape) == 2 and not in_block(t.name)
+    )
     name = next(found, None)
     return None if name is None else name.rpartition(".")[0]

@@ -45,8 +45,7 @@ class Reading:
             raise ModelError(f"{name}: {CONFIG} has no model_type, so this is no language model")
         family = FAMILIES.get(model_type)
         inner = _inner(config, TEXT_CONFIGS)
-        fallback = family.text if family and family.text else model_type
-        text_type = (inner or {}).get("model_type") or fallback
+        text_type = language_type(config)
         language = [t for t in stored if not _TOWER.search(t.name)]
         architectures = config.get("architectures") or ["unknown"]
         reading = cls(
@@ -54,7 +53,7 @@ class Reading:
             text={**config, **inner} if inner else config,
             architecture=str(architectures[0]),
             model_type=model_type,
-            text_type=str(text_type),
+            text_type=text_type,
             family=family,
             text_family=FAMILIES.get(text_type),
             shapes=_shapes_by_tail(language),
@@ -82,6 +81,7 @@ class Reading:
                 f"{name}: {CONFIG} tells of {told} layers, the weights files hold {self.blocks}; "
                 "a weights file is missing: download the model again"
             )
+        told = told and told + (_number(self.text, "num_nextn_predict_layers") or 0)
         if self.family and told and self.blocks is not None and self.blocks > told:
             raise ModelError(
                 f"{name}: {CONFIG} tells of {told} layers, the weights files hold {self.blocks}; "
@@ -205,6 +205,19 @@ class Reading:
             intermediate_size=told("intermediate_size"),
             parameters=sum(counts.get(t.name, 0) for t in tower),
         )
+
+
+def language_type(config: Mapping[str, Any]) -> str:
+    """`model_type` of the language model that a config tells of."""
+    model_type = str(config.get("model_type"))
+    family = FAMILIES.get(model_type)
+    inner = _inner(config, TEXT_CONFIGS) or {}
+    return str(inner.get("model_type") or (family.text if family else None) or model_type)
+
+
+def _number(config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _inner(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any] | None:

@@ -14,16 +14,25 @@ KEYS: dict[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "intermediate_size": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "d_ff"),
-    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
     "kv_heads": ("num_key_value_heads", "n_head_kv", "num_kv_heads"),
     "head_dim": ("head_dim", "d_kv"),
     "vocabulary": ("vocab_size",),
     "context": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
-    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
-    "experts_per_token": ("num_experts_per_tok", "num_experts_per_token", "moe_top_k"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
+    "experts_per_token": ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k"),
 }
 """Field of the model spec -> its names in configs, first match counts."""
 
+UNWALKED = {
+    "rwkv": "it rescales weights and states every few blocks, so its blocks one after the other "
+    "are another model",
+}
+"""`model_type` of the language model -> why nothing can be made of it block by block."""
+
+ASKS_EMBEDDING = frozenset({"llama4_text", "mamba", "mamba2"})
+"""`model_type`s whose code takes the weight of the embedding or head, if only to ask for its dtype
+or device: packed ones have none."""
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 VISION_CONFIGS = ("vision_config", "vision_tower_config", "visual")
 

@@ -14,10 +14,13 @@ from paredown.spec.model import ModelSpec
 from paredown.spec.structure import ATTENTION_INPUTS, MLP_INPUTS, Block
 
 GAIN_OFFSET = {
-    "llama": 0.0, "mistral": 0.0, "qwen2": 0.0, "qwen3": 0.0,
-    "gemma": 1.0, "gemma2": 1.0, "gemma3": 1.0,
+    "llama": 0.0, "mistral": 0.0, "ministral": 0.0, "qwen2": 0.0, "qwen3": 0.0, "granite": 0.0,
+    "smollm3": 0.0, "seed_oss": 0.0, "helium": 0.0, "ernie4_5": 0.0, "hunyuan_v1_dense": 0.0,
+    "qwen2_vl_text": 0.0, "qwen2_5_vl_text": 0.0, "qwen3_vl_text": 0.0, "mllama_text_model": 0.0,
+    "gemma": 1.0, "gemma2": 1.0, "gemma3_text": 1.0,
 }  # fmt: skip
-"""Families whose blocks are joined as below -> what their norms add to the stored gain."""
+"""Language models (`model_type`) whose blocks are joined as below -> what their norms add to the
+stored gain."""
 
 _ATTENTION_NORM = "input_layernorm"
 _MLP_NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm")
@@ -47,7 +50,7 @@ class Fold:
 
 def find_folds(spec: ModelSpec, block: Block, chosen: Collection[str]) -> tuple[Fold, ...]:
     """The folds of a block in which only layers of `chosen` change; none for unknown families."""
-    offset = GAIN_OFFSET.get(spec.family)
+    offset = GAIN_OFFSET.get(spec.text_type)
     if offset is None:
         return ()
     attention, mlp = f"{block.prefix}.self_attn", f"{block.prefix}.mlp"

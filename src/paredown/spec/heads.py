@@ -9,7 +9,8 @@ from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 FAMILIES = frozenset(
     {
         "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3",
-        "mixtral", "qwen2_moe", "qwen3_moe",
+        "mixtral", "qwen2_moe", "qwen3_moe", "granite", "seed_oss", "helium", "ernie4_5",
+        "hunyuan_v1_dense", "ministral", "glm", "arcee", "cohere2", "gpt_oss", "llama4_text",
     }
 )  # fmt: skip
 """`model_type`s whose heads may be fewer than hidden size / head_dim: they read `head_dim`."""

@@ -16,7 +16,8 @@ from typing import Any
 from paredown.spec.cache_facts import read_cache_facts
 from paredown.spec.complete import require_complete, require_one_head
 from paredown.spec.decoder import require_decoder
-from paredown.spec.facts import EXPERT, HEAD, Reading
+from paredown.spec.experts import unfused
+from paredown.spec.facts import EXPERT, HEAD, Reading, language_type
 from paredown.spec.headers import read_config, read_headers
 from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.packed import (
@@ -34,6 +35,8 @@ from paredown.spec.widths import FIELD
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 _BUFFER = re.compile(
     r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.masked_bias$|(^|\.)position_ids$"
+    r"|\.e_score_correction_bias$|\.(diagonal|key|query)_decay$|\.slope_rate$|\.layer_scalar$"
+    r"|\.act_fn\.(beta|eps)$"
 )
 _CAUSAL_MASK = re.compile(r"\.(attn|attention)\.bias$")  # GPT-2's (1, 1, context, context)
 _PACKED = re.compile(r"\.(qweight|weight_packed)$|_blocks$")
@@ -101,7 +104,8 @@ def spec_from(
     Raises:
         ModelError: the config has no `model_type`, or blocks that it tells of are not stored.
     """
-    stored = tuple(sorted(tensors, key=lambda tensor: tensor.name))
+    one_by_one = unfused(language_type(config), tensors)
+    stored = tuple(sorted(one_by_one, key=lambda tensor: tensor.name))
     reading = Reading.of(config, stored, name)
     facts = reading.facts()
     tied = reading.is_tied()
@@ -126,7 +130,8 @@ def spec_from(
         path=path,
         architecture=reading.architecture,
         model_type=reading.model_type,
-        family=reading.family.name if reading.family else "unknown",
+        text_type=reading.text_type,
+        family=reading.family.name if reading.family else reading.model_type,
         parameters=parameters,
         active_parameters=active,
         dtype=_main_dtype(stored, counts),

@@ -78,8 +78,10 @@ class ModelSpec(BaseModel):
     architecture: str
     """Class name in the config, e.g. `LlamaForCausalLM`."""
     model_type: str
+    text_type: str = ""
+    """`model_type` of the language model: another one where it stands behind a vision tower."""
     family: str
-    """`llama`, `qwen3`, ...; `unknown` where only the config's own words are known."""
+    """`llama`, `qwen3`, ...; the `model_type` where nothing else is known of it."""
     parameters: int
     """Exact count; a tied embedding counts once."""
     active_parameters: int

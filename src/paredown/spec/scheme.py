@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Self
 
 from paredown.spec.embeddings import packable_embeddings
+from paredown.spec.experts import is_sliced
 from paredown.spec.layers import Format, LayerOption, grid_option, superblock_option
 from paredown.spec.model import ModelSpec
 from paredown.spec.structure import is_expert, uses_conv1d
@@ -97,6 +98,8 @@ def needs_own_format(spec: ModelSpec, schemes: Mapping[str, Scheme]) -> bool:
         return True
     if uses_conv1d(spec) or any(name in schemes for name in packable_embeddings(spec)):
         return True
+    if any(is_sliced(name, spec.text_type) for name in schemes):
+        return True  # transformers looks for one tensor
     experts = [name for name in spec.structure.linears if is_expert(name)]
     uneven = len(set(schemes.values())) > 1 or any(name not in schemes for name in experts)
     symmetric = all(scheme.symmetric for scheme in schemes.values())

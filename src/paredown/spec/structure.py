@@ -20,8 +20,14 @@ _BLOCK = re.compile(
 )
 _VISION = re.compile(r"(^|\.)(vision|visual|image|vit|mm_projector|multi_modal)")
 _NOT_LINEAR = re.compile(
-    r"(norm|ln_|layernorm|embed|wpe|wte|rotary|router|expert_gate|\.gate\.weight$)", re.I
+    r"(norm|ln_|layernorm|embed|wpe|wte|rotary|router|expert_gate|altup|dt_proj|\.gate\.weight$)",
+    re.I,
 )
+_AHEAD = re.compile(r"(^|\.)mtp\.")
+_SHARED = re.compile(r"\.self_attn\.[kv](_proj|_norm)\.\w+$")
+_ROUTER = re.compile(r"(\.gate|router(\.layer)?)\.weight$")
+"""Matrices that are no linear of a block: `dt_proj` of Mamba is multiplied with by its weight, and
+Gemma 3n's `altup` matrices mix four states."""
 _CONV1D = {"c_attn", "c_proj", "c_fc", "q_attn"}
 _EXPERT = re.compile(r"(^|\.)experts\.\d+\.")
 _EXPERTS = re.compile(r"(^|\.)experts\.[^.]+$")
@@ -73,7 +79,7 @@ class Structure:
 
 def find_structure(spec: ModelSpec) -> Structure:
     """Blocks, linears and MLPs of the language part, and apart from it the vision tower's MLPs."""
-    matrices = [t for t in spec.tensors if not is_vision(t.name)]
+    matrices = [t for t in spec.tensors if not (is_vision(t.name) or is_spare(spec, t.name))]
     blocks = _blocks(matrices)
     tower = _blocks([t for t in spec.tensors if is_vision(t.name)])
     return Structure(
@@ -83,10 +89,32 @@ def find_structure(spec: ModelSpec) -> Structure:
     )
 
 
+def is_spare(spec: ModelSpec, name: str) -> bool:
+    """Whether a stored tensor is in the file and not in the model that transformers builds of it.
+
+    Blocks that foretell tokens further ahead, and keys and values of layers that read those of
+    earlier ones. Such tensors are copied as they are.
+    """
+    if _AHEAD.search(name):
+        return True
+    place = None if not spec.layers else _place(name)
+    if place is None or not spec.layers:
+        return False
+    if place[1] >= spec.layers:
+        return True
+    own = spec.layers - spec.cache_facts.shared
+    return place[1] >= own and _SHARED.search(name) is not None
+
+
 @lru_cache(maxsize=50_000)
 def is_vision(name: str) -> bool:
     """Whether a tensor belongs to a vision tower or to the projector behind it."""
     return _VISION.search(name) is not None
+
+
+def in_block(name: str) -> bool:
+    """Whether a tensor belongs to one of a stack of numbered blocks, a tower's included."""
+    return _place(name) is not None
 
 
 def _blocks(tensors: list[TensorInfo]) -> tuple[Block, ...]:
@@ -115,18 +143,31 @@ def _place(name: str) -> tuple[str, int, str | None] | None:
     return match["stack"], int(match["index"]), name.removesuffix(".weight") if can_be else None
 
 
+_MLPS = (
+    (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
+    (("mlp.gate_up_proj",), "mlp.down_proj"),
+    (("mlp.up_proj",), "mlp.down_proj"),  # without a gate: Nemotron, Arcee, Apertus
+    (("fc1",), "fc2"),
+    (("mlp.fc1",), "mlp.fc2"),
+    (("mlp.c_fc",), "mlp.c_proj"),
+    (("mlp.fc_in",), "mlp.fc_out"),
+    (("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h"),
+    (("ffn.up_proj",), "ffn.down_proj"),
+    (("feed_forward.w1", "feed_forward.w3"), "feed_forward.w2"),
+    (("feed_forward.gate_proj", "feed_forward.up_proj"), "feed_forward.down_proj"),
+    (("mlp_block.gate_proj", "mlp_block.up_proj"), "mlp_block.down_proj"),
+)
+"""Names within a block of the matrices that make an MLP's neurons, and of the one that reads them;
+the first that fits counts."""
+
+
 def _mlps(block: Block, spec: ModelSpec) -> list[Mlp]:
     """The dense MLP of a block; experts are not touched."""
     found = []
     by_tail = {name.removeprefix(block.prefix + "."): name for name in block.linears}
-    for inputs, output in (
-        (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
-        (("mlp.gate_up_proj",), "mlp.down_proj"),
-        (("fc1",), "fc2"),
-        (("mlp.fc1",), "mlp.fc2"),
-        (("mlp.c_fc",), "mlp.c_proj"),
-    ):
-        if output in by_tail and all(tail in by_tail for tail in inputs):
+    for inputs, output in _MLPS:
+        known = any(mlp.output == by_tail.get(output) for mlp in found)
+        if output in by_tail and not known and all(tail in by_tail for tail in inputs):
             names = tuple(by_tail[tail] for tail in inputs)
             _, width = matrix_shape(spec, by_tail[output])
             rows, _ = matrix_shape(spec, names[0])
@@ -224,7 +265,7 @@ def routers(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(
         t.name.removesuffix(".weight")
         for t in spec.tensors
-        if t.name.endswith(".gate.weight") and len(t.shape) == 2
+        if _ROUTER.search(t.name) and len(t.shape) == 2
     )
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _SAME_SIZE = 0.005
 _LEVEL_95 = 1.96
+MOST_COVERED = 0.9
+"""A lower share is worth a word: routers and the like take a few hundredths of a block."""
 _ORDER: tuple[Outcome, ...] = ("loss", "small loss", "gain", "no loss", "unclear")
 
 
@@ -23,7 +25,7 @@ def verdict(result: TrialResult) -> str | None:
     """
     compared = {s.name: s.versus_base for s in result.scores if s.versus_base is not None}
     quality = _on_benchmarks(compared) if compared else _on_text(result)
-    parts = [_size(result), *quality, _stopped(result.scores)]
+    parts = [_size(result), _reach(result), *quality, _stopped(result.scores)]
     return "; ".join(filter(None, parts)) or None
 
 
@@ -75,6 +77,14 @@ def _size(result: TrialResult) -> str | None:
     if ratio is None or abs(ratio - 1) < _SAME_SIZE:
         return None
     return f"{ratio:.1f}x smaller" if ratio > 1 else f"{1 / ratio:.1f}x larger"
+
+
+def _reach(result: TrialResult) -> str | None:
+    """A word on an artifact that leaves much of the model as it was."""
+    share = result.value("coverage")
+    if share is None or share >= MOST_COVERED:
+        return None
+    return f"only {in_hundred(share)} in 100 weights of the blocks are compressed"
 
 
 def _on_text(result: TrialResult) -> list[str | None]:

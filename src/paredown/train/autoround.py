@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint
 from paredown.blocks.memory import release
-from paredown.blocks.skeleton import module_name
+from paredown.blocks.names import module_name
 from paredown.errors import MethodError
 from paredown.ops.affine import Grid, require_finite
 from paredown.runtimes.torch.load import load_dense

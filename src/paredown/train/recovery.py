@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
 from paredown.artifact.sparse import STATEMENT
+from paredown.blocks.names import module_name
 from paredown.blocks.probe import probe_tokens
-from paredown.blocks.skeleton import module_name
 from paredown.errors import DivergedError, MethodError
 from paredown.ops.affine import require_finite
 from paredown.ops.distillation import distillation_loss, feature_loss, token_loss

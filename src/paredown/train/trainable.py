@@ -11,14 +11,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint
 from paredown.artifact.compressed_tensors import OWN, STANDARD, read_packed, read_schemes
-from paredown.blocks.skeleton import (
-    empty_model,
-    fill,
-    module_name,
-    read_config,
-    require_filled,
-    set_tensor,
-)
+from paredown.blocks.names import module_name
+from paredown.blocks.skeleton import empty_model, fill, read_config, require_filled, set_tensor
 from paredown.ops.grids import dequantize
 from paredown.runtimes.torch.kernels import keep_differentiable
 from paredown.runtimes.torch.load import load

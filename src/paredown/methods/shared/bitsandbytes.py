@@ -242,7 +242,7 @@ def _write(model: Any, source: Checkpoint, out: Path, chosen: tuple[str, ...]) -
     from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     from paredown.artifact.checkpoint import CheckpointWriter
-    from paredown.blocks.skeleton import module_name
+    from paredown.blocks.names import module_name
     from paredown.ops.affine import require_finite
 
     with CheckpointWriter(out, source) as writer:

@@ -12,6 +12,7 @@ from paredown.errors import ConfigError, GroupSizeError
 from paredown.methods.base import Context, Kind, Method, Params
 from paredown.spec.domain import Choice, PlanDomain, Scalar
 from paredown.spec.embeddings import copy_of_tied, packable_embeddings
+from paredown.spec.families import ASKS_EMBEDDING
 from paredown.spec.layers import grid_shapes, superblock_shapes
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.scheme import GridKind, Scheme, needs_own_format
@@ -245,6 +246,11 @@ def check_groups(spec: ModelSpec, params: GroupParams) -> None:
         raise ConfigError("there is no layer to quantize: `skip` or `plan` leaves out all of them")
     if params.embedding_bits is not None and not packable_embeddings(spec):
         raise ConfigError(f"{spec.architecture}: no token embedding was found to quantize")
+    if params.embedding_bits is not None and spec.text_type in ASKS_EMBEDDING:
+        raise ConfigError(
+            f"{spec.architecture}: its code asks embedding or head for a weight, which packed ones "
+            "have not; leave embedding_bits out"
+        )
     check_widths(spec, schemes)
 
 

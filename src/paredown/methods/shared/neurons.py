@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method, Params
+from paredown.methods.shared.samples import check_gradients
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.structure import (
@@ -20,6 +21,7 @@ from paredown.spec.structure import (
     width_multiple,
 )
 from paredown.spec.target import Target
+from paredown.spec.widths import FIXED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +86,8 @@ class NeuronMethod(Method[N]):
     needs_data = True
 
     def check(self, spec: ModelSpec, params: N, target: Target) -> None:
+        if isinstance(params, GradientNeuronParams):
+            check_gradients(self.name, spec)
         check_neurons(spec, params)
 
     def knows_bytes(self, params: N) -> bool:
@@ -110,6 +114,8 @@ def check_neurons(spec: ModelSpec, params: NeuronParams) -> None:
     """
     if spec.experts:
         raise ConfigError(f"{spec.architecture}: pruning of experts is not there yet")
+    if reason := FIXED.get(spec.text_type):
+        raise ConfigError(f"{spec.architecture}: {reason}, so neurons cannot be removed")
     structure = spec.structure
     if len(structure.mlps) != len(structure.blocks) or not structure.mlps:
         raise ConfigError(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from paredown.errors import ConfigError
 from paredown.methods.base import Context, Params
 
 if TYPE_CHECKING:
@@ -44,6 +45,19 @@ def kept_moments(spec: ModelSpec, cache: Cache) -> int:
 
     nbytes = moments_bytes(spec)
     return nbytes if is_kept(nbytes, cache) else 0
+
+
+def check_gradients(name: str, spec: ModelSpec) -> None:
+    """Refuse models through whose blocks gradients do not pass one after the other.
+
+    Raises:
+        ConfigError: late blocks read keys and values of early ones.
+    """
+    if spec.cache_facts.shared:
+        raise ConfigError(
+            f"{spec.architecture}: its last {spec.cache_facts.shared} blocks read keys and values "
+            f"of earlier ones, so gradients do not pass block by block; {name} needs them"
+        )
 
 
 def first_windows(tokens: Tensor, nsamples: int | None) -> Tensor:

@@ -15,10 +15,10 @@ def check_folds(name: str, spec: ModelSpec, chosen: Collection[str], instead: st
     Raises:
         ConfigError: an unknown family, or no layer left that something can be folded into.
     """
-    if spec.family not in GAIN_OFFSET:
+    if spec.text_type not in GAIN_OFFSET:
         raise ConfigError(
             f"{name}: where factors can move is known for {', '.join(GAIN_OFFSET)}; "
-            f"this model is {spec.family}: use {instead}"
+            f"this model is {spec.text_type}: use {instead}"
         )
     if not any(find_folds(spec, block, chosen) for block in spec.structure.blocks):
         raise ConfigError(

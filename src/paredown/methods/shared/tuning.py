@@ -12,7 +12,7 @@ from paredown.methods.base import Context, Params, Training
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, tensor_info
 from paredown.spec.packed import float_dtype, linear_shapes
-from paredown.spec.structure import matches, uses_conv1d
+from paredown.spec.structure import is_expert, matches, uses_conv1d
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from paredown.train.recovery import Adapter, Teacher
     from paredown.train.training import Recipe
 
+_MAMBA = frozenset({"mamba", "mamba2", "falcon_mamba", "falcon_h1"})
 CHECKS = 4
 """How often the held-out loss is measured on the way."""
 HELD_OUT_TOKENS = 4096
@@ -73,18 +74,26 @@ class AdapterParams(TuningParams):
     """Share of the adapter's inputs that is dropped in training."""
     targets: tuple[str, ...] = ()
     """Layers with an adapter: names or wildcards, as in `["*.down_proj"]`; empty: all of the
-    blocks."""
+    blocks. Experts of a mixture, and output projections of Mamba, get none."""
 
 
-def check_tuning(spec: ModelSpec, params: TuningParams, name: str) -> None:
+def check_tuning(
+    spec: ModelSpec, params: TuningParams, name: str, *, trains_all: bool = True
+) -> None:
     """Refuse models and texts that cannot be trained on.
 
+    Args:
+        trains_all: whether all weights are trained, or those of an adapter.
+
     Raises:
-        ConfigError: experts, no blocks, an adapter already, a format without gradient, a window
-            longer than the model's context, no such text.
+        ConfigError: experts where all weights are trained, no blocks, an adapter already, a format
+            without gradient, a window longer than the model's context, no such text.
     """
-    if spec.experts:
-        raise ConfigError(f"{spec.architecture}: {name} does not train experts yet")
+    if spec.experts and trains_all:
+        raise ConfigError(
+            f"{spec.architecture}: {name} trains all weights, and does not train experts yet; use "
+            "lora, which trains the layers between them"
+        )
     if not linear_shapes(spec):
         raise ConfigError(
             f"{spec.architecture}: no layer of a transformer block with a known shape was found, "
@@ -142,9 +151,20 @@ def chosen_layers(spec: ModelSpec, params: AdapterParams) -> dict[str, tuple[int
             raise ConfigError(
                 f"targets: {pattern!r} matches no layer; names look like {next(iter(shapes))!r}"
             )
+    shapes = {n: s for n, s in shapes.items() if _carries(spec, n)}
     if not params.targets:
         return shapes
-    return {n: s for n, s in shapes.items() if any(matches(n, p) for p in params.targets)}
+    chosen = {n: s for n, s in shapes.items() if any(matches(n, p) for p in params.targets)}
+    if not chosen:
+        raise ConfigError("targets: only layers are named that carry no adapter, such as experts")
+    return chosen
+
+
+def _carries(spec: ModelSpec, name: str) -> bool:
+    """Whether a layer can carry an adapter: transformers keeps the experts of a block in one
+    tensor, and Mamba's kernels take the output projection's weight past its module."""
+    is_read = spec.text_type in _MAMBA and name.endswith(".out_proj")
+    return not (is_expert(name) or is_read)
 
 
 def check_adapter(spec: ModelSpec, params: AdapterParams, name: str) -> None:
@@ -153,7 +173,7 @@ def check_adapter(spec: ModelSpec, params: AdapterParams, name: str) -> None:
     Raises:
         ConfigError: as `check_tuning`; no layer for a pattern; the rank is too large.
     """
-    check_tuning(spec, params, name)
+    check_tuning(spec, params, name, trains_all=False)
     # The layer with the shortest side is the first that a rank is too large for.
     layer, shape = min(chosen_layers(spec, params).items(), key=lambda item: min(item[1]))
     if params.rank > min(shape):

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from paredown.methods.base import Context
 from paredown.methods.shared.masks import MaskMethod, ScopedMaskParams, remover, write_masked
-from paredown.methods.shared.samples import SampledParams, first_windows
+from paredown.methods.shared.samples import SampledParams, check_gradients, first_windows
+from paredown.spec.model import ModelSpec
 from paredown.spec.structure import matrix_shape, select_linears
+from paredown.spec.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.masks import Masked
-    from paredown.spec.model import ModelSpec
     from paredown.spec.structure import Block
     from paredown.store.cache import Cache
 
@@ -34,6 +35,10 @@ class FirstOrderMethod(MaskMethod[FirstOrderParams]):
     params_type = FirstOrderParams
     needs_data = True
     losses: ClassVar[tuple[Literal["ce", "frobenius", "nuclear"], ...]]
+
+    def check(self, spec: ModelSpec, params: FirstOrderParams, target: Target) -> None:
+        super().check(spec, params, target)
+        check_gradients(self.name, spec)
 
     def disk(self, spec: ModelSpec, params: FirstOrderParams, cache: Cache) -> tuple[int, int]:
         shapes = (matrix_shape(spec, name) for name in select_linears(spec, params.skip))

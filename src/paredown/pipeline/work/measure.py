@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paredown.evaluate.artifact import evaluate_folder
 from paredown.evaluate.comparison import measurement
-from paredown.evaluate.footprint import measure_size
+from paredown.evaluate.footprint import measure_coverage, measure_size
 from paredown.evaluate.quality import measure_quality
 from paredown.evaluate.scores import ScoreRequest, measure_scores
 from paredown.pipeline.messages import (
@@ -64,6 +64,7 @@ def judge(job: JudgeJob, progress: Progress) -> EvaluateDone:
     notes = session.notes
     session.close()
     sizes = measure_size(package_of(runs_in, job.model), job.base_bytes, runs_in)
+    sizes += measure_coverage(job.model)
     return EvaluateDone(measurements=(*quality, *sizes), notes=tuple(notes), speed=())
 
 

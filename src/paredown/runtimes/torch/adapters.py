@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paredown.blocks.skeleton import module_name
+from paredown.blocks.names import module_name
 from paredown.errors import MethodError, MissingExtraError, ModelError
 from paredown.ops.affine import require_finite
 from paredown.runtimes.torch.packed import dense_dtype

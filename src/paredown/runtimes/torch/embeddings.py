@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.embeddings import embedding_factor
-from paredown.blocks.skeleton import module_name
+from paredown.blocks.names import module_name
 from paredown.ops.affine import Grid
 from paredown.runtimes.torch.packed import PackedEmbedding, PackedWeight, linear_on, pack_linears
 from paredown.spec.embeddings import find_embedding

@@ -13,7 +13,8 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.compressed_tensors import read_packed, read_schemes
 from paredown.artifact.eight_bit import EightBit, eight_bit_parts, read_eight_bit
 from paredown.blocks.memory import release
-from paredown.blocks.skeleton import module_name, set_tensor
+from paredown.blocks.names import module_name
+from paredown.blocks.skeleton import set_tensor
 from paredown.errors import ModelError
 from paredown.ops.affine import Grid
 from paredown.ops.grids import dequantize

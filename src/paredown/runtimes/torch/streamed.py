@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.artifact.sparse import is_sparse
-from paredown.blocks.skeleton import fill, module_name
+from paredown.blocks.names import module_name
+from paredown.blocks.skeleton import fill
 from paredown.blocks.walk import BATCH_TOKENS, BlockWalk
 from paredown.errors import ConfigError
 from paredown.ops.readout import Readout

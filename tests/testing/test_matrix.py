@@ -1,0 +1,147 @@
+"""The matrix of families: a share of its cells, one for each cause that a family has broken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from paredown.artifact.checkpoint import Checkpoint
+from paredown.methods import registry
+from paredown.testing import families
+from paredown.testing.families import Cell, reasons, table_head, table_row, try_method, try_spec
+from paredown.testing.tiny import tiny_model
+from paredown.testing.zoo import FAMILIES
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zoo")
+
+
+def model(models: Path, family: str) -> Path:
+    folder = models / family / "model"
+    if not folder.exists():
+        tiny_model(folder, family, dtype=torch.float32, tokenizer=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        ("gpt_neox", "emb8"),  # a head that the file calls otherwise
+        ("qwen2_vl", "rtn8"),  # blocks that the file calls otherwise
+        ("gptj", "rtn8"),  # blocks that return a tuple, and compute a table of their own
+        ("falcon", "rtn8"),  # subclasses of nn.Linear
+        ("gemma3n_text", "rtn8"),  # four states per token, parts of each token for every block
+        ("mllama", "gptq4"),  # blocks that are passed over where there is no image
+        ("olmoe", "gptq4"),  # experts that are fused in memory
+        ("gpt_oss", "rtn8"),  # experts that are fused in the file, in turns, with biases
+        ("granitemoe", "wanda"),  # the same, written as they were
+        ("jamba", "wanda"),  # a hybrid with experts
+        ("arcee", "l2"),  # an MLP without a gate
+    ],
+)
+def test_it_works(models: Path, tmp_path: Path, family: str, method: str) -> None:
+    cell = try_method(model(models, family), family, method, tmp_path / "work")
+    assert (cell.status, cell.note) == ("ok", "")
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "why"),
+    [
+        ("rwkv", "rtn8", "rescales"),
+        ("falcon", "int8", "subclass of nn.Linear"),
+        ("bloom", "l2", "no word for the width"),
+        ("mixtral", "l2", "experts"),
+    ],
+)
+def test_it_is_refused_at_planning(
+    models: Path, tmp_path: Path, family: str, method: str, why: str
+) -> None:
+    cell = try_method(model(models, family), family, method, tmp_path / "work")
+    assert cell.status == "refused"
+    assert why in cell.note
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "minimax", "gpt_oss", "mllama"])
+def test_planning_counts_what_is_built(models: Path, family: str) -> None:
+    assert try_spec(model(models, family), family) == Cell(family, "spec", "ok")
+
+
+def test_an_artifact_that_is_not_what_it_claims_is_found(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that leaves a layer as it was, though it says that it rounds all of them."""
+    method = registry.load("rtn")
+    honest = type(method).apply
+
+    def careless(self, source, out, params, context):  # type: ignore[no-untyped-def]
+        some = params.model_copy(update={"skip": ("*.0.*",)})
+        return honest(self, source, out, some, context)
+
+    monkeypatch.setattr(type(method), "apply", careless)
+    cell = try_method(model(models, "llama"), "llama", "rtn8", tmp_path / "work")
+    assert cell.status == "wrong"
+    assert "other tensors than foretold" in cell.note
+
+
+def test_what_nobody_has_foreseen_is_a_crash(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise KeyError("nobody knows")
+
+    monkeypatch.setattr(type(registry.load("rtn")), "apply", broken)
+    cell = try_method(model(models, "llama"), "llama", "rtn8", tmp_path / "work")
+    assert (cell.status, cell.is_sound) == ("crash", False)
+
+
+def die(family: str, methods: list[str]) -> list[Cell]:
+    """A row in whose first method the process ends."""
+    if family == "llama" and methods != []:
+        os._exit(9)
+    return [Cell(family, "spec", "ok"), *(Cell(family, m, "ok") for m in methods)]
+
+
+def test_a_row_whose_process_dies_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "try_family", die)
+    rows = {row[0].family: row for row in families.matrix(["llama", "opt"], ["rtn8"], jobs=1)}
+    assert [cell.status for cell in rows["opt"]] == ["ok", "ok"]
+    assert [cell.status for cell in rows["llama"]] == ["ok", "crash"]
+
+
+def test_the_table_and_the_reasons() -> None:
+    cells = [
+        Cell("a", "spec", "ok"),
+        Cell("a", "int8", "partial", coverage=0.09),
+        Cell("a", "l2", "refused", "AForCausalLM: no"),
+    ]
+    assert table_head(["int8", "l2"]) == "| family | spec | int8 | l2 |\n|---|---|---|---|"
+    assert table_row(cells) == "| a | ok | 9 % | - |"
+    other = Cell("b", "l2", "refused", "BForCausalLM: no")
+    assert reasons([*cells, other]) == ["partial | int8 | a | ", "refused | l2 | a, b | no"]
+
+
+def test_each_family_stands_once() -> None:
+    assert len(FAMILIES) == len(set(FAMILIES))
+
+
+def test_fused_experts_are_written_as_they_were(models: Path, tmp_path: Path) -> None:
+    """Nothing of a step that leaves experts alone may change them, or their place in the file."""
+    for family in ("granitemoe", "gpt_oss", "llama4_text"):
+        source = model(models, family)
+        work = tmp_path / family
+        ((step, params),) = registry.resolve(registry.canonical("magnitude(ratio=0.5)"))
+        skipping = params.model_copy(update={"skip": ("*experts*",)})
+        (work / "out").mkdir(parents=True)
+        step.apply(Checkpoint(source), work / "out", skipping, families._context(source, work))
+        before = load_file(source / "model.safetensors")
+        after = load_file(work / "out" / "model.safetensors")
+        assert before.keys() == after.keys()
+        fused = [n for n in before if "experts" in n or "put_linear" in n]
+        assert fused
+        assert all(torch.equal(before[n], after[n]) for n in fused)
