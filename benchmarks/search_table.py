@@ -26,7 +26,7 @@ from torch import Tensor
 from paredown.artifact.description import library_versions
 from paredown.artifact.source import locate
 from paredown.blocks.hessians import tensor_hash
-from paredown.blocks.skeleton import module_name
+from paredown.blocks.names import module_name
 from paredown.coordinate.setup import open_base
 from paredown.errors import ConfigError, MethodError
 from paredown.evaluate.quality import BaseOutputs, measure_quality

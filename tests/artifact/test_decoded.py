@@ -104,7 +104,7 @@ def test_awq() -> None:
 def as_gptq(folder: Path) -> dict[str, Tensor]:
     """Pack the down projections of a model by hand; the weights that they stand for."""
     file = folder / "model.safetensors"
-    tensors, meant = load_file(file), {}
+    tensors, meant = load_file(file), dict[str, Tensor]()
     for name in [n for n in tensors if n.endswith("down_proj.weight")]:
         rows, width = tensors.pop(name).shape
         q = codes(rows, width, 4, seed=len(meant))

@@ -17,6 +17,7 @@ from paredown.blocks.walk import BlockWalk
 from paredown.errors import ModelError
 from paredown.methods import registry
 from paredown.runtimes.torch.load import load, load_dense
+from paredown.runtimes.torch.proof import EXACT, compare
 from paredown.spec.infer import infer_spec
 from paredown.testing.conformance import MethodConformance
 from paredown.testing.tiny import VOCABULARY, tiny_config, tiny_model
@@ -100,7 +101,8 @@ def test_tensors_that_only_the_file_has_are_kept(tmp_path: Path) -> None:
     tokens = torch.arange(1, 9)[None]
     with torch.no_grad():
         ours, plain = (open_(out, dtype=torch.float32)(tokens) for open_ in (load, load_dense))
-    assert (ours.logits - plain.logits).abs().max() < 1e-3
+    # Plain transformers rounds what it unpacks to 16 bits.
+    assert compare(plain.logits[0], ours.logits[0], "paredown") < EXACT
 
 
 def test_a_missing_weight_is_told(tmp_path: Path) -> None:

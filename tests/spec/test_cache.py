@@ -94,11 +94,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "phi3": {},
     "mixtral": {},
     "gemma3_text": {"sliding_window": 8},
-    "cohere2": {"sliding_window": 8, "num_hidden_layers": 4},
+    "cohere2": {"sliding_window": 8},
     "gpt_oss": {"sliding_window": 8, "head_dim": 16, "num_local_experts": 2,
                 "num_experts_per_tok": 1},
     "qwen3_next": {
-        "num_hidden_layers": 4, "head_dim": 16, "num_experts": 2, "num_experts_per_tok": 1,
+        "head_dim": 16, "num_experts": 2, "num_experts_per_tok": 1,
         "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
         "linear_num_value_heads": 4,
         "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,

@@ -148,7 +148,8 @@ def _gptq(source: Checkpoint, settings: dict[str, Any]) -> Iterator[_Part]:
         stored = tuple(f"{layer}.{leaf}" for leaf in ("qweight", "qzeros", "scales", "g_idx"))
 
         def make(stored: tuple[str, ...] = stored) -> Tensor:
-            return gptq_weight(*map(source.read, stored), bits, offset=offset)
+            words, zeros, scales, groups = map(source.read, stored)
+            return gptq_weight(words, zeros, scales, groups, bits, offset=offset)
 
         yield f"{layer}.weight", stored, make
 

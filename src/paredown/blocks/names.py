@@ -101,7 +101,7 @@ def find_part(model: nn.Module, name: str) -> str | None:
         owner, _, leaf = candidate.rpartition(".")
         try:
             if hasattr(model.get_submodule(owner), leaf):
-                return candidate
+                return str(candidate)
         except AttributeError:
             continue
     return None

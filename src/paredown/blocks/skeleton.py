@@ -49,7 +49,7 @@ def auto_class(config: Any) -> Any:
     if seeing is None:
         return AutoModelForCausalLM
     # Some have a class for their language model alone as well: then the folder tells which it is.
-    blind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    blind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     named = getattr(config, "architectures", None) or []
     is_blind = blind is not None and blind is not seeing and blind.__name__ in named
     return AutoModelForCausalLM if is_blind else AutoModelForImageTextToText

@@ -79,4 +79,5 @@ def _unpacked(words: Tensor, bits: int) -> Tensor:
 
 def _awq_unpacked(words: Tensor) -> Tensor:
     codes = _unpacked(words, 4).unflatten(-1, (-1, 8))
-    return codes[..., list(_AWQ_ORDER)].flatten(-2).float()
+    ordered: Tensor = codes[..., list(_AWQ_ORDER)].flatten(-2)
+    return ordered.float()

@@ -163,7 +163,7 @@ the first that fits counts."""
 
 def _mlps(block: Block, spec: ModelSpec) -> list[Mlp]:
     """The dense MLP of a block; experts are not touched."""
-    found = []
+    found: list[Mlp] = []
     by_tail = {name.removeprefix(block.prefix + "."): name for name in block.linears}
     for inputs, output in _MLPS:
         known = any(mlp.output == by_tail.get(output) for mlp in found)

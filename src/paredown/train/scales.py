@@ -17,8 +17,8 @@ from torch.nn.utils import parametrize
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
 from paredown.artifact.compressed_tensors import read_packed, read_schemes
+from paredown.blocks.names import module_name
 from paredown.blocks.probe import probe_tokens
-from paredown.blocks.skeleton import module_name
 from paredown.errors import DivergedError
 from paredown.ops.affine import require_finite, short_scale
 from paredown.ops.distillation import distillation_loss
