@@ -18,7 +18,7 @@ from paredown.methods.shared.bitsandbytes import STATE_BYTES
 from paredown.runtimes.torch.load import load_dense
 from paredown.search.enumerated import Enumerated
 from paredown.spec.infer import infer_spec
-from paredown.spec.model import ModelSpec
+from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Device, Target
 from paredown.testing.conformance import MethodConformance
@@ -229,7 +229,11 @@ class TestLayersThatAreLeftAlone:
     def test_a_model_that_is_mostly_something_else_is_refused(
         self, strategy: str, tmp_path: Path
     ) -> None:
-        folder = tiny_model(tmp_path / "model", "granitemoe", tokenizer=False)
-        found = refused(infer_spec(folder), strategy)
-        assert "95% of the weights of its blocks are in no layer" in found
-        assert "block_sparse_moe.input_linear.weight' of shape (" in found
+        spec = infer_spec(tiny_model(tmp_path / "model", tokenizer=False))
+        stacks = [
+            TensorInfo(name=f"{block.prefix}.stack.weight", dtype="BF16", shape=(16, 512, 64))
+            for block in spec.structure.blocks
+        ]
+        found = refused(spec.with_tensors([*spec.tensors, *stacks]), strategy)
+        assert "of the weights of its blocks are in no layer" in found
+        assert "stack.weight' of shape (16, 512, 64)" in found

@@ -49,7 +49,12 @@ def test_a_model_of_seven_billion_weights(spec: ModelSpec) -> None:
         for name, shape in shapes.items()
     )
     large = spec.model_copy(
-        update={"model_type": "qwen2", "architecture": "Qwen2ForCausalLM", "tensors": tensors}
+        update={
+            "model_type": "qwen2",
+            "architecture": "Qwen2ForCausalLM",
+            "tensors": tensors,
+            "layers": 28,
+        }
     )
     narrow, wide = 3584 * 3585 // 2, 18944 * 18945 // 2
     assert moments_bytes(large) == 28 * 4 * (3 * narrow + wide)

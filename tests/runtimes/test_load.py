@@ -123,8 +123,9 @@ def test_a_stored_activation_order_is_refused(packed: Path) -> None:
 
 
 def test_a_weight_without_a_place_is_named(packed: Path) -> None:
-    with pytest.raises(ModelError, match=r"no part 'model\.extra\.weight'"):
-        load(without(packed, "", **{"model.extra.weight": torch.zeros(2)}))
+    """Files hold heads of another use, too; one in the place of a weight leaves that missing."""
+    loaded = load(without(packed, "", **{"model.extra.weight": torch.zeros(2)}))
+    assert any("'model.extra.weight'" in note for note in loaded.paredown.notes)
 
 
 def test_a_config_that_transformers_cannot_read(dense: Path, tmp_path: Path) -> None:

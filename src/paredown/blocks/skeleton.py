@@ -128,13 +128,19 @@ def fill(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-) -> None:
-    """Read tensors of the checkpoint into the model; float ones in `dtype` if given."""
+) -> list[str]:
+    """Read tensors of the checkpoint into the model; float ones in `dtype` if given.
+
+    Returns:
+        Names of the tensors that are no part of the model, and were left out.
+    """
+    left = []
     for name in names:
         if find_part(model, name) is None:
             # Masks and frequencies that older files hold, heads of another use, blocks that
             # foretell further tokens: transformers leaves them out as well. What is missing for
             # it, `require_filled` tells.
+            left.append(name)
             continue
         value = checkpoint.read(name)
         if stored_transposed(checkpoint.spec, name.removesuffix(".weight")):
@@ -142,6 +148,7 @@ def fill(
         if dtype is not None and value.is_floating_point():
             value = value.to(dtype)
         set_tensor(model, name, value.to(device))
+    return left
 
 
 def empty(module: nn.Module) -> None:

@@ -61,14 +61,10 @@ class Depth(Method[DepthParams]):
                 if tensor.name.startswith(f"{prefix}."):
                     found.add((tensor.name.removeprefix(prefix), tensor.shape))
         if len({frozenset(found) for found in parts.values()}) > 1:
-            mend = (
-                "put depth before steps that give blocks different widths"
-                if spec.uneven_mlps
-                else "use a method that keeps all blocks"
-            )
             raise ConfigError(
                 f"{spec.architecture}: its blocks differ in their tensors, so what is left cannot "
-                f"be told beforehand; {mend}"
+                "be told beforehand; put depth before steps that give blocks different widths, or "
+                "use a method that keeps all blocks"
             )
 
     def predict(self, spec: ModelSpec, params: DepthParams) -> ModelSpec:

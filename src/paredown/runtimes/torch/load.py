@@ -40,6 +40,7 @@ from paredown.runtimes.torch.placing import (
     place_unpacked,
 )
 from paredown.runtimes.torch.sparse import load_sparse
+from paredown.spec.infer import is_buffer
 from paredown.spec.packed import float_dtype
 from paredown.spec.widths import FIELD
 
@@ -201,7 +202,7 @@ def _load_packed(
     place_embeddings(model, checkpoint, parts, dtype=dtype, device=device)
     kernels = place_layers(model, checkpoint, parts, dtype=dtype, device=device)
     place_unpacked(model, checkpoint, parts, dtype=dtype)
-    fill(model, checkpoint, parts.dense(list(checkpoint.names)), dtype=dtype)
+    left = fill(model, checkpoint, parts.dense(list(checkpoint.names)), dtype=dtype)
     # Packed ones were tied when they were put in.
     if not parts.embeddings:
         model.tie_weights()
@@ -212,6 +213,12 @@ def _load_packed(
     use_fused_norms(model)
     bits = {scheme.bits for scheme in parts.schemes.values()}
     notes = (*rare_notes(checkpoint.config), *(_notes(kernels, bits, device) if bits else ()))
+    unused = [name for name in left if not is_buffer(checkpoint.spec.by_name[name])]
+    if unused:
+        notes += (
+            f"{len(unused)} tensors of the file are no part of the model and are not used, the "
+            f"first is {unused[0]!r}",
+        )
     eight_bit = eight_bit_notes(kernels, parts.eight_bit, device)
     model.paredown = LoadInfo(dict(kernels), (*notes, *eight_bit))
     return model
