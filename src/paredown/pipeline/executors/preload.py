@@ -79,7 +79,9 @@ with _deaf_to_interrupts(), _ended_with_parent(), _quiet():
     # Read when the OpenMP library is loaded: threads that sleep while they wait are a little slower
     # on an idle machine than threads that spin, and several times faster on a busy one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # transformers imports lazily: without the second line each worker would spend seconds on it.
+    # transformers imports lazily: without these each worker would spend seconds on them.
+    import transformers.modeling_utils  # noqa: F401
     import transformers.models.auto.modeling_auto  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
 
     import paredown.pipeline.work  # noqa: F401
