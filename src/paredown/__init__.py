@@ -19,12 +19,13 @@ if TYPE_CHECKING:
         infer_spec,
         load,
         optimize,
+        register_method,
     )
 
 __version__ = "0.1.0"
 __all__ = [
     "Front", "Steering", "__version__", "compress", "deploy", "evaluate", "infer_spec", "load",
-    "optimize",
+    "optimize", "register_method",
 ]  # fmt: skip
 
 

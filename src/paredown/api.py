@@ -33,6 +33,7 @@ from paredown.errors import ConfigError, MethodError
 from paredown.evaluate.task_data import check_benchmarks
 from paredown.hardware.detect import detect
 from paredown.methods import registry
+from paredown.methods.registry import register_method as register_method  # public
 from paredown.pipeline import trial
 from paredown.pipeline.bench import Base, Bench
 from paredown.pipeline.build import build

@@ -123,6 +123,14 @@ def _small_files(folder: Path) -> Iterator[Path]:
             yield file
 
 
+def copy_small_files(source: Path, out: Path) -> None:
+    """Tokenizer, templates and texts of the model folder `source`: all but weights and config."""
+    for file in _small_files(source):
+        copy = out / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
 def _is_text(file: Path) -> bool:
     return file.suffix in _TEXTS and not file.name.endswith(".index.json")
 
@@ -246,10 +254,7 @@ class CheckpointWriter:
             return
         with clear_disk_errors(self.folder):
             self._finish_weights(shards)
-            for file in _small_files(self.source.folder):
-                copy = self.folder / file.relative_to(self.source.folder)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, copy)
+            copy_small_files(self.source.folder, self.folder)
             # Not `write_json`: configs of state-space models hold an `Infinity`.
             text = json.dumps(self.config, indent=2, ensure_ascii=False) + "\n"
             write_text(self.folder / "config.json", text)

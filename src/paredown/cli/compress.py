@@ -45,6 +45,11 @@ def compress(
     Settings come from options, then from environment variables (PAREDOWN_COMPRESS_SAMPLES=64),
     then from --config, then from the defaults; `none` stands for no value.
     """
+    carry_out(request, strategy, output, as_json=as_json)
+
+
+def carry_out(request: CompressRequest, strategy: str, output: Path, *, as_json: bool) -> None:
+    """Make the artifact, show how it goes, and say what was made."""
     from paredown import api
     from paredown.cli.live import StepProgress
     from paredown.cli.terminal import make_console

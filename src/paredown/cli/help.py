@@ -13,6 +13,7 @@ from typing import Any, ClassVar, final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from paredown.cli.words import translated
 from paredown.spec.option import COMMON, LIMITS, in_order
 
 OWN = "This command"
@@ -21,7 +22,14 @@ OWN = "This command"
 
 @final
 class PanelCommand(TyperCommand):
-    """A command whose help groups its options by panel."""
+    """A command whose help groups its options by panel, and that reads others' words as well."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read a command line, after words of other tools were put into ours."""
+        known = {*options_of(self.params), *ctx.help_option_names}
+        first = any(p.param_type_name == "argument" and p.name == "model" for p in self.params)
+        left: list[str] = super().parse_args(ctx, translated(args, known, takes_model_first=first))
+        return left
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the panels: the common one, the command's own, and the rest as they come."""

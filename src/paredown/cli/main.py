@@ -43,6 +43,10 @@ class _Commands(LazyGroup):
             "paredown.cli.compress", "compress",
             "Compress a model with one strategy, and prove that the artifact reloads.",
         ),
+        "prune": (
+            "paredown.cli.prune", "prune",
+            "Prune a model, in the words of the pruning papers' scripts.",
+        ),
         "front": (
             "paredown.cli.front", "front",
             "Show what a model loses at every size, with bits chosen matrix by matrix.",

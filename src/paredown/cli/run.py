@@ -61,7 +61,7 @@ def run(
         ),
     ] = False,
     show_spec: Annotated[
-        bool, typer.Option("--show-spec", help="Show the model spec before starting.")
+        bool, typer.Option("--show-spec", help="Show what is known of the model, and end.")
     ] = False,
 ) -> None:
     """Search for the compressed versions of a model that are worth having.
@@ -75,10 +75,11 @@ def run(
     256, and PAREDOWN_RUN_EVALUATE__WINDOW=256. Lists are repeated or written with commas; `none`
     stands for no value.
     """
-    if show_spec and not as_json:
+    if show_spec:
         from paredown.cli.spec import show
 
-        show(request.model)
+        show(request.model, as_json=as_json)
+        return
     if plan_only:
         _show_plan(request, output_dir, as_json=as_json)
         return

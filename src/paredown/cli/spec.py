@@ -83,9 +83,9 @@ def spec(
     make_console().print(_render(report))
 
 
-def show(model: str) -> None:
-    """Print the tables of `paredown spec`, with its defaults."""
-    spec(model=model, json_output=False, context=None, batch=1, group_size=64)
+def show(model: str, *, as_json: bool = False) -> None:
+    """Print what `paredown spec` does, with its defaults."""
+    spec(model=model, json_output=as_json, context=None, batch=1, group_size=64)
 
 
 def render_spec(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
-from typing import final
+from typing import Any, final
 
 from pydantic import ValidationError
 
 from paredown.errors import ConfigError, MissingExtraError, StrategyError, did_you_mean
 from paredown.methods.base import AnyMethod, Kind, Params
+from paredown.methods.registered import Registered
+from paredown.methods.registered import of as registered_of
 from paredown.runtimes import registry as runtimes
 from paredown.runtimes.base import require_read
 from paredown.spec import plugins
@@ -64,9 +67,59 @@ def _plugins() -> tuple[EntryPoint, ...]:
     return plugins.installed(GROUP)
 
 
+_registered: dict[str, Registered] = {}
+"""What this program has registered, by name."""
+
+
+def register(method: Registered) -> None:
+    """Make a user's class known in this process; the same class again takes its place, as when a
+    notebook's cell is run again.
+
+    Raises:
+        ConfigError: a built-in method, or one of a package, has this name.
+    """
+    if method.name in BUILTIN or method.name in {entry.name for entry in _plugins()}:
+        raise ConfigError(f"there is a method {method.name!r} already; take another name")
+    _registered[method.name] = method
+
+
+def register_method(name: str, *, kind: str = "pruning") -> Callable[[type[Any]], type[Any]]:
+    """Try an idea from a script or notebook: a decorator over a class with `apply`.
+
+        @paredown.register_method("shrink_tails")
+        class ShrinkTails:
+            search_space = {"share": [0.01, 0.02]}
+
+            def apply(self, model, share=0.01): ...
+
+    `apply` is given the transformers model in float32 and changes it in place, or returns another;
+    a parameter called `calibration` gets token windows, (samples, length) int64. The result is
+    saved in the model's own dtype, reloaded in a fresh process, and measured like any other.
+
+    Args:
+        name: how strategies call it.
+        kind: `quantization`, `pruning` or `tuning`; decides which orders of steps make sense.
+
+    Raises:
+        ConfigError: a built-in method has this name, or the class cannot be used; says why.
+    """
+
+    def decorate(wrapped: type[Any]) -> type[Any]:
+        register(registered_of(wrapped, name, kind))
+        return wrapped
+
+    return decorate
+
+
+def registered() -> tuple[Registered, ...]:
+    """The methods of this program, which workers must be given."""
+    return tuple(_registered.values())
+
+
 def names() -> dict[str, str]:
     """Every known method, name -> "module:Class". A plug-in may not shadow another method."""
-    return plugins.merged("method", BUILTIN, _plugins())
+    known = plugins.merged("method", BUILTIN, _plugins())
+    return known | {name: method.place for name, method in _registered.items()}
 
 
 def load(name: str) -> AnyMethod:
@@ -80,6 +133,8 @@ def load(name: str) -> AnyMethod:
         raise StrategyError(
             f"no compression method is called {name!r}; {did_you_mean(name, known)}"
         )
+    if name in _registered:
+        return _registered[name]
     method: AnyMethod = plugins.create(known[name])
     return method
 

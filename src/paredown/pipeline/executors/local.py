@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Literal, Self, final
 
 import psutil
 
+from paredown.methods import registered, registry
 from paredown.pipeline.executors.turns import Turns
 from paredown.pipeline.executors.watch import (
     PROCESSES,
@@ -217,12 +218,14 @@ class LocalExecutor:
         """
         for _ in range(_STARTS):
             self.start()
+            own = registry.registered()
+            methods = registered.packed(own) if own else b""  # while the main module is there
             try:
                 with PROCESSES, _MainHidden() as hidden:
                     environment = dict(os.environ)
                     if self.memory_bytes is not None:
                         environment[WORKER_BYTES] = str(self.memory_bytes)
-                    given = Surroundings(folder, Path.cwd(), environment)
+                    given = Surroundings(folder, Path.cwd(), environment, methods)
                     process = self._context.Process(
                         target=_run_hidden, args=(given, hidden), name=f"paredown {folder.name}"
                     )

@@ -45,6 +45,8 @@ class Surroundings:
     folder: Path
     working: Path
     environment: dict[str, str]
+    methods: bytes = b""
+    """What the program has registered of its own (`methods.registered.packed`); none if empty."""
 
 
 def run_worker(given: Surroundings) -> None:
@@ -58,12 +60,21 @@ def run_worker(given: Surroundings) -> None:
     os.chdir(given.working)
     code = 70
     try:
+        if given.methods:
+            _register(given.methods)
         code = run_folder(given.folder)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         # At once: what libraries do at exit may hang, and the result stands in its file.
         os._exit(code)
+
+
+def _register(packed: bytes) -> None:
+    from paredown.methods import registered, registry
+
+    for method in registered.unpacked(packed):
+        registry.register(method)
 
 
 def run_folder(folder: Path) -> int:
