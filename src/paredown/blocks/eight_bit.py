@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from paredown.artifact.checkpoint import TORCH_DTYPES, Checkpoint, CheckpointWriter
 from paredown.artifact.eight_bit import EightBit, eight_bit_config
+from paredown.blocks.names import module_name
 from paredown.blocks.walk import BlockWalk, submodule
 from paredown.ops.affine import require_finite
 from paredown.ops.eight_bit import dequantize_rows, quantize_rows
@@ -40,10 +41,13 @@ def write_eight_bit(
     Raises:
         NumericsError: a weight is NaN or infinite.
     """
+    # By the names in memory: under those of the file transformers would find no layer to leave out,
+    # and would leave out the chosen ones.
+    inside = {module_name(walk.model, name) for name in chosen}
     ignored = [
         name
         for name, module in walk.model.named_modules()
-        if isinstance(module, nn.Linear) and name not in chosen
+        if isinstance(module, nn.Linear) and name not in inside
     ]
     scale_dtype = TORCH_DTYPES[source.spec.dtype]
     with CheckpointWriter(out, source) as writer:
