@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from paredown.artifact.checkpoint import Checkpoint, CheckpointWriter
 from paredown.artifact.configs import language_part
 from paredown.blocks.hessians import HessianBank
-from paredown.blocks.walk import submodule
+from paredown.blocks.names import module_name
 from paredown.ops.affine import require_finite
 from paredown.ops.heads import weakest_groups
 from paredown.ops.repair import least_squares
@@ -85,6 +85,8 @@ def _cut(
                 stored = source.read(f"{name}.{leaf}")
                 require_finite(stored, name)
                 made[f"{name}.{leaf}"] = stored[rows]
+    if attention.sinks in source.spec.by_name:
+        made[attention.sinks] = source.read(attention.sinks)[_features(kept, groups.queries)]
     return made
 
 
@@ -95,4 +97,5 @@ def _features(groups: list[int], size: int) -> Tensor:
 
 def _put(module: nn.Module, block: Block, name: str, value: Tensor) -> None:
     layer, _, leaf = name.rpartition(".")
-    setattr(submodule(module, block, layer), leaf, nn.Parameter(value, requires_grad=False))
+    owner = module.get_submodule(module_name(module, layer.removeprefix(f"{block.prefix}.")))
+    setattr(owner, leaf, nn.Parameter(value, requires_grad=False))

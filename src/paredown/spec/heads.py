@@ -9,7 +9,7 @@ from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 FAMILIES = frozenset(
     {
         "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3",
-        "mixtral", "qwen2_moe", "qwen3_moe", "granite", "seed_oss", "helium", "ernie4_5",
+        "mixtral", "qwen2_moe", "qwen3_moe", "granite", "seed_oss", "ernie4_5",
         "hunyuan_v1_dense", "ministral", "glm", "arcee", "cohere2", "gpt_oss", "llama4_text",
     }
 )  # fmt: skip
@@ -27,6 +27,11 @@ class Attention:
     k: str
     v: str
     output: str
+
+    @property
+    def sinks(self) -> str:
+        """Name of the tensor of one number per query head that some families (GPT-OSS) have."""
+        return f"{self.output.rpartition('.')[0]}.sinks"
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,11 @@ def with_groups(spec: ModelSpec, groups: Groups, left: int) -> ModelSpec:
     """The spec with `left` groups in each block."""
     rows: dict[str, int] = {}
     columns: dict[str, int] = {}
+    sinks: set[str] = set()
     for attention in find_attentions(spec):
         rows[attention.q] = columns[attention.output] = left * groups.query_rows
         rows[attention.k] = rows[attention.v] = left * groups.head_dim
+        sinks.add(attention.sinks)
     tensors: list[TensorInfo] = []
     for tensor in spec.tensors:
         name, _, leaf = tensor.name.rpartition(".")
@@ -82,6 +89,8 @@ def with_groups(spec: ModelSpec, groups: Groups, left: int) -> ModelSpec:
             shape = (rows[name], *shape[1:])
         elif name in columns and leaf == "weight":
             shape = (shape[0], columns[name])
+        elif tensor.name in sinks:
+            shape = (left * groups.queries,)
         tensors.append(tensor_info(tensor.name, tensor.dtype, shape))
     gone = sum(t.numel for t in spec.tensors) - sum(t.numel for t in tensors)
     return spec.with_tensors(
