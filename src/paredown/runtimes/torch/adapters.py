@@ -57,6 +57,22 @@ class _MaskedLora(nn.Module):
         return base + nn.functional.linear(self.lora_dropout(x), delta)
 
 
+@final
+class _Unnamed(nn.Module):
+    """A model without its config, as peft is to see it.
+
+    In mixtures of experts peft takes `gate_proj` and the like for names of older transformers and
+    looks for them in fused experts; then shared experts and dense MLPs get no adapter.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        # By these peft knows that the layers are those of bitsandbytes.
+        for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit"):
+            setattr(self, mark, getattr(model, mark, False))
+
+
 def _inject(
     model: Any, names: list[str], rank: int, alpha: int, dropout: float, *, masked: bool
 ) -> None:
@@ -64,8 +80,9 @@ def _inject(
     from peft import LoraConfig, inject_adapter_in_model
 
     if not masked:
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
-        inject_adapter_in_model(config, model, adapter_name=_NAME)
+        inside = [f"model.{name}" for name in names]
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=inside)
+        inject_adapter_in_model(config, _Unnamed(model), adapter_name=_NAME)
         return
     model.requires_grad_(False)
     for name in names:
