@@ -12,7 +12,7 @@ from paredown.spec.infer import infer_spec
 from paredown.spec.layers import Format, LayerOption, LayerUnit
 from paredown.spec.model import ModelSpec
 from paredown.spec.result import Evidence
-from paredown.spec.structure import is_expert, uses_conv1d
+from paredown.spec.structure import is_expert, layer_shape, uses_conv1d
 from paredown.spec.target import Device
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OWN = "paredown"
 """`ModelSpec.quantization` of the format that other loaders refuse."""
-_READS_WEIGHTS = frozenset({"falcon", "gpt_bigcode", "mamba2", "recurrent_gemma"})
+_READS_WEIGHTS = frozenset({"falcon", "gpt_bigcode", "mamba", "mamba2", "recurrent_gemma"})
 """`model_type`s whose modules take `layer.weight` itself, if only to ask for its dtype."""
 
 
@@ -63,6 +63,11 @@ class Transformers(Engine):
             # Its loader unpacks all experts by one symmetric scheme, whatever the config says.
             return Claim.refused(
                 "it unpacks experts on symmetric grids only", "use symmetric = true"
+            )
+        if any(_fills_one_word(spec, name, option) for name in unit.layers):
+            return Claim.refused(
+                "its loader does not unpack zero-points of so few rows that one word holds them",
+                "use symmetric = true, or leave the layer out with `skip`",
             )
         return yes
 
@@ -108,3 +113,17 @@ class Transformers(Engine):
                 "give all layers the same bits",
             )
         return Claim(holds=True, evidence=self.evidence)
+
+
+def _fills_one_word(spec: ModelSpec, name: str, option: LayerOption) -> bool:
+    """Whether the zero-points of a layer are a single row of 32-bit words.
+
+    compressed-tensors turns them before it looks at their bytes; of one row with several groups
+    PyTorch then says that it lies in memory as it should, and yet gives no view of bytes.
+    """
+    shape = layer_shape(spec, name)
+    if option.format is not Format.GRID or option.symmetric or shape is None:
+        return False
+    rows, width = shape
+    several = 0 < option.group_size < width
+    return several and rows * option.bits <= 32

@@ -207,6 +207,7 @@ def _load_packed(
     if not parts.embeddings:
         model.tie_weights()
     require_filled(model, checkpoint.folder)
+    _keep_a_parameter(model, dtype)
     model.to(device)
     if device == "cpu" and dtype == torch.bfloat16 and dense_dtype(device) == torch.float32:
         use_float32_attention(model)
@@ -222,6 +223,17 @@ def _load_packed(
     eight_bit = eight_bit_notes(kernels, parts.eight_bit, device)
     model.paredown = LoadInfo(dict(kernels), (*notes, *eight_bit))
     return model
+
+
+def _keep_a_parameter(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give a model whose weights are all packed a parameter of no size.
+
+    OLMo's norms have no gain, so that nothing of it is left a parameter; transformers asks the
+    first one where the model is, and `generate` with it.
+    """
+    if next(model.parameters(), None) is None:
+        nothing = nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
+        model.register_parameter("paredown_place", nothing)
 
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
