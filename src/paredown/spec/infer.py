@@ -35,7 +35,8 @@ from paredown.spec.widths import FIELD
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 _BUFFER = re.compile(
     r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.masked_bias$|(^|\.)position_ids$"
-    r"|\.e_score_correction_bias$|\.(diagonal|key|query)_decay$|\.slope_rate$|\.layer_scalar$"
+    # Ernie 4.5 keeps the same correction as a parameter, in `moe_statics`.
+    r"|(?<!\.moe_statics)\.e_score_correction_bias$|\.(diagonal|key|query)_decay$|\.slope_rate$|\.layer_scalar$"
     r"|\.act_fn\.(beta|eps)$"
 )
 _CAUSAL_MASK = re.compile(r"\.(attn|attention)\.bias$")  # GPT-2's (1, 1, context, context)

@@ -29,6 +29,7 @@ _ROUTER = re.compile(r"(\.gate|router(\.layer)?)\.weight$")
 """Matrices that are no linear of a block: `dt_proj` of Mamba is multiplied with by its weight, and
 Gemma 3n's `altup` matrices mix four states."""
 _CONV1D = {"c_attn", "c_proj", "c_fc", "q_attn"}
+_CROSS = re.compile(r"\.cross_attn\.")
 _EXPERT = re.compile(r"(^|\.)experts\.\d+\.")
 _EXPERTS = re.compile(r"(^|\.)experts\.[^.]+$")
 ATTENTION_INPUTS = ("q_proj", "k_proj", "v_proj")
@@ -110,6 +111,15 @@ def is_spare(spec: ModelSpec, name: str) -> bool:
 def is_vision(name: str) -> bool:
     """Whether a tensor belongs to a vision tower or to the projector behind it."""
     return _VISION.search(name) is not None
+
+
+def blocks_of_images(spec: ModelSpec) -> tuple[int, ...]:
+    """Numbers of the language model's blocks that read an image, and are left out without one.
+
+    Those with cross-attention: whole encoder-decoders are refused before.
+    """
+    places = (_place(t.name) for t in spec.tensors if _CROSS.search(t.name))
+    return tuple(sorted({place[1] for place in places if place is not None}))
 
 
 def in_block(name: str) -> bool:

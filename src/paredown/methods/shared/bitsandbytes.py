@@ -14,7 +14,7 @@ from paredown.runtimes.kernels import Kernel, KernelName, Shape, multiples, refu
 from paredown.spec.layers import LayerOption
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.packed import LLM_INT8, NF4
-from paredown.spec.structure import matrix_shape, select_linears, uncovered, uses_conv1d
+from paredown.spec.structure import matches, matrix_shape, select_linears, uncovered, uses_conv1d
 from paredown.spec.target import Device
 from paredown.spec.widths import unequal_widths
 
@@ -35,6 +35,8 @@ MOST = 0.5
 _OWN_LINEARS = {"falcon"}
 """Model types whose layers are subclasses of nn.Linear; transformers hands bitsandbytes only
 `type(module) is nn.Linear` and Conv1D."""
+_MANY_AXES = {"minicpm3": "*.kv_b_proj"}
+"""Model types -> layers that they hand inputs of four axes, which LLM.int8 takes for matrices."""
 _STATE = "weight.quant_state.bitsandbytes__nf4"
 
 
@@ -67,6 +69,8 @@ def check_bitsandbytes(
     chosen = select_linears(spec, skip)
     if not chosen:
         raise ConfigError("there is no layer to quantize: `skip` leaves out all of them")
+    if kernel == "int8":
+        _require_matrices(spec, chosen, skip, name)
     _ask_kernel(spec, skip, name, Kernel(name=kernel, device=device, dtype=spec.dtype))
 
 
@@ -77,6 +81,20 @@ def _require_most(spec: ModelSpec, name: str) -> None:
         raise ConfigError(
             f"{spec.architecture}: {share:.0%} of the weights of its blocks are in no layer that "
             f"{name} quantizes, such as {largest.name!r} of shape {largest.shape}"
+        )
+
+
+def _require_matrices(
+    spec: ModelSpec, chosen: tuple[str, ...], skip: tuple[str, ...], name: str
+) -> None:
+    """Refuse layers whose inputs LLM.int8 misreads."""
+    pattern = _MANY_AXES.get(spec.text_type)
+    layer = next((n for n in chosen if pattern is not None and matches(n, pattern)), None)
+    if layer is not None and pattern is not None:
+        raise ConfigError(
+            f"{name}: {spec.architecture} hands {layer} inputs of four axes, and bitsandbytes "
+            f"computes with three at most; use skip={json.dumps([*skip, pattern])} or "
+            f"{_instead(spec, name)}"
         )
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method, Params
-from paredown.methods.shared.samples import check_gradients
+from paredown.methods.shared.samples import check_gradients, check_text_in_all_blocks
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, TensorInfo, tensor_info
 from paredown.spec.structure import (
@@ -89,6 +89,8 @@ class NeuronMethod(Method[N]):
         if isinstance(params, GradientNeuronParams):
             check_gradients(self.name, spec)
         check_neurons(spec, params)
+        if self.reads_data(params):
+            check_text_in_all_blocks(self.name, spec)
 
     def knows_bytes(self, params: N) -> bool:
         return not (params.scope == "global" and params.equal_widths)  # the widest decides

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Params
+from paredown.spec.structure import blocks_of_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +48,27 @@ def kept_moments(spec: ModelSpec, cache: Cache) -> int:
     return nbytes if is_kept(nbytes, cache) else 0
 
 
+def check_text_in_all_blocks(name: str, spec: ModelSpec) -> None:
+    """Refuse models some of whose blocks calibration text never runs.
+
+    Raises:
+        ConfigError: there are such blocks.
+    """
+    if passed := blocks_of_images(spec):
+        raise ConfigError(
+            f"{spec.architecture}: text without an image passes by its blocks "
+            f"{', '.join(map(str, passed))}, so nothing is known of their activations; "
+            f"{name} needs them"
+        )
+
+
 def check_gradients(name: str, spec: ModelSpec) -> None:
     """Refuse models through whose blocks gradients do not pass one after the other.
 
     Raises:
-        ConfigError: late blocks read keys and values of early ones.
+        ConfigError: late blocks read keys and values of early ones, or text passes some by.
     """
+    check_text_in_all_blocks(name, spec)
     if spec.cache_facts.shared:
         raise ConfigError(
             f"{spec.architecture}: its last {spec.cache_facts.shared} blocks read keys and values "

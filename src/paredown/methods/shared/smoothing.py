@@ -17,8 +17,8 @@ def check_folds(name: str, spec: ModelSpec, chosen: Collection[str], instead: st
     """
     if spec.text_type not in GAIN_OFFSET:
         raise ConfigError(
-            f"{name}: where factors can move is known for {', '.join(GAIN_OFFSET)}; "
-            f"this model is {spec.text_type}: use {instead}"
+            f"{name}: between which layers of {spec.text_type} factors can move is not known; use "
+            f"{instead}"
         )
     if not any(find_folds(spec, block, chosen) for block in spec.structure.blocks):
         raise ConfigError(
