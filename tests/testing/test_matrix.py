@@ -10,7 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from paredown.artifact.checkpoint import Checkpoint
+from paredown.errors import ConfigError
 from paredown.methods import registry
+from paredown.spec.infer import infer_spec
+from paredown.spec.strategy import parse_strategy
+from paredown.spec.target import Target
 from paredown.testing import families
 from paredown.testing.families import Cell, reasons, table_head, table_row, try_method, try_spec
 from paredown.testing.tiny import tiny_model
@@ -43,6 +47,12 @@ def model(models: Path, family: str) -> Path:
         ("granitemoe", "wanda"),  # the same, written as they were
         ("jamba", "wanda"),  # a hybrid with experts
         ("arcee", "l2"),  # an MLP without a gate
+        ("glm4_moe", "lora"),  # shared experts, whose names peft knows of older transformers
+        ("gemma3", "smooth"),  # layers that the file calls otherwise, by name in the config
+        ("mamba", "rtn8"),  # weights that the code takes of a layer
+        ("qwen3_5_text", "hqq4"),  # zero-points that fill one word
+        ("gpt_oss", "heads"),  # a sink for every head
+        ("olmo", "emb8"),  # no parameter is left
     ],
 )
 def test_it_works(models: Path, tmp_path: Path, family: str, method: str) -> None:
@@ -57,6 +67,9 @@ def test_it_works(models: Path, tmp_path: Path, family: str, method: str) -> Non
         ("falcon", "int8", "subclass of nn.Linear"),
         ("bloom", "l2", "no word for the width"),
         ("mixtral", "l2", "experts"),
+        ("minicpm3", "int8", "inputs of four axes"),
+        ("helium", "heads", "its config cannot say"),  # its output matrix is square
+        ("mllama", "flap", "passes by its blocks 1,"),
     ],
 )
 def test_it_is_refused_at_planning(
@@ -67,7 +80,7 @@ def test_it_is_refused_at_planning(
     assert why in cell.note
 
 
-@pytest.mark.parametrize("family", ["deepseek_v3", "minimax", "gpt_oss", "mllama"])
+@pytest.mark.parametrize("family", ["deepseek_v3", "minimax", "gpt_oss", "mllama", "ernie4_5_moe"])
 def test_planning_counts_what_is_built(models: Path, family: str) -> None:
     assert try_spec(model(models, family), family) == Cell(family, "spec", "ok")
 
@@ -122,8 +135,35 @@ def test_the_table_and_the_reasons() -> None:
     ]
     assert table_head(["int8", "l2"]) == "| family | spec | int8 | l2 |\n|---|---|---|---|"
     assert table_row(cells) == "| a | ok | 9 % | - |"
-    other = Cell("b", "l2", "refused", "BForCausalLM: no")
-    assert reasons([*cells, other]) == ["partial | int8 | a | ", "refused | l2 | a, b | no"]
+
+
+def test_reasons_that_differ_by_names_alone_are_one() -> None:
+    cells = [
+        Cell("a", "int8", "partial", coverage=0.09),
+        Cell("a", "awq4", "refused", "awq: the layers of a are not known"),
+        Cell("b", "awq4", "refused", "awq: the layers of b_text are not known"),
+        Cell("a", "l2", "refused", "AForCausalLM is unknown; l2_structured leaves those alone"),
+        Cell("a", "flap", "refused", "AForCausalLM: it is unknown; flap leaves those alone"),
+        Cell("c", "l2", "ok"),
+    ]
+    assert reasons(cells) == [
+        "| | methods | families | reason |",
+        "|---|---|---|---|",
+        "| partial | int8 | a |  |",
+        "| refused | l2, flap | a | it is unknown; the method leaves those alone |",
+        "| refused | awq4 | all but c | the layers of this family are not known |",
+    ]
+
+
+@pytest.mark.parametrize(
+    "strategy", ["structured_snip", "snip", "wanda_sp", "l2_structured(ratio=0.3, repair=true)"]
+)
+def test_nothing_is_measured_in_blocks_that_text_passes_by(models: Path, strategy: str) -> None:
+    """Llama 3.2 Vision runs its cross-attention where there is an image alone."""
+    spec = infer_spec(model(models, "mllama"))
+    with pytest.raises(ConfigError, match="text without an image passes by its blocks 1,"):
+        registry.check(parse_strategy(strategy), spec, Target())
+    registry.check(parse_strategy("l2_structured(ratio=0.3)"), spec, Target())
 
 
 def test_each_family_stands_once() -> None:

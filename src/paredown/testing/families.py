@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -73,7 +73,8 @@ NEAR = {"rtn8": 3e-3, "emb8": 2e-2, "int8": 2e-2, "fp8": 2e-2}
 """Mean KL in nats per token from the base, at most, where eight bits lose next to nothing."""
 
 
-_CLASS = re.compile(r"^\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel): ")
+_CLASS = re.compile(r"\b\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel)\b")
+_CLASS_FIRST = re.compile(rf"^{_CLASS.pattern}: ")
 
 
 @dataclass(frozen=True)
@@ -235,18 +236,47 @@ def _word(cell: Cell) -> str:
     return {"refused": "-", "ok": "ok"}.get(cell.status, f"**{cell.status}**")
 
 
-def reasons(cells: Iterable[Cell]) -> list[str]:
-    """Why cells are not ok, once per reason, with the families that it holds for."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+def reasons(cells: Sequence[Cell]) -> list[str]:
+    """Why cells are not ok, as a table in Markdown: once per reason, with all that it holds for."""
+    every = dict.fromkeys(cell.family for cell in cells)
+    families: dict[tuple[Status, str], dict[str, list[str]]] = {}
     for cell in cells:
         if cell.status != "ok":
-            # Names differ from family to family: without them, reasons are alike.
-            told = re.sub(
-                r"^\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel): ", "", cell.note
-            )
-            found.setdefault((cell.status, cell.method, told), []).append(cell.family)
-    ordered = sorted(found.items(), key=lambda item: (item[0][0] == "refused", item[0]))
-    return [f"{s} | {m} | {', '.join(fs)} | {why}" for (s, m, why), fs in ordered]
+            by_method = families.setdefault((cell.status, _told(cell)), {})
+            by_method.setdefault(cell.method, []).append(cell.family)
+    rows = ["| | methods | families | reason |", "|---|---|---|---|"]
+    for (status, told), by_method in sorted(families.items(), key=_unsound_first):
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for method, found in by_method.items():
+            alike.setdefault(tuple(found), []).append(method)
+        rows += [
+            f"| {status} | {', '.join(methods)} | {_named(found, every)} | {told} |"
+            for found, methods in alike.items()
+        ]
+    return rows
+
+
+def _unsound_first(item: tuple[tuple[Status, str], object]) -> tuple[bool, Status, str]:
+    (status, told), _ = item
+    return status == "refused", status, told
+
+
+def _told(cell: Cell) -> str:
+    """The reason without the names of model and method, which alone differ from cell to cell."""
+    step = METHODS.get(cell.method, cell.method).partition("(")[0]
+    told = _CLASS_FIRST.sub("", cell.note).removeprefix(f"{step}: ")
+    told = _CLASS.sub("it", told)
+    told = re.sub(rf"\b{step}(?= (cannot|leaves|does|would|needs)\b)", "the method", told)
+    told = re.sub(rf"\b{cell.family}(_text)?(_model)?\b", "this family", told)
+    return told.replace("|", "\\|")
+
+
+def _named(found: Sequence[str], every: Collection[str]) -> str:
+    """Families by name, or the others where those are fewer."""
+    others = [family for family in every if family not in found]
+    if len(others) >= len(found):
+        return ", ".join(found)
+    return f"all but {', '.join(others)}" if others else "all"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
