@@ -109,3 +109,9 @@ def _calibrate(runtime: str | None) -> None:
         f"GFLOP/s, {1e3 * found.layer_s:.2f} ms a layer",
         err=True,
     )
+    if found.is_disturbed:
+        typer.echo(
+            f"  other work took {found.others:.0%} of the processors meanwhile: this machine "
+            "can do better; calibrate again when it is idle",
+            err=True,
+        )

@@ -45,7 +45,9 @@ def analyse(lab: Lab) -> Analysis:
         ConfigError: an unknown device, or the base cannot be measured.
     """
     runtime = lab.config.constraints.runtime
-    if runtime in ENGINES and not lab.machine.gpus and kept(lab.machine, runtime) is None:
+    known = kept(lab.machine, runtime)
+    is_wanted = known is None or known.is_disturbed
+    if runtime in ENGINES and not lab.machine.gpus and is_wanted:
         with lab.teller.job() as watch:
             watch("calibrate", 0.0, f"measuring what {runtime} reaches on this machine, once")
             calibrate(lab.machine, runtime)

@@ -11,18 +11,23 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paredown.errors import ConfigError
 from paredown.hardware.detect import Machine
-from paredown.hardware.timing import CALIBRATED_ERROR, Rates
+from paredown.hardware.timing import CALIBRATED_ERROR, CATALOGUE_ERROR, Rates
 from paredown.spec.reading import read_json
 from paredown.store.atomic import write_json
 from paredown.store.home import home
 
 TIMEOUT_S = 900.0
+DISTURBED = 0.2
+"""Share of the processors that other work may take before a calibration is called disturbed."""
 TORCH = "torch"
 _SAME = {"transformers": TORCH}
 """Runtimes that compute with another's kernels."""
@@ -67,6 +72,13 @@ class Calibration(BaseModel):
     """Of a step beside its layers."""
     process_bytes: float = Field(gt=0)
     """Resident memory of a process that has served a model of no size."""
+    others: float = Field(default=0.0, ge=0)
+    """Share of all processors that other processes took while it was measured."""
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other work was done meanwhile, so that the machine can do better."""
+        return self.others > DISTURBED
 
     @property
     def rates(self) -> Rates:
@@ -83,7 +95,7 @@ class Calibration(BaseModel):
             unpack=self.unpack_s,
             layer_s=self.layer_s,
             step_s=self.step_s,
-            error=CALIBRATED_ERROR,
+            error=CATALOGUE_ERROR if self.is_disturbed else CALIBRATED_ERROR,
         )
 
 
@@ -121,6 +133,7 @@ def calibrate(machine: Machine, runtime: str = TORCH) -> Calibration:
     )
     with tempfile.TemporaryDirectory(prefix="paredown-calibrate-") as folder:
         out = Path(folder) / "found.json"
+        before = _Clocks.now()
         try:
             done = subprocess.run(
                 [sys.executable, "-m", *module, str(out)],
@@ -135,9 +148,34 @@ def calibrate(machine: Machine, runtime: str = TORCH) -> Calibration:
             words = done.stderr.decode(errors="replace").strip().splitlines()
             last = words[-1] if words else f"exit code {done.returncode}"
             raise ConfigError(f"calibrating failed: {last}")
-        found = Calibration.model_validate({**read_json(out), "machine": machine.id})
+        others = _Clocks.now().others_since(before)
+        figures = {**read_json(out), "machine": machine.id, "others": others}
+        found = Calibration.model_validate(figures)
     write_json(_path(machine, runtime), found.model_dump(mode="json"))
     return found
+
+
+@dataclass(frozen=True)
+class _Clocks:
+    """Processor seconds of everything on the machine, and of ended children of this process."""
+
+    wall: float
+    machine: float
+    children: float
+
+    @classmethod
+    def now(cls) -> _Clocks:
+        """As they stand."""
+        used = psutil.cpu_times()
+        own = psutil.Process().cpu_times()
+        return cls(
+            time.monotonic(), used.user + used.system, own.children_user + own.children_system
+        )
+
+    def others_since(self, before: _Clocks) -> float:
+        """Share of all processors that neither was idle nor worked for a child."""
+        spent = self.machine - before.machine - (self.children - before.children)
+        return max(spent, 0.0) / ((self.wall - before.wall) * (psutil.cpu_count() or 1))
 
 
 def _path(machine: Machine, runtime: str) -> Path:
