@@ -43,8 +43,9 @@ class OnnxRuntime(FileEngine):
     files: ClassVar[tuple[str, ...]] = (FILE, DATA)
     blocks: ClassVar[str] = "its blocks of 16 to 256"
     multiple: ClassVar[int] = 16
-    # Inputs of each product are rounded to 8 bits per block (accuracy level 4).
-    kl_bound: ClassVar[float] = 0.03
+    # Inputs of each product are rounded to 8 bits per block (accuracy level 4): 0.008 with
+    # SmolLM2-135M at 4 bits, 0.046 at 3.2 bits on average. A wrong order or scale makes 1 and more.
+    kl_bound: ClassVar[float] = 0.1
     caches: ClassVar[tuple[str, ...]] = ("f32",)
 
     def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:

@@ -41,7 +41,8 @@ class OpenVino(FileEngine):
     files: ClassVar[tuple[str, ...]] = (FILE, DATA)
     blocks: ClassVar[str] = "those that its kernels compute rightly"
     multiple: ClassVar[int] = 16
-    kl_bound: ClassVar[float] = 0.02
+    # Products with few bits show the rounding of their inputs most; see ONNX Runtime's.
+    kl_bound: ClassVar[float] = 0.05
     caches: ClassVar[tuple[str, ...]] = ("f16",)
 
     def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:
