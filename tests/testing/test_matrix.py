@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,15 @@ from paredown.spec.infer import infer_spec
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.target import Target
 from paredown.testing import families
-from paredown.testing.families import Cell, reasons, table_head, table_row, try_method, try_spec
+from paredown.testing.families import (
+    METHODS,
+    Cell,
+    reasons,
+    table_head,
+    table_row,
+    try_method,
+    try_spec,
+)
 from paredown.testing.tiny import tiny_model
 from paredown.testing.zoo import FAMILIES
 
@@ -164,6 +173,18 @@ def test_nothing_is_measured_in_blocks_that_text_passes_by(models: Path, strateg
     with pytest.raises(ConfigError, match="text without an image passes by its blocks 1,"):
         registry.check(parse_strategy(strategy), spec, Target())
     registry.check(parse_strategy("l2_structured(ratio=0.3)"), spec, Target())
+
+
+def test_the_matrix_in_the_docs_is_that_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    assert table_head(list(METHODS)) in text
+    rows = re.findall(r"^\| (\w+) \|((?: (?:ok|-) \|)+)$", text, re.MULTILINE)
+    assert [family for family, _ in rows] == list(FAMILIES)
+    words = [word for _, cells in rows for word in cells.replace("|", "").split()]
+    assert len(words) == len(FAMILIES) * (1 + len(METHODS))
+    counted = f"{words.count('ok')} are ok, {words.count('-')} are refused at planning"
+    assert f"of {len(words)} cells {counted}" in " ".join(text.split())
+    assert all(f"| {name} | `{strategy}` |" in text for name, strategy in METHODS.items())
 
 
 def test_each_family_stands_once() -> None:
