@@ -59,5 +59,5 @@ class TestAwqMistral(MethodConformance):
 @pytest.mark.parametrize("family", ["opt", "phi3"])
 def test_unknown_families_are_refused_with_the_mend(tmp_path: Path, family: str) -> None:
     spec = infer_spec(tiny_model(tmp_path, family, tokenizer=False))
-    with pytest.raises(ConfigError, match=f"awq: .*known for llama.*this model is {family}: use g"):
+    with pytest.raises(ConfigError, match=f"awq: .* layers of {family} factors .* use gptq"):
         registry.check(parse_strategy("awq(group_size=32)"), spec, Target())

@@ -12,7 +12,7 @@ import torch
 from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.experts import Experts, separate_experts
 from paredown.blocks.probe import probe_tokens
-from paredown.errors import ConfigError
+from paredown.errors import ConfigError, MethodError
 from paredown.methods import registry
 from paredown.runtimes.torch.load import load, load_dense
 from paredown.runtimes.torch.proof import probe
@@ -21,6 +21,7 @@ from paredown.spec.model import ModelSpec, TensorInfo
 from paredown.spec.strategy import parse_strategy
 from paredown.spec.structure import is_vision
 from paredown.spec.target import Target
+from paredown.store.cache import Cache
 from paredown.testing.conformance import MethodConformance
 from paredown.testing.tiny import VOCABULARY, tiny_config, tiny_model
 
@@ -192,6 +193,35 @@ def test_experts_that_hardly_any_text_reaches_are_rounded_to_nearest_and_named(
     reached = [n for n in one.names if n.endswith("weight_packed") and n not in codes]
     assert any(not torch.equal(one.read(name), other.read(name)) for name in reached)
     assert any("calibrate with more text" in note for note in load(gptq).paredown.notes)
+
+
+def test_experts_that_hardly_any_text_reaches_are_a_failure_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    folder = tiny_model(tmp_path / "model", "mixtral")
+    strategy = 'gptq(group_size=32, search_steps=0, rare_experts="fail")'
+    few = torch.randint(0, VOCABULARY, (2, 20), generator=torch.Generator().manual_seed(1))
+    enough = torch.randint(0, VOCABULARY, (8, 64), generator=torch.Generator().manual_seed(1))
+    kept = Cache(tmp_path / "cache")
+    message = r"experts\.\d\.\w+: \d+ of 40 calibration tokens .* 32 are the least"
+    with pytest.raises(MethodError, match=message):
+        apply(strategy, folder, tmp_path / "few", calibration=lambda: few, cache=kept)
+    by_default = strategy.replace("fail", "rtn")
+    apply(by_default, folder, tmp_path / "rounded", calibration=lambda: few, cache=kept)
+    with pytest.raises(MethodError, match=message):  # counts from the cache, no text passes
+        apply(strategy, folder, tmp_path / "again", calibration=lambda: few, cache=kept)
+    apply(strategy, folder, tmp_path / "enough", calibration=lambda: enough)
+
+
+def test_layers_that_text_passes_by_are_named(tmp_path: Path) -> None:
+    """Llama 3.2 Vision runs the blocks with cross-attention where there is an image alone."""
+    folder = tiny_model(tmp_path / "model", "mllama", dtype=torch.float32, tokenizer=False)
+    text = torch.randint(0, VOCABULARY, (4, 32), generator=torch.Generator().manual_seed(1))
+    strategy = "awq(bits=4, group_size=32, search_steps=0, strengths=2)"
+    out = apply(strategy, folder, tmp_path / "out", calibration=lambda: text)
+    named = Checkpoint(out).config["paredown_rare_experts"]
+    assert named
+    assert {name.partition(".layers.")[2][:2] for name in named} == {"1."}
 
 
 def test_experts_with_enough_text_are_not_named(tmp_path: Path) -> None:

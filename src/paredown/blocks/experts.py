@@ -30,8 +30,9 @@ def rare_notes(config: dict[str, Any]) -> tuple[str, ...]:
         return ()
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return (
-        f"too few calibration tokens reached {len(names)} layers of experts, so they were "
-        f"compressed without data (rounded to nearest, or masked by size alone): {shown}; "
+        f"too few calibration tokens reached {len(names)} layers (of experts, or of blocks that "
+        "read images), so they were compressed without data (rounded to nearest, or masked by "
+        f"size alone): {shown}; "
         "config.json names all; calibrate with more text",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from paredown.artifact.checkpoint import Checkpoint
 from paredown.blocks.moments import is_kept, moments_bytes
 from paredown.blocks.rewrite import probe_walk
 from paredown.blocks.walk import BlockWalk, submodule
+from paredown.errors import MethodError
 from paredown.spec.progress import Progress, unheard
 from paredown.spec.structure import Block, input_name
 from paredown.spec.units import human_bytes
@@ -204,6 +205,22 @@ class HessianBank:
             for name in block.linears
             if self._is_rare(self._tokens_of(block)[_input_of(block, name)])
         ]
+
+    def require_tokens(self, block: Block, names: Iterable[str]) -> None:
+        """See that enough calibration tokens have reached some layers of a block that was done.
+
+        Raises:
+            MethodError: the first that too few have reached.
+        """
+        tokens = self._tokens_of(block)
+        for name in names:
+            reached = tokens[_input_of(block, name)]
+            if self._is_rare(reached):
+                raise MethodError(
+                    f"{name}: {reached} of {self.n_tokens} calibration tokens have reached this "
+                    f"layer, {MIN_TOKENS} are the least; calibrate with more text, or use "
+                    'rare_experts = "rtn"'
+                )
 
     def _tokens_of(self, block: Block) -> dict[str, int]:
         """How many tokens each input of a block has seen."""

@@ -78,6 +78,7 @@ class Awq(GroupMethod[AwqParams]):
     def apply(self, source: Checkpoint, out: Path, params: AwqParams, context: Context) -> Tensor:
         from paredown.blocks.bank import LayerBank
         from paredown.blocks.embeddings import EmbeddingBank
+        from paredown.blocks.experts import rare_experts
         from paredown.blocks.hessians import tensor_hash
         from paredown.blocks.rewrite import quantize_blocks, stored_dtype
         from paredown.blocks.smoothing import smooth_block
@@ -126,6 +127,8 @@ class Awq(GroupMethod[AwqParams]):
             quantize=quantize,
             progress=context.progress,
             changed=changed,
+            # There are no experts here, but blocks that text without an image passes by.
+            statement=lambda: rare_experts(hessians.rare(), schemes),
             embeddings=EmbeddingBank(hessians),
         )
 

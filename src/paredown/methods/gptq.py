@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, Literal, final
 
 from pydantic import Field
 
@@ -41,6 +41,9 @@ class GptqParams(GridParams):
     """Share of the Hessian's mean diagonal added to its diagonal."""
     search_steps: Annotated[int, Field(ge=0, le=100)] = 20
     """Smaller ranges tried per group for the least error; 0 keeps the full range."""
+    rare_experts: Literal["rtn", "fail"] = "rtn"
+    """What becomes of experts that fewer than 32 calibration tokens are routed to: `rtn` rounds
+    them to nearest, and the artifact names them; `fail` ends the trial with the first."""
 
 
 @final
@@ -81,6 +84,8 @@ class Gptq(GroupMethod[GptqParams]):
             found = cache(lambda: hessians.of_block(block, module))
             if hessians.walk.hidden:  # the calibration states have to pass in any case
                 found()
+            if params.rare_experts == "fail":
+                hessians.require_tokens(block, weights)
             return rounding.layers(block, weights, schemes, found)
 
         return quantize_blocks(
