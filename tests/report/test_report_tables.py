@@ -14,7 +14,7 @@ from paredown.report.tables import (
     failures,
     front_rows,
     measurement_rows,
-    speed_notes,
+    front_notes,
 )
 from paredown.report.terminal import front_table
 from paredown.spec.result import TrialResult
@@ -48,9 +48,22 @@ def test_a_speed_that_contradicts_its_latency_is_explained() -> None:
     differs = ok(2, "gptq(bits=4)", plain | {"perplexity": 19, "size": 2, "speedup": 0.8})
     results = (baseline(), agrees, differs)  # the baseline has 30 ms
     front = find_front(results, OBJECTIVES)
-    (note,) = speed_notes(results, front)
+    (note,) = front_notes(results, front)
     assert note.startswith("episode 2: its speed (0.80x) was taken in turns with the base")
     assert note.endswith("would say 1.67x")
+
+
+def test_a_base_that_is_larger_in_the_engines_files_is_explained() -> None:
+    numbers = {"perplexity": 20, "size": 540e6, "decode_latency": 18.0, "peak_memory": 1}
+    base = ok(0, None, numbers | {"compression_ratio": 0.5})
+    results = (base, ok(1, "rtn(bits=4)", numbers | {"size": 90e6, "compression_ratio": 3}))
+    (note,) = front_notes(results, find_front(results, OBJECTIVES))
+    assert note == (
+        "the base takes 540.0 MB in the files of the engine and 270.0 MB as it was given; ratios "
+        "are to the latter"
+    )
+    same = ok(0, None, numbers | {"compression_ratio": 1.001})  # headers of another length
+    assert front_notes((same,), find_front((same,), OBJECTIVES)) == []
 
 
 def test_the_baseline_is_shown_even_when_dominated() -> None:

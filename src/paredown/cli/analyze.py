@@ -109,7 +109,7 @@ def _console() -> Console:
 
 
 def _summary(console: Console, findings: Judged, state: State) -> None:
-    from paredown.report.tables import SCORE_COLUMNS, score_rows, speed_notes
+    from paredown.report.tables import SCORE_COLUMNS, score_rows, front_notes
     from paredown.report.terminal import TextTable, front_table
 
     record = findings.record
@@ -118,7 +118,7 @@ def _summary(console: Console, findings: Judged, state: State) -> None:
     if findings.front.episodes:
         console.print()
         console.print(front_table(record.results, findings.front, findings.recommendation))
-        for note in speed_notes(record.results, findings.front):
+        for note in front_notes(record.results, findings.front):
             console.print(f"  {note}")
     if scores := score_rows(record.results):
         console.print()

@@ -35,7 +35,7 @@ from paredown.report.tables import (
     front_rows,
     score_notes,
     score_rows,
-    speed_notes,
+    front_notes,
 )
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Amount, RunConfig
@@ -176,7 +176,7 @@ def _front(findings: Judged) -> list[str]:
         "of these. "
         "The baseline is shown first, on the front or not."
     )
-    notes = [f"- {_text(note)}" for note in speed_notes(record.results, front)]
+    notes = [f"- {_text(note)}" for note in front_notes(record.results, front)]
     return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND), "\n".join(notes)]
 
 

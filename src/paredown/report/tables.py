@@ -67,14 +67,16 @@ def filled(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> tuple[tup
     return tuple(columns[i] for i in kept), [tuple(row[i] for i in kept) for row in rows]
 
 
-def speed_notes(results: Sequence[TrialResult], front: ParetoFront) -> list[str]:
-    """Where the column of speeds contradicts that of latencies, why, and which of them counts.
+def front_notes(results: Sequence[TrialResult], front: ParetoFront) -> list[str]:
+    """Where columns of the front's table seem to contradict each other, why, and which counts.
 
     A latency is measured when its trial runs, minutes or hours after the base's; machines warm up
-    and have other work. The speed is taken in turns with the base, so that both have the same.
+    and have other work. The speed is taken in turns with the base, so that both have the same. The
+    size of the base is that of its files in the engine that serves, where an engine has files of
+    its own; the ratio is to the model as it was given.
     """
     baseline = finished_baseline(tuple(results))
-    notes = []
+    notes = _base_size(baseline)
     for result in (r for r in results if r in front and r.episode > 0):
         paired = speedup(result, baseline)
         theirs = None if baseline is None else baseline.latency_ms
@@ -88,6 +90,17 @@ def speed_notes(results: Sequence[TrialResult], front: ParetoFront) -> list[str]
                 f"base's, would say {times(apart)}"
             )
     return notes
+
+
+def _base_size(baseline: TrialResult | None) -> list[str]:
+    own = None if baseline is None else baseline.get("compression_ratio")
+    size = None if baseline is None else baseline.value("size")
+    if own is None or size is None or abs(own.value - 1) <= _CONTRADICTION:
+        return []
+    return [
+        f"the base takes {human_bytes(round(size))} in the files of the engine and "
+        f"{human_bytes(round(size * own.value))} as it was given; ratios are to the latter"
+    ]
 
 
 def front_rows(
