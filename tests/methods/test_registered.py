@@ -65,6 +65,22 @@ def test_it_is_saved_proved_and_followed_by_other_steps(tmp_path: Path) -> None:
     assert (done.folder / "tokenizer.json").exists()
 
 
+def test_what_takes_a_block_out_is_told_in_bytes(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "model", "llama")
+    script = """
+        class Shorter:
+            def apply(self, model):
+                del model.model.layers[-1]
+                model.config.num_hidden_layers -= 1
+        """
+    paredown.register_method("shorter")(_of(script, "Shorter"))
+    done = paredown.compress(str(base), "shorter", tmp_path / "out", device="cpu")
+    (note,) = done.notes
+    assert "what shorter leaves is known once it has measured the model" in note
+    whole, less = (len(load_file(f / "model.safetensors")) for f in (base, done.folder))
+    assert less == whole - 9  # four of attention, three of the MLP, two norms
+
+
 def test_it_is_known_by_what_its_code_does() -> None:
     def code(script: str) -> str:
         return registered.of(_of(script), "halved", "pruning").written.code

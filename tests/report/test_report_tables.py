@@ -12,9 +12,9 @@ from paredown.report.tables import (
     FRONT_COLUMNS,
     episode_rows,
     failures,
+    front_notes,
     front_rows,
     measurement_rows,
-    front_notes,
 )
 from paredown.report.terminal import front_table
 from paredown.spec.result import TrialResult

@@ -109,7 +109,7 @@ def _console() -> Console:
 
 
 def _summary(console: Console, findings: Judged, state: State) -> None:
-    from paredown.report.tables import SCORE_COLUMNS, score_rows, front_notes
+    from paredown.report.tables import SCORE_COLUMNS, front_notes, score_rows
     from paredown.report.terminal import TextTable, front_table
 
     record = findings.record

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from paredown.methods import registry
 from paredown.pipeline.bench import Bench, Clock, TrialFailed, discard, tidy
 from paredown.pipeline.messages import EXPECTED, CompressDone, CompressJob, VerifyJob
 from paredown.runtimes import registry as runtimes
@@ -14,7 +15,7 @@ from paredown.spec.infer import infer_spec
 from paredown.spec.progress import StageProgress
 from paredown.spec.result import Evidence, Failure, LoadsIn
 from paredown.spec.strategy import Strategy
-from paredown.spec.units import human_seconds
+from paredown.spec.units import human_bytes, human_seconds
 
 
 class Built(BaseModel):
@@ -122,9 +123,12 @@ def _verify(
             f"the result of {kept} was there from an earlier trial, where it took "
             f"{human_seconds(built.reused_s)}; the search reckons with them"
         )
-    if built.predicted_bytes != built.stored_bytes:
+    if built.predicted_bytes != built.stored_bytes:  # else a failure: see `require_predicted`
+        unsure = [m.name for m, params in registry.resolve(strategy) if not m.knows_bytes(params)]
         notes.append(
-            f"predicted {built.predicted_bytes} bytes of tensors, stored {built.stored_bytes}"
+            f"forecast at {human_bytes(built.predicted_bytes)} of weights, stored "
+            f"{human_bytes(built.stored_bytes)}: what {' and '.join(unsure)} leaves is known once "
+            "it has measured the model"
         )
     if checked.kl_engine is not None and checked.kl_arithmetic is not None:
         notes.append(

@@ -32,10 +32,10 @@ from paredown.report.tables import (
     episode_rows,
     failures,
     filled,
+    front_notes,
     front_rows,
     score_notes,
     score_rows,
-    front_notes,
 )
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Amount, RunConfig
