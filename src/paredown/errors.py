@@ -81,6 +81,10 @@ class ServerError(ParedownError):
     """A server does not start, does not answer in time, or answers nonsense."""
 
 
+class TrackingError(ParedownError):
+    """A tracker cannot be reached, or refuses what it is told; the experiment is not touched."""
+
+
 class MethodError(ParedownError):
     """A strategy failed on this model; the search records it and goes on."""
 

@@ -87,6 +87,10 @@ class _Commands(LazyGroup):
             "paredown.cli.report", "report",
             "Write or print the report of an experiment, finished or not.",
         ),
+        "export": (
+            "paredown.cli.export", "export",
+            "Show an experiment in MLflow, finished or not.",
+        ),
         "resume": (
             "paredown.cli.resume", "resume",
             "Go on with an experiment; its folder holds the request.",

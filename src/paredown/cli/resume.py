@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from paredown.cli.run import AsJson, Interactive, Quiet, carry_out
+from paredown.cli.run import AsJson, Interactive, Quiet, Track, carry_out
 
 
 def resume(
@@ -28,6 +28,7 @@ def resume(
     interactive: Interactive = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    track: Track = None,
 ) -> None:
     """Go on with an experiment that was interrupted, or that is to try more.
 
@@ -44,5 +45,5 @@ def resume(
     request = checked(RunConfig, record.config.model_dump() | said) if said else record.config
     carry_out(
         request, record.folder.name, record.folder.parent,
-        resume=True, interactive=interactive, quiet=quiet, as_json=as_json,
+        resume=True, interactive=interactive, quiet=quiet, as_json=as_json, track=track,
     )  # fmt: skip

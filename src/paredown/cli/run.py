@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paredown.cli.export import Tracker
 from paredown.cli.options import with_settings
 from paredown.spec.run import RunConfig
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from paredown.cli.live import Display
     from paredown.coordinate.steering import Steering
     from paredown.store.experiment import ExperimentRecord
+    from paredown.track.live import Live
 
 ENV_PREFIX = "PAREDOWN_RUN_"
 Name = Annotated[
@@ -36,6 +40,14 @@ Interactive = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the end only.")]
+Track = Annotated[
+    Tracker | None,
+    typer.Option(
+        "--track",
+        help="Show the run in a tracker as it goes; `paredown export` does it later.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Events as lines of JSON on standard output, and nothing else."),
@@ -54,6 +66,7 @@ def run(
     interactive: Interactive = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    track: Track = None,
     plan_only: Annotated[
         bool,
         typer.Option(
@@ -85,7 +98,7 @@ def run(
         return
     carry_out(
         request, experiment_name, output_dir,
-        resume=resume, interactive=interactive, quiet=quiet, as_json=as_json,
+        resume=resume, interactive=interactive, quiet=quiet, as_json=as_json, track=track,
     )  # fmt: skip
 
 
@@ -109,6 +122,7 @@ def carry_out(
     interactive: bool,
     quiet: bool,
     as_json: bool,
+    track: Tracker | None,
 ) -> None:
     """Run an experiment, show how it goes, and what it found.
 
@@ -122,7 +136,9 @@ def carry_out(
         raise ConfigError("--interactive shows the run as it goes; leave out --quiet and --json")
     steering = Steering()
     display = _display(request, steering, interactive=interactive, quiet=quiet, as_json=as_json)
-    record = _execute(request, display, steering, name, output_dir, resume=resume)
+    with _tracked(request, name, output_dir, track) as told:
+        listen = _both(display, told)
+        record = _execute(request, display, listen, steering, name, output_dir, resume=resume)
     if as_json:
         return
     if not display.results:
@@ -152,9 +168,42 @@ def _display(
     return RunProgress(make_console(), request.episodes, request.objectives)
 
 
+@contextmanager
+def _tracked(
+    request: RunConfig, name: str | None, output_dir: Path, track: Tracker | None
+) -> Iterator[Live | None]:
+    """What tells a tracker of the run, and says at its end what could not be told."""
+    if track is None:
+        yield None
+        return
+    from paredown.coordinate.setup import default_name
+    from paredown.track.live import Live
+    from paredown.track.mlflow import MlflowTracker
+
+    folder = output_dir / (name or default_name(request))
+    live = Live(folder, MlflowTracker(beside=output_dir).sync)
+    try:
+        with live:
+            yield live
+    finally:
+        if live.trouble is not None:
+            again = shlex.join(["paredown", "export", track.value, str(folder)])
+            typer.echo(f"not all is in the tracker ({live.trouble}); later: {again}", err=True)
+
+
+def _both(display: Display, told: Live | None) -> Callable[[str, dict[str, Any]], None]:
+    def listen(event: str, fields: dict[str, Any]) -> None:
+        display(event, fields)
+        if told is not None:
+            told(event, fields)
+
+    return listen
+
+
 def _execute(
     request: RunConfig,
     display: Display,
+    listen: Callable[[str, dict[str, Any]], None],
     steering: Steering,
     name: str | None,
     output_dir: Path,
@@ -171,7 +220,7 @@ def _execute(
                 name=name,
                 output_dir=output_dir,
                 resume=resume,
-                listen=display,
+                listen=listen,
                 steering=steering,
             )
             display.end(record)
