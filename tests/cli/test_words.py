@@ -28,6 +28,7 @@ COMPRESS = {"--model", "--data", "--samples", "--output", "--device"}
         (COMPRESS, "--nsamples 128 --save_model d", "--samples 128 --output d"),
         (COMPRESS, "--data-samples 128", "--samples 128"),
         (COMPRESS, "--unknown 1 -- --dataset", "--unknown 1 -- --dataset"),
+        ({"--model"}, "--model a --cpu", "--model a --cpu"),
         (COMPRESS, "--cpu=1 --model --gpu", "--cpu=1 --model --device cuda"),
     ],
 )

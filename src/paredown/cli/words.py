@@ -55,7 +55,7 @@ def _one(word: str, known: Container[str], *, takes_model_first: bool) -> list[s
     name = name.replace("_", "-")  # argparse scripts write --target_ratio
     if name in known:
         return [name + equals + value]
-    if name in SWITCHES and not equals:
+    if name in SWITCHES and not equals and SWITCHES[name][0] in known:
         return list(SWITCHES[name])
     ours = OPTIONS.get(name)
     if ours == "--model" and takes_model_first:
