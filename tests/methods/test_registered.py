@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,8 +92,28 @@ def test_it_is_known_by_what_its_code_does() -> None:
     assert code(SCRIPT) != code(SCRIPT.replace("0.5", "0.25"))  # a constant of the module
     assert code(SCRIPT) != code(SCRIPT.replace("*= FACTOR", "/= FACTOR"))  # a function it calls
     assert code(SCRIPT) != code(SCRIPT.replace("up_proj", "gate_proj"))
+    tensor = SCRIPT.replace("FACTOR = 0.5", "import torch\n    FACTOR = torch.tensor([0.5])")
+    assert code(tensor) == code(tensor) != code(tensor.replace("[0.5]", "[0.25]"))
     made = registered.of(_of(SCRIPT), "halved", "pruning")
     assert made.params_type().content(None) == {"code": made.written.code}
+
+
+@pytest.mark.parametrize("use", ["from own_helpers import shrink", "import own_helpers"])
+def test_a_module_of_the_users_own_is_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    call = "shrink" if use.startswith("from") else "own_helpers.shrink"
+    script = f"{use}\nclass Own:\n    def apply(self, model):\n        {call}(model)\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    codes = []
+    for factor in (2, 2, 3):
+        text = f"def shrink(model):\n    return model * {factor}\n"
+        (tmp_path / "own_helpers.py").write_text(text)
+        monkeypatch.delitem(sys.modules, "own_helpers", raising=False)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        codes.append(registered.of(_of(script, "Own"), "own", "pruning").written.code)
+    assert codes[0] == codes[1] != codes[2]
 
 
 def test_its_signature_and_its_space_are_its_parameters() -> None:

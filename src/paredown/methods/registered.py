@@ -8,12 +8,14 @@ A package with an entry point is the way for methods that stay (docs/adding-a-me
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import sys
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from pydantic import create_model
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 CALIBRATION = "calibration"
 """Parameter of `apply` that is given the calibration windows instead of a value."""
 _SCALARS = (bool, int, float, str)
-_NO_CODE = frozenset({"__module__", "__qualname__", "__doc__", "__firstlineno__", "__dict__"})
+_NO_CODE = frozenset({"__module__", "__qualname__", "__doc__", "__firstlineno__", "__dict__",
+                      "__weakref__", "__annotations__"})  # fmt: skip
 """Of a class: what does not change what it does."""
 
 
@@ -44,7 +47,7 @@ class Written:
     name: str
     kind: Kind
     code: str
-    """Hash of all code and constants of its module that it uses."""
+    """Hash of all code and values of the user's own modules that it uses."""
     wrapped: type[Any]
 
 
@@ -214,34 +217,61 @@ def _type_of(values: tuple[Any, ...]) -> type[Any]:
 
 
 def _code_hash(wrapped: type[Any]) -> str:
-    """Of the class and of all that it uses from its own module, to any depth."""
+    """Of the class and of all that it uses from the user's own modules, to any depth."""
     parts: list[Any] = []
-    _collect(wrapped, wrapped.__module__, parts, set())
+    _collect(wrapped, parts, set())
     return content_hash(parts, length=64)
 
 
-def _collect(thing: Any, module: str, parts: list[Any], seen: set[int]) -> None:
-    """Append what `thing` does, if it is code or a constant of `module` that was not met yet."""
+def _collect(thing: Any, parts: list[Any], seen: set[int]) -> None:
+    """Append what `thing` does, if it is the user's own and was not met yet."""
     if isinstance(thing, staticmethod | classmethod):
         thing = thing.__func__
-    if isinstance(thing, (*_SCALARS, tuple, list, dict)):
-        parts.append(repr(thing))
-        return
-    # Libraries are known by their versions, which are part of every key already.
-    is_own = isinstance(thing, FunctionType | type) and thing.__module__ == module
-    if not is_own or id(thing) in seen:
+    if thing is None or id(thing) in seen:
         return
     seen.add(id(thing))
-    parts.append(thing.__qualname__)
-    if isinstance(thing, FunctionType):
-        parts.append([_code_of(thing.__code__), repr([thing.__defaults__, thing.__kwdefaults__])])
-        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
-        used = [thing.__globals__.get(name) for name in _names_of(thing.__code__)]
-        members = [*cells, *used]
-    else:
-        members = [*thing.__bases__, *(v for k, v in vars(thing).items() if k not in _NO_CODE)]
-    for member in members:
-        _collect(member, module, parts, seen)
+    if isinstance(thing, ModuleType):  # `helpers.fn(...)`: whatever of it is used
+        if _is_own(thing) and thing.__file__ is not None:
+            parts.append(Path(thing.__file__).read_text(encoding="utf-8", errors="replace"))
+    elif isinstance(thing, FunctionType) and _is_own(sys.modules.get(thing.__module__)):
+        code, defaults = thing.__code__, [thing.__defaults__, thing.__kwdefaults__]
+        parts.append([thing.__qualname__, _code_of(code), repr(defaults)])
+        for cell in thing.__closure__ or ():
+            _collect(cell.cell_contents, parts, seen)
+        for name in _names_of(code):
+            _collect(thing.__globals__.get(name), parts, seen)
+    elif isinstance(thing, type) and _is_own(sys.modules.get(thing.__module__)):
+        parts.append(thing.__qualname__)
+        members = [value for key, value in vars(thing).items() if key not in _NO_CODE]
+        for member in (*thing.__bases__, *members):
+            _collect(member, parts, seen)
+    elif not isinstance(thing, type) and not callable(thing):
+        parts.append(_value_of(thing))
+
+
+def _is_own(module: ModuleType | None) -> bool:
+    """Whether the user wrote it. Libraries are known by their versions, which all keys hold."""
+    if module is None or module.__name__ == "__main__":  # a script or a notebook
+        return True
+    file = getattr(module, "__file__", None)
+    if file is None:  # built into Python
+        return False
+    installed = (sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
+    is_library = any(Path(file).is_relative_to(folder) for folder in installed)
+    return not is_library and module.__name__.partition(".")[0] != "paredown"
+
+
+def _value_of(thing: Any) -> str:
+    """A value as a text that is the same in every process: numbers, lists, tensors, ..."""
+    if isinstance(thing, (*_SCALARS, tuple)):
+        return repr(thing)
+    import cloudpickle
+    import torch
+
+    if isinstance(thing, torch.Tensor):  # pickled, it is another text each time
+        numbers = thing.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return f"{thing.dtype} {tuple(thing.shape)} {hashlib.sha256(numbers).hexdigest()}"
+    return hashlib.sha256(cloudpickle.dumps(thing)).hexdigest()
 
 
 def _code_of(code: CodeType) -> list[Any]:

@@ -168,9 +168,8 @@ class _Clocks:
         """As they stand."""
         used = psutil.cpu_times()
         own = psutil.Process().cpu_times()
-        return cls(
-            time.monotonic(), used.user + used.system, own.children_user + own.children_system
-        )
+        busy = used.user + used.system + getattr(used, "nice", 0.0)  # polite work is work, too
+        return cls(time.monotonic(), busy, own.children_user + own.children_system)
 
     def others_since(self, before: _Clocks) -> float:
         """Share of all processors that neither was idle nor worked for a child."""

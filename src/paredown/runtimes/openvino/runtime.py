@@ -41,8 +41,7 @@ class OpenVino(FileEngine):
     files: ClassVar[tuple[str, ...]] = (FILE, DATA)
     blocks: ClassVar[str] = "those that its kernels compute rightly"
     multiple: ClassVar[int] = 16
-    # Products with few bits show the rounding of their inputs most; see ONNX Runtime's.
-    kl_bound: ClassVar[float] = 0.05
+    kl_bound: ClassVar[float] = 0.02
     caches: ClassVar[tuple[str, ...]] = ("f16",)
 
     def option_bytes(self, option: LayerOption, shape: tuple[int, int]) -> int:
