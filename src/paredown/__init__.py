@@ -19,21 +19,23 @@ if TYPE_CHECKING:
         infer_spec,
         load,
         optimize,
+        read_experiment,
         register_method,
     )
 
 __version__ = "0.1.0"
 __all__ = [
     "Front", "Steering", "__version__", "compress", "deploy", "evaluate", "infer_spec", "load",
-    "optimize", "register_method",
+    "optimize", "read_experiment", "register_method",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name in __all__ or name == "open":
         from paredown import api
 
-        return getattr(api, name)
+        # `paredown.open(DIR)` reads well, but no `import *` may hide Python's own.
+        return getattr(api, "read_experiment" if name == "open" else name)
     raise AttributeError(f"module 'paredown' has no attribute {name!r}")
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paredown.artifact.decoded import base_folder
 from paredown.artifact.source import spec_of
@@ -40,7 +41,11 @@ from paredown.pipeline.build import build
 from paredown.pipeline.disk import require_disk
 from paredown.pipeline.executors.local import LocalExecutor
 from paredown.pipeline.messages import ITEMS, TextSpec
+from paredown.report.figures import search_space_figure
 from paredown.report.findings import Judged, find
+from paredown.report.frame import frame
+from paredown.report.notebook import front_card, in_short
+from paredown.report.style import Paint
 from paredown.runtimes.registry import engine
 from paredown.spec import infer
 from paredown.spec.benchmarks import check_text_name, split_request
@@ -51,18 +56,33 @@ from paredown.spec.result import LoadsIn, TrialResult
 from paredown.spec.run import CalibrationConfig, DeviceName, EvaluateConfig, RunConfig
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Target
+from paredown.store import experiment
 from paredown.store.atomic import require_writable
-from paredown.store.experiment import ExperimentRecord, read_experiment
+from paredown.store.experiment import ExperimentRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 Listener = Callable[[str, dict[str, Any]], None]
 _FOREVER_S = 365 * 86400.0
 
 
-def _ignore(event: str, fields: dict[str, Any]) -> None:
-    """Listener that tells nobody."""
+@contextmanager
+def _telling(config: RunConfig) -> Iterator[Listener]:
+    """Progress on standard error, where somebody is there to read it: a terminal or a notebook."""
+    from paredown.report.console import make_console
+    from paredown.report.live import Display, RunProgress
+
+    console = make_console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        yield Display()
+        return
+    with RunProgress(console, config.episodes, config.objectives) as shown:
+        yield shown
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FrontPoint:
     """One point of the Pareto front: a result, with the path of its artifact."""
 
@@ -70,8 +90,12 @@ class FrontPoint:
     artifact: Path | None
     """Model folder for `paredown.load`; None where it was not kept."""
 
+    def __repr__(self) -> str:
+        kept = "not kept" if self.artifact is None else f"{str(self.artifact)!r}"
+        return f"FrontPoint({self.result.episode}: {self.result.label}; {kept})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Front:
     """The outcome of an experiment."""
 
@@ -99,6 +123,28 @@ class Front:
         found = self.findings.result(self.findings.recommendation.episode)
         return None if found is None else self._point(found)
 
+    def to_frame(self, *, long: bool = False) -> DataFrame:
+        """All results as a pandas frame: a row per episode, or (`long`) per measurement.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frame(self.findings, long=long)
+
+    def plot(self, paint: Paint = "method") -> Figure:
+        """Compression ratio against loss of quality, as a matplotlib figure.
+
+        Args:
+            paint: a colour per `method`, or per `kind` (single methods blue, combinations red).
+        """
+        return search_space_figure(self.findings, paint)
+
+    def __repr__(self) -> str:
+        return in_short(self.findings)
+
+    def _repr_html_(self) -> str:
+        return front_card(self.findings)
+
     def _point(self, result: TrialResult) -> FrontPoint:
         kept = result.artifact
         return FrontPoint(result, None if kept is None else self.record.folder / kept)
@@ -111,7 +157,7 @@ def optimize(
     experiment_name: str | None = None,
     output_dir: str | Path = DEFAULT_FOLDER,
     resume: bool = False,
-    listen: Listener = _ignore,
+    listen: Listener | None = None,
     steering: Steering | None = None,
     **settings: Any,
 ) -> Front:
@@ -122,28 +168,35 @@ def optimize(
         experiment_name: folder name of the experiment; None makes one from the settings.
         output_dir: where experiments are kept.
         resume: continue an experiment that exists.
-        listen: told of `decision`, `progress` and `result` events.
+        listen: told of `decision`, `progress` and `result` events; None: they are shown as lines
+            on standard error if that is a terminal or a notebook.
         steering: its `command("try gptq(bits=3)")` and so on, from another thread, steers the run.
         **settings: fields of `paredown.spec.run.RunConfig`, e.g. `data`, `episodes`, `limits`.
 
     Raises:
         ConfigError: the request is wrong; nothing was started.
     """
-    record = run_experiment(
-        checked(RunConfig, {"model": model, **settings}),
-        name=experiment_name,
-        output_dir=Path(output_dir),
-        resume=resume,
-        listen=listen,
-        steering=steering,
-    )
+    config = checked(RunConfig, {"model": model, **settings})
+    with _telling(config) if listen is None else nullcontext(listen) as told:
+        record = run_experiment(
+            config,
+            name=experiment_name,
+            output_dir=Path(output_dir),
+            resume=resume,
+            listen=told,
+            steering=steering,
+        )
     return Front(record, find(record))
 
 
 @checked_call
-def open_front(folder: str | Path) -> Front:
-    """The outcome so far of an experiment folder."""
-    record = read_experiment(Path(folder))
+def read_experiment(folder: str | Path) -> Front:
+    """The outcome so far of an experiment folder, finished or running.
+
+    Raises:
+        ExperimentError: there is no experiment in `folder`, or a file in it is damaged.
+    """
+    record = experiment.read_experiment(Path(folder))
     return Front(record, find(record))
 
 

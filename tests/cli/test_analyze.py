@@ -135,7 +135,7 @@ def test_json_is_all_there_is_on_stdout(finished: Path) -> None:
     assert [e["episode"] for e in document["episodes"]] == [0, 1, 2]
     assert [e["episode"] for e in document["front"]] == [0, 1]
     assert document["episodes"][2]["failure"]["kind"] == "timeout"
-    assert document["refused"] == [{"strategy": "gptq > rtn", "reason": "quantized only once"}]
+    assert document["refused"] == [{"reason": "quantized only once", "strategies": ["gptq > rtn"]}]
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 import paredown
 from paredown.cli import main
 from paredown.cli.table import Table
-from paredown.cli.text import LONGEST, escaped, one_line
 from paredown.errors import ConfigError, MethodError
+from paredown.report.escape import LONGEST, escaped, one_line
 from paredown.spec.explain import checked, short
 from paredown.spec.requests import CompressRequest, EvaluateRequest
 from paredown.spec.run import EvaluateConfig, RunConfig
@@ -229,13 +229,11 @@ def test_settings_of_one_job_leave_out_what_only_an_experiment_has() -> None:
 def test_failures_and_the_system_have_their_own_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from paredown.cli import analyze
-
     def fail(error: BaseException) -> None:
         def raising(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr(analyze, "state_of", raising)
+        monkeypatch.setattr("paredown.store.experiment.state_of", raising)
         monkeypatch.setattr("paredown.store.experiment.read_experiment", lambda _: None)
         monkeypatch.setattr("paredown.report.findings.find", lambda _: None)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from paredown.cli import live
-from paredown.cli.live import RunProgress, StepProgress
+from paredown.report import live
+from paredown.report.live import RunProgress, StepProgress
 from tests.report.report_samples import baseline
 
 

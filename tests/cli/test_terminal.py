@@ -22,9 +22,9 @@ from rich.text import Text
 from paredown import __version__
 from paredown.cli.interactive import Prompt
 from paredown.cli.lines import JsonLines
-from paredown.cli.live import Display, RunProgress, StepProgress
 from paredown.cli.pipe import PipedLines
-from paredown.cli.terminal import make_console
+from paredown.report.console import make_console
+from paredown.report.live import Display, RunProgress, StepProgress
 from tests.cli.asked import say
 from tests.cli.test_analyze import experiment, failure, result
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from paredown.cli.live import _agenda
 from paredown.coordinate.agenda import agenda
 from paredown.coordinate.memory import Beginning
 from paredown.coordinate.run import plan_experiment
@@ -16,6 +15,7 @@ from paredown.errors import ConfigError
 from paredown.hardware.catalogue import shipped
 from paredown.methods import registry
 from paredown.pipeline.disk import cache_note, need_of
+from paredown.report.live import _agenda
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import plain
 from paredown.spec.units import human_bytes

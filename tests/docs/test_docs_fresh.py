@@ -14,7 +14,7 @@ from paredown.errors import StrategyError
 from paredown.methods import registry
 from paredown.report import write
 from paredown.spec.result import TrialResult
-from paredown.store.experiment import HISTORY_FIELDS
+from paredown.store.history import HISTORY_FIELDS, LONG_FIELDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -61,7 +61,7 @@ def test_strategies_in_the_docs_can_be_read(page: Path) -> None:
 def test_the_page_on_files_names_all_of_them() -> None:
     text = (DOCS / "files.md").read_text()
     files = [value for name, value in vars(write).items() if name.endswith("_FILE")]
-    for name in (*files, *HISTORY_FIELDS, *TrialResult.model_fields):
+    for name in (*files, *HISTORY_FIELDS, *LONG_FIELDS, *TrialResult.model_fields):
         assert name in text, name
 
 

@@ -68,14 +68,17 @@ def test_every_case_writes_every_file(name: str, tmp_path: Path) -> None:
     experiment = record(tmp_path / "x", CASES[name])
     report = write_report(experiment, "all episodes done")
     assert sorted(f.name for f in report.files) == [
-        "final_results.json", "pareto_frontier.json", "pareto_visualization.html", "report.md",
-        "search_history.csv", "search_space_analysis.png",
+        "final_results.json", "pareto_frontier.json", "pareto_visualization.html", "report.json",
+        "report.md", "search_history.csv", "search_history_long.csv", "search_space_analysis.png",
     ]  # fmt: skip
     assert all(f.stat().st_size > 0 for f in report.files)
     assert not list((tmp_path / "x").glob(".*.*"))  # no temporary file is left
     final = read_experiment(tmp_path / "x").final
     assert final is not None
     assert final["stop_reason"] == "all episodes done"
+    whole = json.loads((tmp_path / "x" / "report.json").read_text())
+    assert (whole["state"], whole["stop_reason"]) == ("finished", "all episodes done")
+    assert len(whole["episodes"]) == len(CASES[name])
 
 
 def test_final_results_hold_the_whole_answer(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from paredown.spec.run import RunConfig
 from paredown.spec.strategy import Strategy, parse_strategy
 from paredown.spec.units import Unit
 from paredown.store.experiment import (
-    HISTORY_FIELDS,
     Experiment,
     is_experiment,
     lock,
     read_experiment,
 )
+from paredown.store.history import HISTORY_FIELDS, write_history
 from tests.report.report_samples import spec as sample_spec
 
 CONFIG = RunConfig(model="demo", episodes=3)
@@ -105,7 +105,7 @@ def test_history_has_a_row_per_episode(experiment: Experiment) -> None:
         result(1, status="failed", failure=failure),
         result(2, unmet=("memory 3 GB > 2 GB", "ratio 1 x < 2 x")),
     )
-    experiment.write_history(rows, {0, 2})
+    write_history(experiment.folder, rows, {0, 2})
     with (experiment.folder / "search_history.csv").open() as file:
         read = list(csv.DictReader(file))
     assert tuple(read[0]) == HISTORY_FIELDS

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
@@ -15,9 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from paredown.report.findings import Judged
-    from paredown.store.experiment import ExperimentRecord
+    from paredown.store.experiment import ExperimentRecord, State
 
-State = Literal["finished", "running", "interrupted"]
 PIPE_WIDTH = 160
 """Columns of a table that is not printed on a terminal."""
 
@@ -41,7 +39,7 @@ def analyze(
 ) -> None:
     """Show what an experiment found: recommendation, front, failures, cost."""
     from paredown.report.findings import find
-    from paredown.store.experiment import read_experiment
+    from paredown.store.experiment import read_experiment, state_of
 
     record = read_experiment(folder)
     findings, state = find(record), state_of(record)
@@ -51,59 +49,17 @@ def analyze(
         case Format.DETAILED:
             _detailed(_console(), findings, state)
         case Format.JSON:
+            from paredown.report.documents import stop_reason_of, whole_document
             from paredown.spec.serial import readable
 
-            typer.echo(readable(document(findings, state)), nl=False)
+            told = whole_document(findings, state, stop_reason_of(record, state))
+            typer.echo(readable(told), nl=False)
         case _:
             assert_never(output_format)
 
 
-def state_of(record: ExperimentRecord) -> State:
-    """Whether a process is at work in the folder, and if not, whether the run came to its end."""
-    if _is_locked(record.folder / ".lock"):
-        return "running"
-    return "interrupted" if record.final is None else "finished"
-
-
-def document(findings: Judged, state: State) -> dict[str, Any]:
-    """Everything, for machines."""
-    from paredown.report.cost import refusals
-    from paredown.report.documents import final_document, front_document
-    from paredown.spec.serial import plain
-
-    record = findings.record
-    stop_reason = record.final.get("stop_reason") if record.final and state == "finished" else None
-    return {
-        **final_document(findings, stop_reason),
-        "state": state,
-        "folder": str(record.folder),
-        "config": plain(record.config),
-        "front": front_document(findings)["front"],
-        "objectives": front_document(findings)["objectives"],
-        "episodes": plain(record.results),
-        "refused": [{"strategy": s, "reason": r} for s, r in refusals(record)],
-    }
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether another process holds the lock; a shared lock is taken and dropped at once."""
-    import fcntl
-
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
 def _console() -> Console:
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     return make_console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 

@@ -65,8 +65,8 @@ def bench(
     such as a compressed package and its base, are measured in turns, level by level. Only the
     hosts that are named are spoken to; their key is read from PAREDOWN_API_KEY.
     """
-    from paredown.cli.terminal import make_console
     from paredown.deploy.load import LoadPlan
+    from paredown.report.console import make_console
 
     plan = LoadPlan(
         levels=_numbers(concurrency if rate is None else rate), is_open=rate is not None,

@@ -49,8 +49,8 @@ def check(
     next start are looked at as well. Only the host that is named is spoken to; its key is read
     from PAREDOWN_API_KEY. The exit code is 1 where a fact failed.
     """
-    from paredown.cli.terminal import make_console
     from paredown.deploy.check import Patience
+    from paredown.report.console import make_console
 
     console = make_console(stderr=as_json)
 

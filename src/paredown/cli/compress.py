@@ -51,8 +51,8 @@ def compress(
 def carry_out(request: CompressRequest, strategy: str, output: Path, *, as_json: bool) -> None:
     """Make the artifact, show how it goes, and say what was made."""
     from paredown import api
-    from paredown.cli.live import StepProgress
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
+    from paredown.report.live import StepProgress
     from paredown.spec.notation import shared
     from paredown.spec.run import CalibrationConfig
 

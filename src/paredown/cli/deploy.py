@@ -42,8 +42,8 @@ def deploy(
     Settings come from options, then from environment variables (PAREDOWN_DEPLOY_SLOTS=2), then
     from --config, then from the defaults; `none` stands for no value.
     """
-    from paredown.cli.live import StepProgress
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
+    from paredown.report.live import StepProgress
 
     console = make_console(stderr=as_json)
     with StepProgress(console) as progress:

@@ -38,9 +38,9 @@ def evaluate(
     then from --config, then from the defaults; `none` stands for no value.
     """
     from paredown import api
-    from paredown.cli.live import StepProgress
-    from paredown.cli.terminal import make_console
     from paredown.pipeline.messages import ITEMS
+    from paredown.report.console import make_console
+    from paredown.report.live import StepProgress
     from paredown.spec.notation import shared
     from paredown.spec.run import EvaluateConfig
     from paredown.spec.serial import readable

@@ -32,10 +32,10 @@ def front(
     Settings come from options, then from environment variables (PAREDOWN_FRONT_POINTS=16), then
     from --config, then from the defaults; `none` stands for no value.
     """
-    from paredown.cli.live import StepProgress
-    from paredown.cli.terminal import make_console
     from paredown.coordinate.front import trace_curve
+    from paredown.report.console import make_console
     from paredown.report.curve import lines
+    from paredown.report.live import StepProgress
     from paredown.spec.progress import StageProgress
 
     console = make_console(stderr=as_json)

@@ -63,7 +63,7 @@ def _print_json(pairs: list[Pair], found: list[Summary], left: dict[str, str]) -
 def _print_table(pairs: list[Pair], found: list[Summary], left: dict[str, str]) -> None:
     from rich.table import Table
 
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     console = make_console()
     table = Table(

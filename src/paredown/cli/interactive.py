@@ -19,10 +19,10 @@ from rich.console import Console, Group, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-from paredown.cli.live import RunProgress
 from paredown.cli.pipe import PipedLines
-from paredown.cli.terminal import make_console
 from paredown.coordinate.steering import COMMANDS, Steering
+from paredown.report.console import make_console
+from paredown.report.live import RunProgress
 from paredown.spec.run import Objective
 
 if TYPE_CHECKING:

@@ -68,8 +68,8 @@ def lab(
     when something that it depends on has changed, so the same command resumes, too. At the end
     stand a package and engineering_report.md and .html.
     """
-    from paredown.cli.terminal import make_console
     from paredown.lab.road import read_config, run_lab, stage_named
+    from paredown.report.console import make_console
 
     config = read_config(file)
     if lang is not None:
@@ -113,14 +113,14 @@ class LabProgress(Teller):
 
     @contextmanager
     def experiment(self, config: RunConfig) -> Iterator[Listener]:
-        from paredown.cli.live import RunProgress
+        from paredown.report.live import RunProgress
 
         with RunProgress(self.console, config.episodes, config.objectives) as progress:
             yield lambda event, fields: None if event in _OF_A_SEARCH else progress(event, fields)
 
     @contextmanager
     def job(self) -> Iterator[StageProgress]:
-        from paredown.cli.live import StepProgress
+        from paredown.report.live import StepProgress
 
         with StepProgress(self.console) as progress:
             yield progress.watch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, TextIO, final
 
-from paredown.cli.live import Display
+from paredown.report.live import Display
 from paredown.spec.serial import plain
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ class JsonLines(Display):
 
     def end(self, record: ExperimentRecord) -> None:
         """Write what was found: recommendation, front and all episodes."""
-        from paredown.cli.analyze import document, state_of
+        from paredown.report.documents import stop_reason_of, whole_document
         from paredown.report.findings import find
+        from paredown.store.experiment import state_of
 
-        self._write(END, document(find(record), state_of(record)))
+        state = state_of(record)
+        self._write(END, whole_document(find(record), state, stop_reason_of(record, state)))
 
     def _write(self, event: str, fields: dict[str, Any]) -> None:
         line = json.dumps({"event": event, **plain(fields)}, allow_nan=False)

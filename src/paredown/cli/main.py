@@ -12,8 +12,8 @@ from typing import Any, NoReturn, final
 import typer
 
 from paredown.cli.help import LazyGroup, options_of, plain_app
-from paredown.cli.text import one_line
 from paredown.errors import ConfigError, ParedownError
+from paredown.report.escape import one_line
 
 # `click.ClickException`, which typer carries under another name since 0.29: the class above
 # `UsageError`, above `BadParameter`, the only one of them that typer has always exported.

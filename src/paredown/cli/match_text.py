@@ -38,7 +38,7 @@ def show(found: Matched, *, form: str, show_all: bool) -> None:
     elif form == "csv":
         print(as_csv(found), end="")
     else:
-        from paredown.cli.terminal import make_console
+        from paredown.report.console import make_console
 
         make_console().print(render(found, show_all=show_all))
 
@@ -270,7 +270,7 @@ def show_devices(devices: Sequence[Accelerator], *, form: str) -> None:
         return
     from rich.table import Table
 
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     table = Table(
         title="Devices: nominal figures", title_justify="left", box=None, pad_edge=False,

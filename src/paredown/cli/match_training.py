@@ -129,7 +129,7 @@ def show_training(found: MatchedTraining, *, form: str, show_all: bool) -> None:
         return
     from rich.console import Group
 
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     first = found.trainings[0]
     how = "with checkpointing" if first.checkpointing else "without checkpointing"

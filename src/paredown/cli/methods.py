@@ -71,7 +71,7 @@ def _document(name: str) -> dict[str, object]:
 def _print_list(documents: list[dict[str, object]]) -> None:
     from rich.table import Table
 
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("method", "kind", "what it does", "loads in", "here"):
@@ -86,7 +86,7 @@ def _print_list(documents: list[dict[str, object]]) -> None:
 def _print_one(document: dict[str, object]) -> None:
     from rich.text import Text
 
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     console = make_console()
     head = (str(document["name"]), "bold")

@@ -36,7 +36,7 @@ def _root(context: typer.Context) -> None:
 @plan.command()
 def show(where: _Plan, as_json: _Json = False) -> None:
     """Show bits by layer and kind, as a table and as a heat map."""
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
     from paredown.report.plans import by_kind, heat_map, summary, why_high
     from paredown.spec.plan import PlanRecord
 
@@ -57,7 +57,7 @@ def show(where: _Plan, as_json: _Json = False) -> None:
 @plan.command()
 def diff(first: _Plan, second: _Plan, as_json: _Json = False) -> None:
     """Show which layers two plans treat differently. Exit code 1 if any, as `diff` does."""
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
     from paredown.report.plans import differences, summary
     from paredown.spec.plan import PlanRecord
 

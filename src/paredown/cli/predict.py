@@ -66,7 +66,7 @@ def predict(
 
         print(readable(as_document(found)), end="")
         return
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     make_console().print(render(found))
 

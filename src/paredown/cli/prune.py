@@ -52,7 +52,7 @@ def prune(
     --dataset, --nsamples and --save-model are read as --data, --samples and --output.
     """
     from paredown.cli.compress import carry_out
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     strategy = _strategy(prune_method, pruning_ratio, is_global=global_pruning)
     make_console(stderr=True).print(f"strategy: {strategy}", markup=False, soft_wrap=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
+from paredown.errors import ConfigError
+
 if TYPE_CHECKING:
     from paredown.store.experiment import ExperimentRecord
 
@@ -19,6 +21,14 @@ class Format(StrEnum):
     HTML = "html"
     CSV = "csv"
     JSON = "json"
+    LATEX = "latex"
+
+
+class Paint(StrEnum):
+    """What colours tell apart."""
+
+    METHOD = "method"
+    KIND = "kind"
 
 
 def report(
@@ -30,11 +40,26 @@ def report(
         typer.Option(
             "--format",
             "-f",
-            help="Print it as md, html, csv or json, and write nothing. "
+            help="Print it as md, html, csv, json or latex (a table), and write nothing. "
             "[default: write the files into the folder]",
             show_default=False,
         ),
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw ratio against loss into this file alone: .png, .svg or .pdf.",
+            show_default=False,
+        ),
+    ] = None,
+    paint: Annotated[
+        Paint,
+        typer.Option(
+            help="What the figure's colours tell apart: each method, or the kind alone (single "
+            "methods blue, combinations red)."
+        ),
+    ] = Paint.METHOD,
 ) -> None:
     """Write the report of an experiment as it stands, or print it.
 
@@ -44,13 +69,27 @@ def report(
     from paredown.store.experiment import read_experiment
 
     record = read_experiment(folder)
-    if output_format is None:
+    if figure is not None:
+        typer.echo(_draw(record, figure, paint))
+    elif output_format is None:
         from paredown.report.write import write_summary
 
         for path in write_summary(record, _stop_reason(record)).files:
             typer.echo(path)
     else:
         typer.echo(_text(record, output_format), nl=False)
+
+
+def _draw(record: ExperimentRecord, path: Path, paint: Paint) -> Path:
+    from paredown.report.figures import FORMS, drawn, search_space_figure
+    from paredown.report.findings import find
+    from paredown.store.atomic import write_bytes
+
+    form = path.suffix.lower().removeprefix(".")
+    if form not in FORMS:
+        raise ConfigError(f"--figure {path}: name a file that ends in .{', .'.join(FORMS)}")
+    write_bytes(path, drawn(search_space_figure(find(record), paint.value), form))
+    return path
 
 
 def _text(record: ExperimentRecord, output_format: Format) -> str:
@@ -67,26 +106,32 @@ def _text(record: ExperimentRecord, output_format: Format) -> str:
 
             return front_html(findings, _stop_reason(record))
         case Format.CSV:
-            from paredown.store.experiment import history
+            from paredown.store.history import history
 
             return history(record.results, set(findings.front.episodes))
         case Format.JSON:
-            from paredown.cli.analyze import document, state_of
+            from paredown.report.documents import stop_reason_of, whole_document
             from paredown.spec.serial import readable
+            from paredown.store.experiment import state_of
 
-            return readable(document(findings, state_of(record)))
+            state = state_of(record)
+            return readable(whole_document(findings, state, stop_reason_of(record, state)))
+        case Format.LATEX:
+            from paredown.report.latex import front_latex
+
+            return front_latex(findings)
         case _:
             assert_never(output_format)
 
 
 def _stop_reason(record: ExperimentRecord) -> str | None:
     """Why it ended, so far as it has; a run that was resumed has ended only once it says so."""
-    from paredown.cli.analyze import state_of
+    from paredown.report.documents import stop_reason_of
+    from paredown.store.experiment import state_of
 
     match state_of(record):
         case "finished":
-            reason = (record.final or {}).get("stop_reason")
-            return reason if isinstance(reason, str) else None
+            return stop_reason_of(record, "finished")
         case "running":
             return None
         case "interrupted":

@@ -16,8 +16,8 @@ from paredown.cli.options import with_settings
 from paredown.spec.run import RunConfig
 
 if TYPE_CHECKING:
-    from paredown.cli.live import Display
     from paredown.coordinate.steering import Steering
+    from paredown.report.live import Display
     from paredown.store.experiment import ExperimentRecord
     from paredown.track.live import Live
 
@@ -152,8 +152,8 @@ def _display(
     request: RunConfig, steering: Steering, *, interactive: bool, quiet: bool, as_json: bool
 ) -> Display:
     """What shows the events of the run."""
-    from paredown.cli.live import Display, RunProgress
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
+    from paredown.report.live import Display, RunProgress
 
     if as_json:
         from paredown.cli.lines import JsonLines

@@ -29,9 +29,9 @@ def serve(
     """
     import tempfile
 
-    from paredown.cli.terminal import make_console
     from paredown.deploy.serve import LOG, Up
     from paredown.deploy.serve import serve as run
+    from paredown.report.console import make_console
 
     console = make_console()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paredown.cli.help import plain_app
-from paredown.cli.text import one_line
+from paredown.report.escape import one_line
 
 if TYPE_CHECKING:
     from paredown.coordinate.skills import Skill
@@ -53,7 +53,7 @@ def list_(
         return
     from rich.table import Table
 
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     table = Table("id", "family", "strategy", "perplexity", "ratio", "speed", "held", "n")
     for skill in found:

@@ -78,7 +78,7 @@ def spec(
     if json_output:
         typer.echo(readable(as_json(report)), nl=False)
         return
-    from paredown.cli.terminal import make_console
+    from paredown.report.console import make_console
 
     make_console().print(_render(report))
 

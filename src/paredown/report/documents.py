@@ -1,4 +1,4 @@
-"""The contents of pareto_frontier.json and final_results.json."""
+"""The contents of pareto_frontier.json, final_results.json and report.json."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 from paredown.judge.limits import in_limits, missed
 from paredown.judge.quantities import loss, quantity
 from paredown.judge.undecided import undecided
-from paredown.report.cost import as_json, llm_cost, search_cost
+from paredown.report.cost import as_json, llm_cost, refusals, search_cost
 from paredown.report.energy import energy_document
 from paredown.report.engines import all_engines
 from paredown.report.findings import Judged
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.serial import SCHEMA_VERSION, plain
+from paredown.store.experiment import ExperimentRecord, State
 
 
 def front_document(findings: Judged) -> dict[str, Any]:
@@ -71,6 +72,30 @@ def final_document(findings: Judged, stop_reason: str | None) -> dict[str, Any]:
             **energy_document(findings),
         },
     }
+
+
+def whole_document(findings: Judged, state: State, stop_reason: str | None) -> dict[str, Any]:
+    """report.json: everything that the experiment's folder says, for machines."""
+    record, front = findings.record, front_document(findings)
+    refused: dict[str, list[str]] = {}
+    for strategy, reason in refusals(record):
+        refused.setdefault(reason, []).append(strategy)
+    return {
+        **final_document(findings, stop_reason),
+        "state": state,
+        "folder": str(record.folder),
+        "config": plain(record.config),
+        "front": front["front"],
+        "objectives": front["objectives"],
+        "episodes": plain(record.results),
+        "refused": [{"reason": reason, "strategies": names} for reason, names in refused.items()],
+    }
+
+
+def stop_reason_of(record: ExperimentRecord, state: State) -> str | None:
+    """Why a run ended, in its own words; None: it has not, or was killed."""
+    reason = (record.final or {}).get("stop_reason") if state == "finished" else None
+    return reason if isinstance(reason, str) else None
 
 
 def _across(findings: Judged) -> dict[str, Any] | None:

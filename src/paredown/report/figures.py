@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,13 @@ from paredown.judge.words import half_width, one_line
 from paredown.report.findings import Judged
 from paredown.report.style import (
     BASELINE,
+    COMBINED,
     INK,
     MUTED,
+    SINGLE,
+    Paint,
     colours,
+    hue_of,
     is_pipeline,
     method_of,
 )
@@ -23,6 +27,7 @@ from paredown.spec.result import TrialResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 LINEAR_UP_TO = 10.0
@@ -30,6 +35,8 @@ LINEAR_UP_TO = 10.0
 
 LABEL_LENGTH = 42
 NAMED = 12
+FORMS = ("png", "svg", "pdf")
+"""Files that a figure can become."""
 """Results of the front whose strategies are written out."""
 EDGE = "least loss at each ratio"
 
@@ -77,11 +84,15 @@ def _loss_half(result: TrialResult, baseline: TrialResult | None) -> float:
     return 100 * half_width(mine) / base if mine and base else 0.0
 
 
-def search_space_png(findings: Judged) -> bytes:
-    """The figure as a PNG file."""
+def search_space_figure(findings: Judged, paint: Paint = "method") -> Figure:
+    """The figure, for matplotlib to show or to save.
+
+    Args:
+        paint: what colours tell apart: each `method`, or the `kind` alone, single methods in blue
+            and combinations in red.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.legend import Legend
 
     figure = Figure(figsize=(12, 6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # registers itself; no pyplot, so no global state
@@ -89,11 +100,12 @@ def search_space_png(findings: Judged) -> bytes:
     shown = points(findings)
     _dress(axes, findings, shown)
     if shown:
+        colour = colours(findings.record.results, paint)
         _scale(axes, shown)
         _front_line(axes, shown)
-        _scatter(axes, findings, shown)
+        _scatter(axes, colour, shown)
         _name_points(axes, findings, shown)
-        _legends(axes, findings, shown)
+        _legends(axes, colour, shown, paint)
     else:
         axes.text(
             0.5,
@@ -104,15 +116,37 @@ def search_space_png(findings: Judged) -> bytes:
             color=MUTED,
             fontsize=13,
         )
+    return figure
+
+
+def search_space_png(findings: Judged) -> bytes:
+    """The figure as a PNG file."""
+    return drawn(search_space_figure(findings))
+
+
+def drawn(figure: Figure, form: str = "png", dpi: float | None = None) -> bytes:
+    """A figure as a file: `png`, `svg` or `pdf`.
+
+    Args:
+        dpi: dots per inch of a PNG; None: those of the figure.
+    """
+    from matplotlib import rc_context
+    from matplotlib.legend import Legend
+
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    # Text in a vector file stays text, and no file tells when it was made: equal ones are equal.
+    with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "paredown",
+                                                "pdf.fonttype": 42}):  # fmt: skip
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
         figure.savefig(
             buffer,
-            format="png",
+            format=form,
+            dpi="figure" if dpi is None else dpi,
             bbox_inches="tight",
             bbox_extra_artists=figure.findobj(Legend),  # the layout sees only one of two legends
-            metadata={"Software": None},
+            metadata={"png": {"Software": None}, "svg": {"Date": None}}.get(
+                form, {"CreationDate": None}
+            ),
         )
     return buffer.getvalue()
 
@@ -177,14 +211,13 @@ def _front_line(axes: Axes, shown: Sequence[Point]) -> None:
     )
 
 
-def _scatter(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
-    colour = colours(findings.record.results)
+def _scatter(axes: Axes, colour: Mapping[str, str], shown: Sequence[Point]) -> None:
     for point in shown:
         method = method_of(point.result)
         if method == BASELINE:
             axes.scatter(point.ratio, point.loss, marker="*", s=260, color=INK, zorder=4)
             continue
-        hue = colour[method]
+        hue = hue_of(point.result, colour)
         axes.errorbar(
             point.ratio,
             point.loss,
@@ -207,15 +240,17 @@ def _scatter(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
         )
 
 
-def _legends(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
+def _legends(axes: Axes, colour: Mapping[str, str], shown: Sequence[Point], paint: Paint) -> None:
     """Right of the plot: what marks mean, then the strategies on the front by episode."""
-    colour = colours(findings.record.results)
     present = {method_of(p.result) for p in shown}
     marks = [_mark("uncompressed baseline", "*", INK)] if BASELINE in present else []
-    marks += [_mark(m, "D", colour[m]) for m in sorted(present - {BASELINE})]
+    if paint == "method":
+        marks += [_mark(m, "D", colour[m]) for m in sorted(present - {BASELINE})]
     kinds = {is_pipeline(p.result) for p in shown if p.result.episode > 0}
-    marks += [_mark("single method", "o", MUTED)] if False in kinds else []
-    marks += [_mark("pipeline (colour: last step)", "s", MUTED)] if True in kinds else []
+    single, several = (colour.get(kind, MUTED) for kind in (SINGLE, COMBINED))
+    marks += [_mark("single method", "o", single)] if False in kinds else []
+    told = "pipeline (colour: last step)" if paint == "method" else "pipeline"
+    marks += [_mark(told, "s", several)] if True in kinds else []
     if not all(p.on_front for p in shown):
         marks += [_mark("not on the front", "o", MUTED, filled=False)]
     marks += [line for line in axes.get_lines() if line.get_label() == EDGE]
@@ -223,7 +258,7 @@ def _legends(axes: Axes, findings: Judged, shown: Sequence[Point]) -> None:
         _mark(
             f"{p.result.episode}  {one_line(p.result.label, LABEL_LENGTH)}",
             _marker(p.result),
-            colour[method_of(p.result)],
+            hue_of(p.result, colour),
         )
         for p in sorted(shown, key=lambda p: p.ratio)
         if p.on_front and p.result.episode > 0

@@ -11,10 +11,11 @@ from paredown.judge.quantities import QUANTITIES, SCORED, quantity
 from paredown.judge.words import half_width, name_of, one_line, with_unit
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Judged
+from paredown.report.markup import html_table
 from paredown.report.planned import plan_plot, plan_section, planned
 from paredown.report.story import Section, result_lines, story
 from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
-from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, filled, front_rows
+from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, front_rows
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.run import DEFAULT_OBJECTIVES, Objective
 
@@ -96,7 +97,7 @@ def front_html(findings: Judged, stop_reason: str | None = None) -> str:
             config={"displaylogo": False, "responsive": True},
             div_id="front",
         ),
-        table=_table(
+        table=html_table(
             FRONT_COLUMNS, front_rows(record.results, findings.front, findings.recommendation)
         ),
         legend=escape(LEGEND),
@@ -283,22 +284,12 @@ def _axis_type(results: Sequence[TrialResult], axis: PlotAxis) -> str:
 
 
 def _section(section: Section) -> str:
-    table = _table(section.columns, section.rows, style="words") if section.rows else ""
+    table = html_table(section.columns, section.rows, style="words") if section.rows else ""
     return f"<h2>{escape(section.title)}</h2>\n{_paragraphs(section.lines)}\n{table}"
 
 
 def _paragraphs(lines: Sequence[str]) -> str:
     return "\n".join(f"<p>{escape(one_line(line, 2000))}</p>" for line in lines)
-
-
-def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], style: str = "") -> str:
-    columns, rows = filled(columns, rows)
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    kind = f' class="{style}"' if style else ""
-    return f"<table{kind}>\n<tr>{head}</tr>\n{body}\n</table>"
 
 
 def _energy(findings: Judged) -> str:
@@ -307,4 +298,4 @@ def _energy(findings: Judged) -> str:
 
 def _failed(findings: Judged) -> str:
     rows = failures(findings.record.results)
-    return "<h2>Failed</h2>\n" + _table(("episode", "strategy", "cause"), rows) if rows else ""
+    return "<h2>Failed</h2>\n" + html_table(("episode", "strategy", "cause"), rows) if rows else ""

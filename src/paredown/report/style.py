@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from paredown.spec.result import TrialResult
 
@@ -11,6 +12,9 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 INK = "#222222"
 MUTED = "#888888"
 BASELINE = "baseline"
+SINGLE, COMBINED = "single method", "pipeline"
+Paint = Literal["method", "kind"]
+"""What colours of a figure tell apart."""
 
 
 def method_of(result: TrialResult) -> str:
@@ -23,7 +27,15 @@ def is_pipeline(result: TrialResult) -> bool:
     return result.strategy is not None and len(result.strategy.steps) > 1
 
 
-def colours(results: Iterable[TrialResult]) -> dict[str, str]:
-    """A colour per method, the same in every figure of an experiment."""
+def colours(results: Iterable[TrialResult], paint: Paint = "method") -> dict[str, str]:
+    """A colour per method, or per kind, the same in every figure of an experiment."""
+    if paint == "kind":
+        return {SINGLE: PALETTE[0], COMBINED: PALETTE[1], BASELINE: INK}
     methods = sorted({method_of(r) for r in results} - {BASELINE})
     return {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(methods)} | {BASELINE: INK}
+
+
+def hue_of(result: TrialResult, colour: Mapping[str, str]) -> str:
+    """The colour of a result among `colours`."""
+    kind = COMBINED if is_pipeline(result) else SINGLE
+    return colour[method_of(result)] if kind not in colour else colour[kind]

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from paredown.report.documents import final_document, front_document
+from paredown.report.documents import final_document, front_document, whole_document
 from paredown.report.findings import Judged, find
 from paredown.report.markdown import BITS_FILE, SCORES_FILE, report_markdown
 from paredown.store.atomic import write_bytes, write_json, write_text
-from paredown.store.experiment import Experiment, ExperimentRecord
+from paredown.store.experiment import ExperimentRecord, State, state_of
+from paredown.store.history import HISTORY_FILE, LONG_FILE, write_history
 
 FRONT_FILE = "pareto_frontier.json"
 FINAL_FILE = "final_results.json"
-HISTORY_FILE = "search_history.csv"
 FIGURE_FILE = "search_space_analysis.png"
 PAGE_FILE = "pareto_visualization.html"
 REPORT_FILE = "report.md"
+DOCUMENT_FILE = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ def write_progress_files(record: ExperimentRecord) -> Judged:
     """Write the front and the history; cheap enough for after every episode."""
     findings = find(record)
     write_json(record.folder / FRONT_FILE, front_document(findings))
-    Experiment(record.folder).write_history(record.results, set(findings.front.episodes))
+    write_history(record.folder, record.results, set(findings.front.episodes))
     return findings
 
 
@@ -41,17 +42,20 @@ def write_report(record: ExperimentRecord, stop_reason: str) -> Report:
     Raises:
         ConfigError: the disk is full, or the folder cannot be written.
     """
-    report = write_summary(record, stop_reason)
+    report = write_summary(record, stop_reason, state="finished")
     path = record.folder / FINAL_FILE
     write_json(path, final_document(report.findings, stop_reason))
     return Report(findings=report.findings, files=(*report.files, path))
 
 
-def write_summary(record: ExperimentRecord, stop_reason: str | None) -> Report:
+def write_summary(
+    record: ExperimentRecord, stop_reason: str | None, *, state: State | None = None
+) -> Report:
     """Write what people read of an experiment, whether it has ended or not.
 
     Args:
         stop_reason: why it ended; None: it goes on.
+        state: of the experiment; None: as its folder says.
 
     Raises:
         ConfigError: the disk is full, or the folder cannot be written.
@@ -70,6 +74,8 @@ def write_summary(record: ExperimentRecord, stop_reason: str | None) -> Report:
         FIGURE_FILE,
         FRONT_FILE,
         HISTORY_FILE,
+        LONG_FILE,
+        DOCUMENT_FILE,
     )
     if (plan := planned(findings)) is not None:
         write_bytes(folder / BITS_FILE, plan_png(findings, plan))
@@ -78,5 +84,7 @@ def write_summary(record: ExperimentRecord, stop_reason: str | None) -> Report:
         write_bytes(folder / SCORES_FILE, scores_png(findings))
         names = (*names, SCORES_FILE)
     write_text(folder / PAGE_FILE, front_html(findings, stop_reason))
+    document = whole_document(findings, state or state_of(record), stop_reason)
+    write_json(folder / DOCUMENT_FILE, document)
     write_text(folder / REPORT_FILE, report_markdown(findings, stop_reason))
     return Report(findings=findings, files=tuple(folder / name for name in names))

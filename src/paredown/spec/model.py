@@ -116,6 +116,17 @@ class ModelSpec(BaseModel):
     uneven_mlps: bool = False
     """Whether the config tells of MLPs of several widths, which only `paredown.load` builds."""
 
+    def __repr__(self) -> str:
+        return f"ModelSpec({self.name}: {self.architecture}, {self.parameters:,} parameters)"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        from paredown.spec.card import model_card
+
+        return model_card(self)
+
     @cached_property
     def by_name(self) -> dict[str, TensorInfo]:
         """Tensors by name."""

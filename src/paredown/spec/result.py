@@ -256,6 +256,18 @@ class TrialResult(BaseModel):
         unscored = () if self.not_scored is None else (self.not_scored.words,)
         return (*self.notes, *unscored, *filter(None, (found.words for found in self.loads_in)))
 
+    def __repr__(self) -> str:
+        told = self.failure.kind if self.failure else f"{len(self.measurements)} measurements"
+        return f"TrialResult({self.episode}: {self.label}; {told})"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        from paredown.spec.card import result_card
+
+        return result_card(self)
+
     def get(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""
         return next((m for m in self.measurements if m.name == name), None)

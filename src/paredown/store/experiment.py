@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,16 +19,12 @@ from paredown.spec.result import TrialResult
 from paredown.spec.run import RunConfig
 from paredown.spec.serial import SCHEMA_VERSION, plain
 from paredown.spec.strategy import Strategy
-from paredown.store.atomic import clear_disk_errors, write_json, write_text
+from paredown.store.atomic import clear_disk_errors, write_json
 from paredown.store.events import EventLog, read_events
 
 _EPISODE = re.compile(r"^episode_(\d+)$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-HISTORY_FIELDS = (
-    "episode", "strategy", "kind", "status", "on_front", "quality", "perplexity", "kl",
-    "benchmark_kl", "top1_agreement", "accuracy", "latency_ms", "prefill_ms", "memory_gb",
-    "model_size_gb", "energy_joules", "compression_ratio", "speedup", "wall_s", "failure", "unmet",
-)  # fmt: skip
+State = Literal["finished", "running", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -194,45 +188,6 @@ class Experiment:
                     found.append(Begun(_number(folder), strategy))
         return tuple(found)
 
-    def write_history(self, results: tuple[TrialResult, ...], front: set[int]) -> None:
-        """search_history.csv: one row per episode."""
-        write_text(self.folder / "search_history.csv", history(results, front))
-
-
-def history(results: tuple[TrialResult, ...], front: set[int]) -> str:
-    """The episodes as CSV, one row each."""
-    buffer = io.StringIO()
-    # Each benchmark is a column of its own beside `accuracy`, which is what counts.
-    scored = dict.fromkeys(score.name for result in results for score in result.scores)
-    fields = (*HISTORY_FIELDS, *(name for name in scored if name not in HISTORY_FIELDS))
-    writer = csv.DictWriter(buffer, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_row(result, result.episode in front) for result in results)
-    return buffer.getvalue()
-
-
-def _row(result: TrialResult, on_front: bool) -> dict[str, object]:
-    return {
-        **{score.name: score.value for score in result.scores},
-        "episode": result.episode,
-        "strategy": result.label,
-        "kind": result.kind,
-        "status": result.status,
-        "on_front": int(on_front),
-        **{
-            name: result.value(name)
-            for name in ("quality", "perplexity", "kl", "benchmark_kl", "top1_agreement", "speedup")
-        },
-        "prefill_ms": result.value("prefill_latency"),
-        **{
-            name: getattr(result, name)
-            for name in ("accuracy", "latency_ms", "memory_gb", "model_size_gb",
-                         "energy_joules", "compression_ratio", "wall_s")
-        },
-        "failure": f"{result.failure.kind}: {result.failure.message}" if result.failure else "",
-        "unmet": "; ".join(result.unmet),
-    }  # fmt: skip
-
 
 def _read_strategy(path: Path) -> Strategy | None:
     data = _read(path, fault="cannot be read")
@@ -345,6 +300,30 @@ def read_experiment(folder: Path) -> ExperimentRecord:
         events=tuple(read_events(folder / "events.jsonl")),
         final=final,
     )
+
+
+def state_of(record: ExperimentRecord) -> State:
+    """Whether a process is at work in the folder, and if not, whether the run came to its end."""
+    if _is_locked(record.folder / ".lock"):
+        return "running"
+    return "interrupted" if record.final is None else "finished"
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds the lock; a shared lock is taken and dropped at once."""
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def lock(folder: Path) -> int:

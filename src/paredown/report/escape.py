@@ -1,4 +1,4 @@
-"""Foreign words on a terminal. Apart from `terminal.py`, so that errors need no rich."""
+"""Foreign words on a terminal. Apart from `console.py`, so that errors need no rich."""
 
 from __future__ import annotations
 

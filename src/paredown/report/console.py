@@ -7,7 +7,7 @@ from typing import TextIO, final
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 
-from paredown.cli.text import escaped
+from paredown.report.escape import escaped
 
 
 @final

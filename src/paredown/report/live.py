@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from paredown.cli.text import escaped
+from paredown.report.escape import escaped
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.units import human_bytes, human_seconds
