@@ -181,3 +181,34 @@ def test_what_does_not_divide_is_refused_with_the_reason() -> None:
 def test_an_unknown_runtime_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no such runtime; did you mean 'vllm'\?"):
         habits("vlm")
+
+
+# --- Engines that hold more than what is stored, on a processor
+
+
+def test_onnxruntime_holds_a_tied_embedding_twice_and_prompts_logits() -> None:
+    spec = qwen_3_06b()
+    work = Work(batch=2, context=100, prompt=60)
+    memory = serving_memory(at(spec, "fp16"), work, habits("onnxruntime"), on_gpu=False)
+    assert spec.tied_embeddings
+    embedding = 151_936 * 1024
+    assert memory.weights.value == 4 * (spec.parameters - embedding) + 9 * embedding
+    assert memory.logits.value == 2 * 60 * 151_936 * 4 * 3
+    # Its sessions set 1024 tokens aside behind a prompt.
+    assert memory.cache is not None
+    assert memory.cache.value == 2 * (100 + 1024) * 28 * 2 * 8 * 128 * 4
+
+
+def test_openvino_is_fullest_while_it_converts_the_embedding() -> None:
+    spec = qwen_3_06b()
+    work = Work(batch=1, context=10, prompt=2)
+    memory = serving_memory(at(spec, "fp16"), work, habits("openvino"), on_gpu=False)
+    embedding = 151_936 * 1024
+    assert memory.loading.value == 4 * embedding > memory.logits.value
+    assert memory.total is not None
+    parts = (memory.weights, memory.cache, memory.loading, memory.runtime)
+    assert memory.total.value == sum(part.value for part in parts if part is not None)
+    # Elsewhere nothing of the kind is known.
+    gpu = serving_memory(at(spec, "fp16"), work, habits("openvino"))
+    assert gpu.loading.value == 0
+    assert gpu.weights.value == at(spec, "fp16").nbytes

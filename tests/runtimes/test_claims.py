@@ -12,9 +12,10 @@ import pytest
 from paredown.errors import ConfigError
 from paredown.methods import registry
 from paredown.runtimes import registry as runtimes
-from paredown.runtimes.base import Engine
+from paredown.runtimes.base import Claim, Engine, Needs, Runtime
 from paredown.runtimes.transformers import Transformers
-from paredown.runtimes.vllm import Vllm
+from paredown.runtimes.vllm.kernels import processor_packs
+from paredown.runtimes.vllm.runtime import Vllm
 from paredown.spec.infer import infer_spec
 from paredown.spec.layers import Format, LayerOption, LayerUnit, grid_option, option_bytes
 from paredown.spec.model import ModelSpec
@@ -51,7 +52,8 @@ def test_grids_of_vllm(bits: int, symmetric: bool, group: int) -> None:
     unit = LayerUnit(("model.layers.0.self_attn.o_proj",))
     vllm = Vllm()
     assert vllm.holds(plain_model(), unit, option, "cuda").holds is expected
-    assert vllm.holds(plain_model(), unit, option, "cpu").holds is (expected and bits == 4)
+    packs = expected and bits == 4 and processor_packs()
+    assert vllm.holds(plain_model(), unit, option, "cpu").holds is packs
 
 
 @pytest.mark.parametrize(
@@ -177,9 +179,21 @@ def test_dropped_layers_take_nothing() -> None:
         option_bytes(LayerOption(format=Format.NF4, bits=4), (8, 8))
 
 
-def test_claims_without_an_engine_cannot_be_measured_in() -> None:
-    with pytest.raises(ConfigError, match=r"'vllm'.*measure in one of torch, transformers"):
-        runtimes.engine("vllm")
+class Told(Runtime):
+    """A runtime of which only the claims are known."""
+
+    name = "told"
+    summary = source = "somebody's documentation"
+    needs = Needs()
+
+    def holds(self, *_: object, **__: object) -> Claim:
+        return Claim(holds=True)
+
+
+def test_claims_without_an_engine_cannot_be_measured_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(runtimes.BUILTIN, "told", f"{__name__}:Told")
+    with pytest.raises(ConfigError, match=r"'told'.*measure in one of torch, transformers"):
+        runtimes.engine("told")
     with pytest.raises(ConfigError, match="did you mean 'transformers'"):
         runtimes.engine("transformer")
     assert isinstance(runtimes.engine("torch"), Engine)

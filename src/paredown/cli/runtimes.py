@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from paredown.spec.target import Device
 
 
 def runtimes(
     name: Annotated[str | None, typer.Argument(help="Show all that this runtime holds.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install",
+            help="Make the environment of its own that this runtime lives in (vllm: minutes, 3 GB "
+            "and more).",
+        ),
+    ] = False,
+    torch_index: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="With --install: index of PyTorch's wheels, beside the usual one."
+        ),
+    ] = None,
 ) -> None:
     """List the engines that artifacts are made for, or explain one.
 
     A run is made for one of them: 'paredown run -m MODEL --runtime transformers'.
     """
     import json
+
+    if install:
+        _install(name, torch_index)
+        return
 
     from paredown.runtimes import registry
 
@@ -27,6 +48,25 @@ def runtimes(
         _print_list(documents)
     else:
         _print_one(documents[0])
+
+
+def _install(name: str | None, index: str | None) -> None:
+    from paredown.errors import ConfigError
+    from paredown.hardware.detect import detect
+    from paredown.runtimes import registry
+    from paredown.runtimes.vllm import environment
+
+    if name != "vllm":
+        needs = None if name is None else registry.load(name).needs
+        mend = (
+            f"{name} comes with pip install 'paredown[{needs.extra}]'"
+            if needs is not None and needs.extra
+            else "name it: paredown runtimes vllm --install"
+        )
+        raise ConfigError(f"--install: only vllm lives in an environment of its own; {mend}")
+    device: Device = "cuda" if detect().gpus else "cpu"
+    made = environment.make(device, index=index, tell=typer.echo)
+    typer.echo(f"vLLM {made.version} is ready: {made.python}")
 
 
 def _document(name: str) -> dict[str, Any]:

@@ -21,6 +21,44 @@ MB = 1_000_000
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class OnProcessor:
+    """What an engine holds on a processor at its fullest moment, where that is not what is stored.
+
+    Fitted to `benchmarks/sizing.py` on a processor without bfloat16, where all engines compute in
+    32 bits: random models of four shapes, and SmolLM2-135M in 16 and in 4 bits.
+
+    Attributes:
+        linear: bytes per number of the blocks' matrices that are not packed: pages of the file that
+            stay mapped, and the copies that the engine makes of them.
+        tied, untied: the same of an embedding that is the head too; of embedding and head, each.
+        packed: times that packed weights lie in memory.
+        layer_mb: of a layer beside its weights (1e6 bytes): compiled kernels, plans.
+        loading: bytes per number of the embedding, its largest matrix, that are held for as long as
+            it is converted.
+        logits: copies of a prompt's logits, in 32 bits.
+        spare: tokens that a sequence's cache has room for beyond what is asked.
+    """
+
+    linear: float
+    tied: float
+    untied: float
+    packed: float
+    layer_mb: float = 0.0
+    loading: float = 0.0
+    logits: float
+    spare: int = 0
+
+    def resident(self, piece: Piece, *, is_tied: bool) -> float | None:
+        """Bytes of a piece; None where it is as the engine has it everywhere."""
+        if piece.bits is not None:
+            return None
+        if piece.part in {"embedding", "head"}:
+            return piece.numel * (self.tied if is_tied else self.untied)
+        return piece.numel * self.linear
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Habits:
     """How an engine holds a model.
 
@@ -48,6 +86,7 @@ class Habits:
         decodes: times as fast as `torch` decodes an artifact of 4 bits on a processor, lowest and
             highest seen; None: not measured. SmolLM2-135M, one thread, on a processor with AMX and
             on one without bfloat16 (`benchmarks/runtimes.py`).
+        processor: what else it holds on a processor; None: nothing.
         source: where this comes from.
     """
 
@@ -69,6 +108,7 @@ class Habits:
     share: float = 0.95
     layer_us: float
     decodes: tuple[float, float] | None = None
+    processor: OnProcessor | None = None
     source: str
 
     def resident(self, piece: Piece) -> float:
@@ -117,15 +157,21 @@ ENGINES: dict[str, Habits] = {
     "onnxruntime": Habits(
         name="onnxruntime", vendors=("cpu", "nvidia"), split="layers", windows=False,
         held={2: 2.5, 3: 4.5, 4: 4.5, **dict.fromkeys((5, 6, 7, 8), 8.5)}, dense_bytes=4,
-        cache_bytes=4, process_mb=150, context_mb=700, layer_us=30,
+        cache_bytes=4, prompt_logits=True, process_mb=70, context_mb=700, layer_us=30,
         decodes=(1.9, 5.0),
+        processor=OnProcessor(
+            linear=4.0, tied=9.0, untied=4.0, packed=1.6, logits=3.0, spare=1024
+        ),
         source="ONNX Runtime GenAI: MatMulNBits of 2, 4 and 8 bits; what is not packed, and "
         "keys and values, in 32 bits, as its kernels on processors compute",
     ),
     "openvino": Habits(
         name="openvino", vendors=("cpu", "intel"), split="layers", windows=False,
         held={**dict.fromkeys((2, 3, 4), 4.5), **dict.fromkeys((5, 6, 7, 8), 8.5)},
-        process_mb=300, context_mb=500, layer_us=30,
+        prompt_logits=True, process_mb=120, context_mb=500, layer_us=30,
+        processor=OnProcessor(
+            linear=8.1, tied=4.4, untied=2.4, packed=1.9, layer_mb=6.0, loading=4.0, logits=1.6
+        ),
         source="OpenVINO holds u4 and u8 packed and unfolds 3 and 6 bits, so that codes of 2 to 4 "
         "bits are written as u4, of 5 to 8 as u8",
     ),

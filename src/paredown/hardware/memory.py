@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from paredown.errors import ConfigError
-from paredown.hardware.engines import Habits
+from paredown.hardware.engines import Habits, OnProcessor
 from paredown.hardware.estimate import Estimate, added
 from paredown.spec.cache import find_caches
 from paredown.spec.model import ModelSpec
@@ -91,6 +91,7 @@ class Layout:
         return self.tensor * self.stages
 
 
+NOTHING = Estimate.exact(0.0)
 ALONE = Layout()
 """One device."""
 
@@ -105,22 +106,25 @@ class Memory:
     activations: Estimate
     logits: Estimate
     runtime: Estimate
+    loading: Estimate = NOTHING
     unknown: str = ""
 
     @property
     def total(self) -> Estimate | None:
-        """All of it; activations of a block and logits are not alive together, the larger counts.
-        None where a part is unknown."""
+        """All of it; activations of a block, logits and what is held while loading are not alive
+        together, the largest counts. None where a part is unknown."""
         if self.cache is None:
             return None
-        working = max(self.activations, self.logits, key=lambda part: part.value)
-        return added((self.weights, self.cache, working, self.runtime))
+        return added((self.weights, self.cache, self._working, self.runtime))
 
     @property
     def known(self) -> Estimate:
         """What is known of it: everything but an unknown cache; a lower bound then."""
-        working = max(self.activations, self.logits, key=lambda part: part.value)
-        return added((self.weights, working, self.runtime))
+        return added((self.weights, self._working, self.runtime))
+
+    @property
+    def _working(self) -> Estimate:
+        return max(self.activations, self.logits, self.loading, key=lambda part: part.value)
 
 
 def serving_memory(
@@ -140,11 +144,13 @@ def serving_memory(
         process_bytes: of the process before any weight, where it was measured here.
     """
     caches = find_caches(version.spec)
+    more = None if on_gpu else engine.processor
     cache = None
     if not caches.unknown:
         share = stage_share(version.spec, layout)
+        tokens = work.context + (0 if more is None else more.spare)
         one = caches.nbytes(
-            work.context, number_bytes=engine.cache_bytes, windows=engine.windows,
+            tokens, number_bytes=engine.cache_bytes, windows=engine.windows,
             devices=layout.tensor,
         )  # fmt: skip
         cache = Estimate.exact(share * work.batch * one)
@@ -160,19 +166,36 @@ def serving_memory(
         fixed += 1e6 * COLLECTIVES_MB
     rows = at_once if engine.prompt_logits else work.batch
     logits = rows * (version.spec.vocabulary or 0) * (NUMBER_BYTES if engine.prompt_logits else 4)
+    if more is not None:
+        logits = int(rows * (version.spec.vocabulary or 0) * 4 * more.logits)
     block = at_once * numbers_per_token(version.spec, layout.tensor) * NUMBER_BYTES
     copies = 0.0 if on_gpu else sum(
         p.numel * engine.copied.get(p.bits, 0.0) / 8
         for p in version.pieces if p.bits is not None and not p.is_float
     )  # fmt: skip
+    weights = Estimate.exact(resident_bytes(version, engine, layout) + copies)
+    if more is not None:
+        weights = Estimate.within(_on_processor(version, engine, more), MEASURED_ERROR)
+    embedding = sum(p.numel for p in version.pieces if p.part == "embedding" and p.bits is None)
     return Memory(
-        weights=Estimate.exact(resident_bytes(version, engine, layout) + copies),
+        weights=weights,
         cache=cache,
         activations=Estimate.within(block, ACTIVATION_ERROR),
         logits=Estimate.within(logits, ACTIVATION_ERROR),
         runtime=Estimate.within(fixed, fixed_error),
+        loading=Estimate.within(embedding * (more.loading if more else 0.0), MEASURED_ERROR),
         unknown=caches.unknown,
     )
+
+
+def _on_processor(version: Version, engine: Habits, more: OnProcessor) -> float:
+    """Bytes of the weights on a processor, where the engine holds more than what is stored."""
+    tied = version.spec.tied_embeddings
+    found = 1e6 * more.layer_mb * (version.spec.layers or 1)
+    for piece in version.pieces:
+        own = more.resident(piece, is_tied=tied)
+        found += more.packed * engine.resident(piece) if own is None else own
+    return found
 
 
 def resident_bytes(version: Version, engine: Habits, layout: Layout) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,9 +65,13 @@ class Needs:
     """Modules that its server needs besides."""
     devices: tuple[Device, ...] = ("cpu", "cuda")
     """Where it runs."""
+    probe: Callable[[], str | None] | None = None
+    """Says what is missing, of an engine that is no module of this Python."""
 
     def missing(self) -> str | None:
         """What is not here, in words; None where all is."""
+        if self.probe is not None:
+            return self.probe()
         if self.module is not None and find_spec(self.module) is None:
             package = f"'paredown[{self.extra}]'" if self.extra else self.module
             mend = f"pip install {package}"
@@ -135,7 +139,6 @@ class Runtime(ABC):
         needs: what must be here to run it.
         evidence: how it is known that it reads what it is said to hold.
         grids: kinds of integer grids that are offered to a search; others bring nothing there.
-        by_hand: of one that is not driven here: how an artifact gets into it.
     """
 
     name: ClassVar[str]
@@ -144,7 +147,6 @@ class Runtime(ABC):
     needs: ClassVar[Needs]
     evidence: ClassVar[Evidence] = "documented"
     grids: ClassVar[tuple[GridKind, ...]] = (GridKind.AFFINE,)
-    by_hand: ClassVar[str] = ""
 
     @abstractmethod
     def holds(

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +34,10 @@ class Program:
     """How users call it."""
     module: str
     """Run with `python -m`; it imports no torch."""
+    python: tuple[str, ...] = (sys.executable, "-m")
+    """The words before the module: another Python has to be shown where paredown is."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside those of this process."""
 
 
 class EngineProcess:
@@ -59,11 +63,12 @@ class EngineProcess:
         self._silence_s, self._name, self._engine = silence_s, path.name, program.engine
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", program.module],
+            [*program.python, program.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
+            env={**os.environ, **program.environment},
         )
         self._left = b""
         try:

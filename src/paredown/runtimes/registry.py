@@ -14,7 +14,7 @@ from paredown.spec.target import Device
 BUILTIN: dict[str, str] = {
     "torch": "paredown.runtimes.torch.runtime:Torch",
     "transformers": "paredown.runtimes.transformers:Transformers",
-    "vllm": "paredown.runtimes.vllm:Vllm",
+    "vllm": "paredown.runtimes.vllm.runtime:Vllm",
     "llama.cpp": "paredown.runtimes.llama_cpp.runtime:LlamaCpp",
     "onnxruntime": "paredown.runtimes.onnxruntime.runtime:OnnxRuntime",
     "openvino": "paredown.runtimes.openvino.runtime:OpenVino",
@@ -54,9 +54,8 @@ def engine(name: str) -> Engine:
     found = load(name)
     if not isinstance(found, Engine):
         others = [n for n in names() if isinstance(load(n), Engine)]
-        hand = f"; {found.by_hand}" if found.by_hand else ""
         raise ConfigError(
-            f"runtime {name!r}: what it holds is known, but models are not opened in it yet{hand}; "
+            f"runtime {name!r}: what it holds is known, but models are not opened in it; "
             f"measure in one of {', '.join(others)}"
         )
     found.require()

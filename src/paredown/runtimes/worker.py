@@ -119,7 +119,7 @@ class Worker(ABC):
                 self.cut(len(prefix))
             rows = [part for part in (head, tail) if part is not None]
             logits = np.concatenate(rows)[-len(wanted) :]
-            answers.append(_scored(logits, wanted, top))
+            answers.append(scored(logits, wanted, top))
         return {"answers": answers}
 
     def do_generate(
@@ -128,7 +128,7 @@ class Worker(ABC):
         """Greedy text behind a prompt."""
         self.begin(len(prompt) + max_tokens)
         logits = self._feed(prompt, keep=1)[-1]
-        following, written = _likeliest(logits, top), []
+        following, written = likeliest(logits, top), []
         told = [stop for stop in stops if stop]
         text = None
         for _ in range(max_tokens):
@@ -137,7 +137,7 @@ class Worker(ABC):
             if token in ends:
                 break
             written.append(token)
-            if told and (text := _before(self.text(prompt, written), told)) is not None:
+            if told and (text := before_stop(self.text(prompt, written), told)) is not None:
                 break
             logits = self._feed([token], keep=1)[-1]
         return {
@@ -218,20 +218,20 @@ def text_behind(
     return whole[shared:]
 
 
-def _before(text: str, stops: Sequence[str]) -> str | None:
+def before_stop(text: str, stops: Sequence[str]) -> str | None:
     """The text before the first stop sequence; None while there is none."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else None
 
 
-def _scored(logits: Any, targets: Sequence[int], top: int) -> Answer:
+def scored(logits: Any, targets: Sequence[int], top: int) -> Answer:
     _check_finite(logits)
     logprobs = _log_softmax(logits)
     chosen = logprobs[np.arange(len(targets)), np.asarray(targets)]
     return {
         "loglikelihood": float(chosen.sum()),
         "greedy": bool((logits.argmax(-1) == np.asarray(targets)).all()),
-        "next": _likeliest(logits[0], top),
+        "next": likeliest(logits[0], top),
     }
 
 
@@ -240,7 +240,7 @@ def _log_softmax(logits: Any) -> Any:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def _likeliest(logits: Any, top: int) -> tuple[list[int], list[float]]:
+def likeliest(logits: Any, top: int) -> tuple[list[int], list[float]]:
     logprobs = _log_softmax(logits[None])[0]
     count = min(top, len(logprobs))
     best = np.argpartition(-logprobs, count - 1)[:count]

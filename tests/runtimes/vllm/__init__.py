@@ -1,0 +1,1 @@
+"""vLLM: found, made, and models opened in it."""
