@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["LANGUAGE"] = "en"  # whoever runs the tests may read another
 
 settings.register_profile("paredown", deadline=None)  # machines differ, and are shared
 settings.load_profile("paredown")

@@ -127,7 +127,7 @@ def test_it_proposes_the_plan_that_its_line_says_adds_most(spec: ModelSpec) -> N
         assert decision.policy == "frontier"
         reasons[name], bits[name] = decision.reason, decision.strategy.steps[0].params["bpw"]
     assert bits["flat"] < bits["steep"]
-    assert "2 plans let expect a KL of" in reasons["flat"]
+    assert "(measured: plans 2, uniform models" in reasons["flat"]
     assert "bits per weight" in reasons["flat"]
     assert "of the box of trade-offs" in reasons["flat"]
 

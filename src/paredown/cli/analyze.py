@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
+from paredown.cli.options import Lang, language_of
+from paredown.language import clauses, headings, say, speaking
+from paredown.language.recorded import recorded
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from paredown.report.findings import Judged
+    from paredown.spec.result import TrialResult
     from paredown.store.experiment import ExperimentRecord, State
 
 PIPE_WIDTH = 160
@@ -36,23 +40,26 @@ def analyze(
         Format,
         typer.Option("--format", "-f", help="summary, detailed (every number), or json."),
     ] = Format.SUMMARY,
+    lang: Lang = None,
 ) -> None:
     """Show what an experiment found: recommendation, front, failures, cost."""
     from paredown.report.findings import find
     from paredown.store.experiment import read_experiment, state_of
 
     record = read_experiment(folder)
-    findings, state = find(record), state_of(record)
+    language, state = language_of(record, lang), state_of(record)
     match output_format:
         case Format.SUMMARY:
-            _summary(_console(), findings, state)
+            with speaking(language):
+                _summary(_console(), find(record), state)
         case Format.DETAILED:
-            _detailed(_console(), findings, state)
+            with speaking(language):
+                _detailed(_console(), find(record), state)
         case Format.JSON:
             from paredown.report.documents import stop_reason_of, whole_document
             from paredown.spec.serial import readable
 
-            told = whole_document(findings, state, stop_reason_of(record, state))
+            told = whole_document(find(record), state, stop_reason_of(record, state))
             typer.echo(readable(told), nl=False)
         case _:
             assert_never(output_format)
@@ -78,7 +85,7 @@ def _summary(console: Console, findings: Judged, state: State) -> None:
             console.print(f"  {note}")
     if scores := score_rows(record.results):
         console.print()
-        console.print(TextTable(columns=SCORE_COLUMNS, rows=scores, title="Benchmarks"))
+        console.print(TextTable(columns=SCORE_COLUMNS, rows=scores, title=say("Benchmarks")))
     _print_verdicts(console, findings)
     console.print()
     _print_cost(console, findings)
@@ -89,6 +96,7 @@ def _detailed(console: Console, findings: Judged, state: State) -> None:
     from paredown.report.story import story
     from paredown.report.tables import (
         EPISODE_COLUMNS,
+        FAILURE_COLUMNS,
         MEASUREMENT_COLUMNS,
         episode_rows,
         failures,
@@ -101,11 +109,10 @@ def _detailed(console: Console, findings: Judged, state: State) -> None:
     record = findings.record
     rows = episode_rows(record.results, findings.front, findings.recommendation)
     console.print()
-    console.print(TextTable(columns=EPISODE_COLUMNS, rows=rows, title="All episodes"))
+    console.print(TextTable(columns=EPISODE_COLUMNS, rows=rows, title=say("All episodes")))
     if failed := failures(record.results):
         console.print()
-        columns: Sequence[str] = ("episode", "strategy", "cause")
-        console.print(TextTable(columns=columns, rows=failed, title="Failures"))
+        console.print(TextTable(columns=FAILURE_COLUMNS, rows=failed, title=say("Failures")))
     for section in story(findings):
         console.print(f"\n{section.title}", style="italic")
         for line in section.lines:
@@ -115,33 +122,43 @@ def _detailed(console: Console, findings: Judged, state: State) -> None:
     for result in record.results:
         for score in result.scores:
             if score.parts:
-                title = f"Episode {result.episode}: {score.name}"
-                columns = ("subject", "score", "items")
+                title = say("Episode {number}: {name}", number=result.episode, name=score.name)
+                columns = headings("subject", "score", "items")
                 console.print()
                 console.print(TextTable(columns=columns, rows=part_rows(score), title=title))
         if result.measurements:
-            title = f"Episode {result.episode}: {result.label}"
+            title = say("Episode {number}: {name}", number=result.episode, name=result.label)
             console.print()
             console.print(
                 TextTable(columns=MEASUREMENT_COLUMNS, rows=measurement_rows(result), title=title)
             )
-        for note in (*result.remarks, *(f"limit missed: {text}" for text in result.unmet)):
-            console.print(f"  episode {result.episode}: {note}")
+        missed = (say("limit missed: {limit}", limit=limit) for limit in findings.missed(result))
+        for note in (*map(recorded, result.remarks), *missed):
+            console.print("  " + say("episode {number}: {note}", number=result.episode, note=note))
 
 
 def _print_state(console: Console, findings: Judged, state: State) -> None:
     record = findings.record
     done = len(record.trials)
-    console.print(f"{record.name}: {record.config.model} on {record.config.data}", style="bold")
-    progress = f"{done} of {record.config.episodes} episodes"
+    about = {"name": record.name, "model": record.config.model, "data": record.config.data}
+    console.print(say("{name}: {model} on {data}", **about), style="bold")
+    progress = say("{done} of {all} episodes", done=done, all=record.config.episodes)
     match state:
         case "finished":
             why = (record.final or {}).get("stop_reason")
-            console.print(f"finished ({progress}{f'; {why}' if why else ''})")
+            told = clauses((progress, recorded(why) if why else ""))
+            console.print(say("finished ({progress})", progress=told))
         case "running":
-            console.print(f"still running: {progress} so far; numbers may change")
+            console.print(
+                say("still running: {progress} so far; numbers may change", progress=progress)
+            )
         case "interrupted":
-            console.print(f"interrupted after {progress}; nothing finished is lost. To go on:")
+            console.print(
+                say(
+                    "interrupted after {progress}; nothing finished is lost. To go on:",
+                    progress=progress,
+                )
+            )
             from paredown.report.commands import resume_command
 
             console.print(f"  {resume_command(record)}", soft_wrap=True)
@@ -156,19 +173,19 @@ def _print_recommendation(console: Console, findings: Judged) -> None:
     best, second = findings.result(chosen.episode), findings.result(chosen.runner_up)
     console.print()
     if best is None:
-        console.print(f"No recommendation: {chosen.reason}")
+        console.print(say("No recommendation: {reason}", reason=chosen.reason))
         return
-    console.print(f"Recommended: {name_of(best)}", style="bold")
+    console.print(say("Recommended: {name}", name=name_of(best)), style="bold")
     console.print(f"  {chosen.reason}")
     if best.artifact is not None:
         console.print(f"  {findings.record.folder / best.artifact}", soft_wrap=True)
     for note in best.remarks:
-        console.print(f"  note: {note}")
+        console.print("  " + say("note: {text}", text=recorded(note)))
     if second is not None:
-        console.print(f"Runner-up: {name_of(second)}")
-    if chosen.runner_up_reason:
-        lead = "  " if second is not None else "Runner-up: none; "
-        console.print(f"{lead}{chosen.runner_up_reason}")
+        console.print(say("Runner-up: {name}", name=name_of(second)))
+        console.print(f"  {chosen.runner_up_reason}")
+    elif chosen.runner_up_reason:
+        console.print(say("Runner-up: none; {reason}", reason=chosen.runner_up_reason))
 
 
 def _print_verdicts(console: Console, findings: Judged) -> None:
@@ -176,14 +193,18 @@ def _print_verdicts(console: Console, findings: Judged) -> None:
 
     chosen = [r for r in findings.record.results if r in findings.front and r.verdict is not None]
     if chosen:
-        console.print("\nVerdicts", style="italic")
+        console.print("\n" + say("Verdicts"), style="italic")
     for result in chosen:
-        console.print(f"  episode {result.episode}: {result.verdict}")
+        _print_of(console, result, result.verdict or "")
     for result in findings.record.results:
         for note in score_notes(result):
-            console.print(f"  episode {result.episode}: {note}")
+            _print_of(console, result, note)
         if result.not_scored is not None:
-            console.print(f"  episode {result.episode}: {result.not_scored.words}")
+            _print_of(console, result, recorded(result.not_scored.words))
+
+
+def _print_of(console: Console, result: TrialResult, note: str) -> None:
+    console.print("  " + say("episode {number}: {note}", number=result.episode, note=note))
 
 
 def _print_cost(console: Console, findings: Judged) -> None:
@@ -193,11 +214,14 @@ def _print_cost(console: Console, findings: Judged) -> None:
 
     cost = search_cost(findings.record)
     console.print(
-        f"episodes: {cost.episodes_ok} finished, {cost.episodes_failed} failed, "
-        f"{cost.refused} refused at planning; {human_seconds(cost.wall_s)} in all "
-        f"({human_seconds(cost.compress_s)} compressing, "
-        f"{human_seconds(cost.evaluate_s)} evaluating)"
-    )
+        say(
+            "episodes: {ok} finished, {failed} failed, {refused} refused at planning; {time} in "
+            "all ({compressing} compressing, {evaluating} evaluating)",
+            ok=cost.episodes_ok, failed=cost.episodes_failed, refused=cost.refused,
+            time=human_seconds(cost.wall_s), compressing=human_seconds(cost.compress_s),
+            evaluating=human_seconds(cost.evaluate_s),
+        )
+    )  # fmt: skip
     if asked := llm_line(findings.record.events):
         console.print(asked)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paredown.lab.context import Teller
-from paredown.spec.lab import LANGUAGES
+from paredown.language import LANGUAGES
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,16 +5,40 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
 
 from paredown.cli import complete
 from paredown.cli.table import NESTED, Setting, Table, put
+from paredown.language import LANGUAGES, Language, preferred
 from paredown.spec.option import OTHER
 
+if TYPE_CHECKING:
+    from paredown.store.experiment import ExperimentRecord
+
 C = TypeVar("C", bound=BaseModel)
+Lang = Annotated[
+    str | None,
+    typer.Option(
+        "--lang",
+        metavar="|".join(LANGUAGES),
+        help="Language of what people read. [default: the experiment's, else the locale's, else "
+        "English]",
+        show_default=False,
+    ),
+]
+"""The option of commands that show an experiment."""
+
+
+def language_of(record: ExperimentRecord, asked: str | None) -> Language:
+    """The language in which an experiment is shown.
+
+    Raises:
+        ConfigError: `asked` is none of ours.
+    """
+    return preferred(asked if asked is not None else record.config.lang)
 
 
 def parameters(table: Table[Any]) -> list[inspect.Parameter]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
+from paredown.cli.options import Lang, language_of
 from paredown.errors import ConfigError
 
 if TYPE_CHECKING:
+    from paredown.language import Language
     from paredown.store.experiment import ExperimentRecord
 
 
@@ -60,6 +62,7 @@ def report(
             "methods blue, combinations red)."
         ),
     ] = Paint.METHOD,
+    lang: Lang = None,
 ) -> None:
     """Write the report of an experiment as it stands, or print it.
 
@@ -69,15 +72,16 @@ def report(
     from paredown.store.experiment import read_experiment
 
     record = read_experiment(folder)
+    language = language_of(record, lang)
     if figure is not None:
         typer.echo(_draw(record, figure, paint))
     elif output_format is None:
         from paredown.report.write import write_summary
 
-        for path in write_summary(record, _stop_reason(record)).files:
+        for path in write_summary(record, _stop_reason(record), language).files:
             typer.echo(path)
     else:
-        typer.echo(_text(record, output_format), nl=False)
+        typer.echo(_text(record, output_format, language), nl=False)
 
 
 def _draw(record: ExperimentRecord, path: Path, paint: Paint) -> Path:
@@ -92,7 +96,8 @@ def _draw(record: ExperimentRecord, path: Path, paint: Paint) -> Path:
     return path
 
 
-def _text(record: ExperimentRecord, output_format: Format) -> str:
+def _text(record: ExperimentRecord, output_format: Format, language: Language) -> str:
+    from paredown.language import speaking
     from paredown.report.findings import find
 
     findings = find(record)
@@ -100,11 +105,13 @@ def _text(record: ExperimentRecord, output_format: Format) -> str:
         case Format.MARKDOWN:
             from paredown.report.markdown import report_markdown
 
-            return report_markdown(findings, _stop_reason(record))
+            with speaking(language):
+                return report_markdown(find(record), _stop_reason(record))
         case Format.HTML:
             from paredown.report.html import front_html
 
-            return front_html(findings, _stop_reason(record))
+            with speaking(language):
+                return front_html(find(record), _stop_reason(record))
         case Format.CSV:
             from paredown.store.history import history
 
@@ -135,6 +142,7 @@ def _stop_reason(record: ExperimentRecord) -> str | None:
         case "running":
             return None
         case "interrupted":
+            from paredown.language import say
             from paredown.report.commands import resume_command
 
-            return f"it was interrupted; to go on: {resume_command(record)}"
+            return say("it was interrupted; to go on: {command}", command=resume_command(record))

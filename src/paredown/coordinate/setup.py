@@ -51,6 +51,7 @@ EXTENDABLE = (
     "final_limit",
     "also_in",
     "further_rounds",
+    "lang",
 )
 """Settings that may differ when an experiment is resumed: they change no measurement."""
 

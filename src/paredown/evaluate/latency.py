@@ -117,8 +117,8 @@ def _latencies(name: str, seconds: list[float], tokens: int, how: str) -> list[M
     """Median and 90 % quantile, per token."""
     values = [s * 1e3 / tokens for s in seconds]
     found = (
-        (name, median_spread(values), "median"),
-        (f"{name}_p90", quantile_spread(values, _P90), "90 % quantile"),
+        (name, median_spread(values), f"median of {how}"),
+        (f"{name}_p90", quantile_spread(values, _P90), f"90 % quantile of {how}"),
     )
     return [
         Measurement(
@@ -129,7 +129,7 @@ def _latencies(name: str, seconds: list[float], tokens: int, how: str) -> list[M
             stderr=spread.stderr,
             lower_is_better=True,
             source="measured",
-            how=f"{what} of {how}",
+            how=what,
         )
         for called, spread, what in found
     ]

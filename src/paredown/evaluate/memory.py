@@ -99,15 +99,15 @@ def peak_measurements(watch: MemoryWatch, config: EvaluateConfig) -> list[Measur
         what = "peak resident memory of the process"
         over_all = "peak resident memory of a fresh process that loads the model and serves prompts"
     when = {
-        "load": "while loading",
-        "prefill": f"while reading a prompt of {config.prompt_tokens} tokens",
-        "decode": f"while decoding {config.decode_tokens} tokens behind it",
+        "load": f"{what} while loading, batch 1",
+        "prefill": f"{what} while reading a prompt of {config.prompt_tokens} tokens, batch 1",
+        "decode": f"{what} while decoding {config.decode_tokens} tokens behind it, batch 1",
     }
     return [
         _measurement("peak_memory", watch.highest, over_all),
         *(
-            _measurement(f"peak_memory_{name}", watch.peaks[name], f"{what} {words}, batch 1")
-            for name, words in when.items()
+            _measurement(f"peak_memory_{name}", watch.peaks[name], how)
+            for name, how in when.items()
             if name in watch.peaks
         ),
     ]

@@ -16,6 +16,7 @@ import numpy as np
 from paredown.analysis.pareto import pareto_mask
 from paredown.judge.findings import judge
 from paredown.judge.quantities import finished_baseline, quantity
+from paredown.language import listed, say
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.target import Limits
@@ -58,15 +59,22 @@ class Across:
         """Why it was chosen, in words."""
         others = [p for p in self.points if p.recommended and p is not self.chosen]
         if self.chosen is None:
-            return "nothing can be recommended in any of the engines"
+            return say("nothing can be recommended in any of the engines")
         mine = self.chosen.result.value("decode_latency")
         told = [
             f"{p.runtime} {p.result.value('decode_latency'):.1f} ms"
             for p in others
             if p.result.value("decode_latency") is not None
         ]
-        beside = f", beside {', '.join(told)}" if told else ""
-        return f"of what is recommended in each engine it decodes fastest: {mine:.1f} ms{beside}"
+        if told:
+            return say(
+                "of what is recommended in each engine it decodes fastest: {ms} ms, beside "
+                "{others}",
+                ms=f"{mine:.1f}", others=listed(told),
+            )  # fmt: skip
+        return say(
+            "of what is recommended in each engine it decodes fastest: {ms} ms", ms=f"{mine:.1f}"
+        )
 
 
 def across(

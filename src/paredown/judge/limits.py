@@ -36,6 +36,7 @@ from paredown.judge.quantities import (
 )
 from paredown.judge.quantity import Limit, Reading
 from paredown.judge.words import name_of
+from paredown.language import listed, say
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.target import Limits
@@ -92,30 +93,36 @@ class Check:
     def has(self) -> str:
         """The value of the result, in words."""
         if self.seen is None:
-            return "not measured"
+            return say("not measured")
         shown = self.limit.shown(self.seen.value)
-        return shown if self.state is not State.UNDECIDED else f"{shown}, {self._ends}"
+        if self.state is not State.UNDECIDED:
+            return shown
+        low, high = self._ends
+        return say("{value}, which may be {low} to {high}", value=shown, low=low, high=high)
 
     @property
-    def _ends(self) -> str:
+    def _ends(self) -> tuple[str, str]:
         if self.seen is None:
             raise AssertionError("what was not measured has no interval")
-        low, high = self.limit.shown(self.seen.low), self.limit.shown(self.seen.high)
-        return f"which may be {low} to {high}"
+        return self.limit.shown(self.seen.low), self.limit.shown(self.seen.high)
 
     def __str__(self) -> str:
         """What is wrong, with both numbers: `memory 2 GB > 1.9 GB`."""
         limit = self.limit
         if self.seen is None:
-            return f"{limit.name} was not measured"
+            return say("{what} was not measured", what=say(limit.name))
         value, bound = self.seen.value, self.bound
         plain = limit.text is None
-        seen = f"{limit.name} " + (f"{value:.3g} {limit.unit}" if plain else limit.shown(value))
+        shown = f"{value:.3g} {say(limit.unit)}" if plain else limit.shown(value)
+        seen = f"{say(limit.name)} {shown}"
         if self.state is State.UNDECIDED:
-            asked = self.asked.removeprefix(limit.name).strip()
-            return f"{seen} ({self._ends}) is not shown to be {asked}"
+            low, high = self._ends
+            return say(
+                "{seen} (which may be {low} to {high}) is not shown to be {asked}",
+                seen=seen, low=low, high=high, asked=limit.relation(bound),
+            )  # fmt: skip
         relation = ">" if limit.upper else "<"
-        asked = f"{bound:g} {limit.unit}" if plain else limit.written(bound)
+        asked = f"{bound:g} {say(limit.unit)}" if plain else limit.written(bound)
         return f"{seen} {relation} {asked}"
 
 
@@ -129,7 +136,7 @@ class Nearest:
 
 def in_limits(limits: Limits) -> str:
     """The limits in words; empty when there are none."""
-    return ", ".join(map(str, bounds(limits)))
+    return listed(map(str, bounds(limits)))
 
 
 def check(result: TrialResult, baseline: TrialResult | None, limits: Limits) -> list[Check]:
@@ -270,15 +277,22 @@ def find_nearest(
     # The uncompressed model is the nearest only where nothing else was measured.
     best = min([r for r in results if r.episode > 0] or results, key=distance)
     misses = missed(best, baseline, limits)
-    text = " and ".join(f"{c.asked} (it has: {c.has})" for c in misses)
-    mends = [c.mend for c in misses]
-    accept = f"; {' '.join(mends)} would accept it" if all(mends) else ""
-    alone = _met_by_nobody(results, baseline, limits)
-    return Nearest(
-        episode=best.episode,
-        reason=f"Nearest is {name_of(best)}: it misses {text}{accept}."
-        + (f" Even taken alone, nothing meets {alone}." if alone else ""),
+    text = say(" and ").join(
+        say("{asked} (it has: {value})", asked=c.asked, value=c.has) for c in misses
     )
+    mends = [c.mend for c in misses]
+    told = {"name": name_of(best), "missed": text}
+    if all(mends):
+        options = " ".join(mends)
+        reason = say(
+            "Nearest is {name}: it misses {missed}; {options} would accept it.",
+            **told, options=options,
+        )  # fmt: skip
+    else:
+        reason = say("Nearest is {name}: it misses {missed}.", **told)
+    if alone := _met_by_nobody(results, baseline, limits):
+        reason += say(" Even taken alone, nothing meets {limits}.", limits=alone)
+    return Nearest(episode=best.episode, reason=reason)
 
 
 def _met_by_nobody(
@@ -290,8 +304,13 @@ def _met_by_nobody(
     for column in range(len(rows[0][1])):
         result, row = min(rows, key=lambda entry: entry[1][column].excess)
         if row[column].state is not State.MET:
-            found.append(f"{row[column].asked} (best: {row[column].has}, {name_of(result)})")
-    return " or ".join(found)
+            found.append(
+                say(
+                    "{asked} (best: {value}, {name})",
+                    asked=row[column].asked, value=row[column].has, name=name_of(result),
+                )
+            )  # fmt: skip
+    return say(" or ").join(found)
 
 
 def _mend(limit: Limit, seen: Reading | None, limits: Limits) -> str:

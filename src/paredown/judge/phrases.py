@@ -5,6 +5,7 @@ from __future__ import annotations
 from paredown.judge.quantities import QUANTITIES, SCORED, loss, quantity, ratio, speedup
 from paredown.judge.quantity import Quantity
 from paredown.judge.words import signed_percent, times
+from paredown.language import listed, say
 from paredown.spec.result import TrialResult
 from paredown.spec.units import human_bytes
 
@@ -18,19 +19,22 @@ def in_words(result: TrialResult, baseline: TrialResult | None) -> str:
     parts = []
     if size is not None:
         shrink = ratio(result, baseline)
-        smaller = f" ({times(shrink)} smaller)" if shrink and shrink > 1 else ""
-        parts.append(human_bytes(size.value) + smaller)
+        nbytes = human_bytes(size.value)
+        if shrink and shrink > 1:
+            parts.append(say("{size} ({ratio} smaller)", size=nbytes, ratio=times(shrink)))
+        else:
+            parts.append(nbytes)
     parts += _quality(result, baseline)
     if (faster := speedup(result, baseline)) is not None:
-        parts.append(f"decodes at {times(faster)} the speed")
+        parts.append(say("decodes at {speedup} the speed", speedup=times(faster)))
     if memory is not None:
-        parts.append(f"{human_bytes(memory.value)} of memory")
-    return ", ".join(parts)
+        parts.append(say("{size} of memory", size=human_bytes(memory.value)))
+    return listed(parts)
 
 
 def price(result: TrialResult, baseline: TrialResult | None) -> str:
     """What an artifact costs in quality, in one phrase."""
-    return ", ".join(_quality(result, baseline)) or "its loss of quality is not known"
+    return listed(_quality(result, baseline)) or say("its loss of quality is not known")
 
 
 def _quality(result: TrialResult, baseline: TrialResult | None) -> list[str]:
@@ -42,12 +46,14 @@ def _quality(result: TrialResult, baseline: TrialResult | None) -> list[str]:
     lost, scored = loss(result, baseline), quantity("quality", baseline) is SCORED
     text = QUANTITIES["quality"].over(result, baseline)
     if scored and lost is not None:
-        parts.append(f"score {signed_percent(0.0 - lost)}")
+        parts.append(say("score {change}", change=signed_percent(0.0 - lost)))
     if text is not None and baseline is not None:
-        parts.append(f"perplexity {signed_percent(100 * (text.value - 1))}")
+        change = signed_percent(100 * (text.value - 1))
+        parts.append(say("perplexity {change}", change=change))
     agree = result.value("top1_agreement")
     if agree is not None and 1 - agree >= MANY_FLIPS:
-        parts.append(f"{100 * (1 - agree):.0f} of 100 next tokens changed")
+        count = f"{100 * (1 - agree):.0f}"
+        parts.append(say("{count} of 100 next tokens changed", count=count))
     return parts
 
 
@@ -61,20 +67,27 @@ def compared(result: TrialResult, other: TrialResult, baseline: TrialResult | No
             continue
         change = 100 * (share - 1)
         if abs(change) >= 1:
-            (gains if change < 0 else costs).append(
-                f"{abs(change):.0f} % {row.less if change < 0 else row.more}"
-            )
+            sentence = row.less if change < 0 else row.more
+            (gains if change < 0 else costs).append(say(sentence, percent=f"{abs(change):.0f}"))
     mine, theirs = loss(result, baseline), loss(other, baseline)
     if mine is not None and theirs is not None and abs(mine - theirs) >= 0.05:
         if quantity("quality", baseline) is SCORED:  # what is lost of a score is below zero
             # Not `-mine`: what lost nothing would be shown as -0.
-            text = f"score {signed_percent(0.0 - mine)} instead of {signed_percent(0.0 - theirs)}"
+            text = say(
+                "score {change} instead of {other}",
+                change=signed_percent(0.0 - mine), other=signed_percent(0.0 - theirs),
+            )  # fmt: skip
         else:
-            text = f"perplexity {signed_percent(mine)} instead of {signed_percent(theirs)}"
+            text = say(
+                "perplexity {change} instead of {other}",
+                change=signed_percent(mine), other=signed_percent(theirs),
+            )  # fmt: skip
         (gains if mine < theirs else costs).append(text)
     if not gains and not costs:
-        return "the same within what was measured"
-    return "; but ".join(", ".join(part) for part in (gains, costs) if part)
+        return say("the same within what was measured")
+    if gains and costs:
+        return say("{gains}; but {costs}", gains=listed(gains), costs=listed(costs))
+    return listed(gains or costs)
 
 
 def _ratio(result: TrialResult, other: TrialResult, row: Quantity) -> float | None:

@@ -109,8 +109,9 @@ def _kept(scores: Sequence[TaskScore], *, is_base: bool) -> Measurement | None:
         return None
     mean = _mean(shares)
     n = sum(score.n for score in scores)
-    what = "share" if len(shares) == 1 else "mean share"
-    how = f"{what} of the base's score that is kept on {names}, item by item"
+    how = f"share of the base's score that is kept on {names}, item by item"
+    if len(shares) > 1:
+        how = f"mean share of the base's score that is kept on {names}, item by item"
     return _measurement(mean.value, mean.low, mean.high, n=n, how=how)
 
 

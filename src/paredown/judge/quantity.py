@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
+from paredown.language import say
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.target import Limits
 from paredown.spec.units import Unit
@@ -92,14 +93,18 @@ class Limit:
 
     def in_words(self, bound: float) -> str:
         """`memory <= 2 GB`."""
-        return f"{self.name} {'<=' if self.upper else '>='} {self.written(bound)}"
+        return f"{say(self.name)} {self.relation(bound)}"
+
+    def relation(self, bound: float) -> str:
+        """`<= 2 GB`."""
+        return f"{'<=' if self.upper else '>='} {self.written(bound)}"
 
     def written(self, bound: float) -> str:
         """A bound with its unit: `2 GB`, `1.5x`, `72.35MB`."""
         if self.text is not None:
             return self.text(bound)
         gap = "" if self.unit in {"x", "pt"} else " "
-        return f"{bound:g}{gap}{self.unit}"
+        return f"{bound:g}{gap}{say(self.unit)}"
 
     def accepting(self, seen: float) -> str | float:
         """A bound, as its option takes it, that a value just keeps."""

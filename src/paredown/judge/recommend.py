@@ -11,6 +11,7 @@ from paredown.judge.limits import check, find_nearest, in_limits, missed, unmet
 from paredown.judge.phrases import compared, in_words, price
 from paredown.judge.quantities import SCORED, bounds, loss, quantity, speedup
 from paredown.judge.words import name_of
+from paredown.language import clauses, listed, say
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.target import Limits
@@ -125,7 +126,7 @@ def recommend(
     )
     if not case.finished:
         return Recommendation(
-            episode=None, reason="no episode finished with every objective measured"
+            episode=None, reason=say("no episode finished with every objective measured")
         )
     if not in_limits(limits):
         return _without_limits(case)
@@ -146,12 +147,24 @@ def _undecided(case: _Case, missing: Sequence[TrialResult]) -> Recommendation | 
     candidates = case.better(within)
     if not candidates:
         return None
-    best, rule = _ranked(case, candidates)
-    open_limits = "; ".join(unmet(best[0], case.baseline, case.limits))
-    reason = (
-        f"no artifact is shown to meet every limit ({in_limits(case.limits)}); by its values this "
-        f"is {rule} them, and it stays open: {open_limits}: {in_words(best[0], case.baseline)}"
-    )
+    best = _ranked(case, candidates)
+    told = {
+        "limits": in_limits(case.limits), "result": in_words(best[0], case.baseline),
+        "open": clauses(unmet(best[0], case.baseline, case.limits)),
+    }  # fmt: skip
+    if case.limits.accepts_loss:
+        reason = say(
+            "no artifact is shown to meet every limit ({limits}); by its values this is the "
+            "smallest artifact that meets them, and it stays open: {open}: {result}",
+            **told,
+        )
+    else:
+        reason = say(
+            "no artifact is shown to meet every limit ({limits}); by its values this is the "
+            "artifact with the least loss of quality that meets them, and it stays open: {open}: "
+            "{result}",
+            **told,
+        )
     return _with_runner_up(case, best, reason, meets_limits=None)
 
 
@@ -159,10 +172,12 @@ def _met_by_no_trial(
     case: _Case, missing: Sequence[TrialResult], meeting: Sequence[TrialResult]
 ) -> Recommendation:
     nearest = find_nearest(missing or case.finished, case.baseline, case.limits)
-    who = "only the uncompressed model" if meeting else "no result"
+    told = {"limits": in_limits(case.limits), "nearest": nearest.reason}
     return Recommendation(
         episode=meeting[0].episode if meeting else None,
-        reason=f"{who} meets the limits ({in_limits(case.limits)}). {nearest.reason}",
+        reason=say("only the uncompressed model meets the limits ({limits}). {nearest}", **told)
+        if meeting
+        else say("no result meets the limits ({limits}). {nearest}", **told),
         meets_limits=bool(meeting),
         nearest=nearest.episode,
     )
@@ -175,18 +190,35 @@ def _under_limits(case: _Case, meeting: list[TrialResult]) -> Recommendation:
     if not chosen_from:
         return _keep_baseline(case, meets_limits=True, fits=fits)
     sound = case.foremost([r for r in candidates if case.is_sound(r)])
-    ranked, rule = _ranked(case, sound or chosen_from)
+    ranked = _ranked(case, sound or chosen_from)
     if sound:  # what is not sound may still be the runner-up, after all that is
-        ranked += _ranked(case, [r for r in chosen_from if r not in sound])[0]
+        ranked += _ranked(case, [r for r in chosen_from if r not in sound])
     elif fits:
         return _only_at_a_price(case, ranked, fits)
-    warning = "" if sound else f"fits only at a price: {price(ranked[0], case.baseline)}; "
-    reason = (
-        f"{fits}{warning}{rule} every limit ({in_limits(case.limits)}): "
-        f"{in_words(ranked[0], case.baseline)}; "
-        f"{len(meeting)} of {len(case.finished)} results meet them"
+    reason = clauses(
+        (
+            fits,
+            "" if sound else _at_a_price(case, ranked[0]),
+            _rule(case, ranked[0]),
+            say("{count} of {all} results meet them", count=len(meeting), all=len(case.finished)),
+        )
     )
     return _with_runner_up(case, ranked, reason, meets_limits=True)
+
+
+def _rule(case: _Case, best: TrialResult) -> str:
+    """Why this one, under limits."""
+    told = {"limits": in_limits(case.limits), "result": in_words(best, case.baseline)}
+    if case.limits.accepts_loss:
+        return say("the smallest artifact that meets every limit ({limits}): {result}", **told)
+    return say(
+        "the artifact with the least loss of quality that meets every limit ({limits}): {result}",
+        **told,
+    )
+
+
+def _at_a_price(case: _Case, result: TrialResult) -> str:
+    return say("fits only at a price: {price}", price=price(result, case.baseline))
 
 
 def _fits_already(case: _Case, meeting: Sequence[TrialResult]) -> str:
@@ -194,28 +226,27 @@ def _fits_already(case: _Case, meeting: Sequence[TrialResult]) -> str:
     told = [b for b in bounds(case.limits, case.baseline) if b.objective != "quality"]
     if not told or all(r.episode != 0 for r in meeting):
         return ""
-    return f"the model fits already, uncompressed ({', '.join(map(str, told))}); "
+    return say("the model fits already, uncompressed ({limits})", limits=listed(map(str, told)))
 
 
 def _only_at_a_price(case: _Case, ranked: Sequence[TrialResult], fits: str) -> Recommendation:
     best = ranked[0]
+    least = say(
+        "every artifact that meets the limits has its price: the least is that of {name}, {price}",
+        name=name_of(best), price=price(best, case.baseline),
+    )  # fmt: skip
     return Recommendation(
         episode=0,
-        reason=f"{fits}every artifact that meets the limits has its price: the least is that of "
-        f"{name_of(best)}, {price(best, case.baseline)}",
+        reason=clauses((fits, least)),
         runner_up=best.episode,
-        runner_up_reason=f"{in_words(best, case.baseline)}; fits only at a price: "
-        f"{price(best, case.baseline)}",
+        runner_up_reason=clauses((in_words(best, case.baseline), _at_a_price(case, best))),
         meets_limits=True,
     )
 
 
-def _ranked(case: _Case, results: Sequence[TrialResult]) -> tuple[list[TrialResult], str]:
-    """Results under limits, best first, and by which rule; the sentence goes on with the limits."""
-    if case.limits.accepts_loss:
-        return sorted(results, key=case.by_size), "the smallest artifact that meets"
-    ranked = sorted(results, key=case.by_quality)
-    return ranked, "the artifact with the least loss of quality that meets"
+def _ranked(case: _Case, results: Sequence[TrialResult]) -> list[TrialResult]:
+    """Results under limits, best first."""
+    return sorted(results, key=case.by_size if case.limits.accepts_loss else case.by_quality)
 
 
 def _without_limits(case: _Case) -> Recommendation:
@@ -229,30 +260,62 @@ def _without_limits(case: _Case) -> Recommendation:
     if good:
         ranked = sorted(good, key=case.by_size)
         ranked += sorted((r for r in candidates if r not in good), key=case.by_quality)
-        is_timed = speedup(ranked[0], case.baseline) is not None
-        pace = f"decodes at least {ACCEPTED_SPEED:g}x as fast" if is_timed else "was not timed"
-        rule = (
-            f"the smallest artifact of the front that loses at most {ACCEPTED_LOSS:g} % and {pace}"
-        )
+        reason = _within_the_usual(case, ranked[0])
     else:
         ranked = sorted(candidates, key=case.by_quality)
         bend = [r for r in ranked if r.episode == case.front.knee]
         # The knee is the choice; of the others, the one that loses least is its runner-up.
         ranked = bend + [r for r in ranked if r not in bend]
-        high = (
-            f"no artifact of the front is known to lose at most {ACCEPTED_LOSS:g} % of quality "
-            f"and to decode at least {ACCEPTED_SPEED:g}x as fast"
-        )
-        rule = f"{high}; this is the " + ("knee of the front" if bend else "one that loses least")
-    reason = f"{rule}: {in_words(ranked[0], case.baseline)} (no limit was given)"
+        reason = _beyond_the_usual(case, ranked[0], is_knee=bool(bend))
     return _with_runner_up(case, ranked, reason, meets_limits=None)
 
 
+def _within_the_usual(case: _Case, best: TrialResult) -> str:
+    told = {
+        "percent": f"{ACCEPTED_LOSS:g}", "speed": f"{ACCEPTED_SPEED:g}",
+        "result": in_words(best, case.baseline),
+    }  # fmt: skip
+    if speedup(best, case.baseline) is None:
+        return say(
+            "the smallest artifact of the front that loses at most {percent} % and was not timed: "
+            "{result} (no limit was given)",
+            **told,
+        )
+    return say(
+        "the smallest artifact of the front that loses at most {percent} % and decodes at least "
+        "{speed}x as fast: {result} (no limit was given)",
+        **told,
+    )
+
+
+def _beyond_the_usual(case: _Case, best: TrialResult, *, is_knee: bool) -> str:
+    told = {
+        "percent": f"{ACCEPTED_LOSS:g}", "speed": f"{ACCEPTED_SPEED:g}",
+        "result": in_words(best, case.baseline),
+    }  # fmt: skip
+    if is_knee:
+        return say(
+            "no artifact of the front is known to lose at most {percent} % of quality and to "
+            "decode at least {speed}x as fast; this is the knee of the front: {result} (no limit "
+            "was given)",
+            **told,
+        )
+    return say(
+        "no artifact of the front is known to lose at most {percent} % of quality and to decode at "
+        "least {speed}x as fast; this is the one that loses least: {result} (no limit was given)",
+        **told,
+    )
+
+
 def _keep_baseline(case: _Case, *, meets_limits: bool | None, fits: str = "") -> Recommendation:
-    condition = " and meets the limits" if meets_limits else ""
+    none = (
+        say("no result is better than it in any objective and meets the limits")
+        if meets_limits
+        else say("no result is better than it in any objective")
+    )
     return Recommendation(
         episode=None if case.baseline is None else case.baseline.episode,
-        reason=f"{fits}no result is better than it in any objective{condition}",
+        reason=clauses((fits, none)),
         meets_limits=meets_limits,
     )
 
@@ -265,8 +328,10 @@ def _with_runner_up(
     if second is not None:
         why = compared(second, first, case.baseline)
     else:
-        why = "no other result of the front " + (
-            "meets the limits" if meets_limits else "beats the uncompressed model in any objective"
+        why = (
+            say("no other result of the front meets the limits")
+            if meets_limits
+            else say("no other result of the front beats the uncompressed model in any objective")
         )
     return Recommendation(
         episode=first.episode,

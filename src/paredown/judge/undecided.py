@@ -15,6 +15,7 @@ from paredown.judge.findings import Findings, judge
 from paredown.judge.limits import State, check
 from paredown.judge.quantities import KEPT, LOST_POINTS, POINTS, SCORED
 from paredown.judge.words import name_of
+from paredown.language import say
 from paredown.spec.result import Measurement, TrialResult
 
 Decision = Literal["recommendation", "limit", "front"]
@@ -68,14 +69,17 @@ def _differing(
     name = name_of(result)
     low, high = ends
     if low.recommendation.episode != high.recommendation.episode:
-        yield "recommendation", f"what is recommended depends on how good {name} is"
+        yield "recommendation", say("what is recommended depends on how good {name} is", name=name)
     for before in check(result, findings.baseline, findings.limits):
         # By the interval alone: what was not measured at all is no matter of further items.
         by_score = before.limit in (SCORED.limit, LOST_POINTS.limit)
         if by_score and before.state is State.UNDECIDED and before.seen is not None:
-            yield "limit", f"{name}: {before}"
+            yield "limit", say("{name}: {limit}", name=name, limit=before)
     if (result in low.front) != (result in high.front):
-        yield "front", f"whether {name} is on the front depends on how good it is"
+        yield (
+            "front",
+            say("whether {name} is on the front depends on how good it is", name=name),
+        )
 
 
 def _at_end(findings: Findings, result: TrialResult, *, high: bool) -> Findings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from paredown.language import say
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.units import Unit, human_bytes
 
@@ -81,5 +82,5 @@ def one_line(text: str, limit: int = 300) -> str:
 def name_of(result: TrialResult) -> str:
     """How sentences call a result: `episode 3, gptq(bits=4)`."""
     if result.episode == 0:
-        return "the uncompressed model"
-    return f"episode {result.episode}, {result.label}"
+        return say("the uncompressed model")
+    return say("episode {number}, {strategy}", number=result.episode, strategy=result.label)

@@ -15,7 +15,7 @@ from paredown.judge.limits import check
 from paredown.lab.checkpoints import Design, Exchange, Implementation
 from paredown.lab.context import Lab, now
 from paredown.lab.design import limit_of
-from paredown.lab.languages import built_in_prompts
+from paredown.lab.sentences import BUILT_IN_PROMPTS
 from paredown.methods import registry
 from paredown.pipeline.messages import AnswerDone
 from paredown.report.findings import find
@@ -52,7 +52,7 @@ def depends_on(lab: Lab, design: Design) -> dict[str, str]:
 
 def messages(lab: Lab) -> tuple[str, ...]:
     """The user's prompts, or those that are built in."""
-    return lab.config.prompts or built_in_prompts()
+    return lab.config.prompts or BUILT_IN_PROMPTS
 
 
 def implement(lab: Lab, design: Design) -> Implementation:

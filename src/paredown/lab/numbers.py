@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from paredown.lab.checkpoints import Expectation
-from paredown.lab.languages import Words
+from paredown.lab.sentences import Words
 from paredown.spec.units import human_bytes
 
 

@@ -9,6 +9,8 @@ from html import escape
 from typing import final
 
 from paredown.judge.words import one_line
+from paredown.language import Language
+from paredown.report.style import FONTS
 
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
 _LONGEST = 600
@@ -21,7 +23,7 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.6 system-ui, "Noto Sans", "Noto Sans CJK TC", sans-serif; color: #222;
+body {{ font: 15px/1.6 {fonts}; color: #222;
         margin: 1.5em auto; max-width: 1100px; padding: 0 1em; }}
 h1 {{ font-size: 1.5em; }}
 h2 {{ font-size: 1.15em; margin-top: 1.8em; border-bottom: 1px solid #ddd; }}
@@ -78,7 +80,7 @@ class Document:
         lead: what stands above the first section.
     """
 
-    language: str
+    language: Language
     title: str
     lead: tuple[str, ...]
     sections: tuple[Section, ...]
@@ -100,8 +102,9 @@ def html(document: Document) -> str:
         parts.append(f"<h2>{_shown(section.title)}</h2>")
         parts += [_html(block) for block in section.blocks]
     return _PAGE.format(
-        language=document.language, title=_shown(document.title), body="\n".join(parts)
-    )
+        language=document.language, fonts=FONTS[document.language],
+        title=_shown(document.title), body="\n".join(parts),
+    )  # fmt: skip
 
 
 def _markdown(block: Block) -> str:

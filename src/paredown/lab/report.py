@@ -24,11 +24,11 @@ from paredown.lab.advice import (
     seen,
 )
 from paredown.lab.checkpoints import Candidate, Design, Place
-from paredown.lab.languages import Words
 from paredown.lab.numbers import Shown, paired
 from paredown.lab.pages import Block, Bullets, Document, Section, Table
+from paredown.lab.sentences import Words
+from paredown.language import Language
 from paredown.pipeline.messages import Answered
-from paredown.spec.lab import Language
 from paredown.spec.result import TrialResult
 from paredown.spec.units import human_bytes, human_count
 

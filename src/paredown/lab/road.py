@@ -29,9 +29,10 @@ from paredown.lab.checkpoints import (
     changed,
 )
 from paredown.lab.context import Lab, Teller
-from paredown.lab.languages import Words
 from paredown.lab.pages import html, markdown
 from paredown.lab.report import Story, report
+from paredown.lab.sentences import Words
+from paredown.language import preferred
 from paredown.methods import registry
 from paredown.runtimes.registry import engine
 from paredown.spec.infer import infer_spec
@@ -224,12 +225,13 @@ def _reported(road: _Road, file: Path) -> Outcome:
         return Outcome(folder=lab.folder)
     case = Case(config=lab.config, analysis=first, made=third, deployment=fourth)
     story = Story(case=case, design=second, folder=lab.folder, file=file, version=__version__)
-    document = report(story, lab.config.lang)
+    language = preferred(lab.config.lang)
+    document = report(story, language)
     files = tuple(lab.folder / name for name in REPORTS)
     for path, text in zip(files, (markdown(document), html(document)), strict=True):
         write_text(path, text)
     advice, result = advise(case), case.result
-    words = Words(lab.config.lang)
+    words = Words(language)
     label = words("base") if result is None or result.episode == 0 else result.label
     return Outcome(
         folder=lab.folder, advice=advice, reports=files,

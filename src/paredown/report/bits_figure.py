@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from paredown.language import say
 from paredown.report.plans import HeatMap, heat_map
 from paredown.report.style import INK, PALETTE
 from paredown.spec.plan import PlanRecord
@@ -122,12 +123,12 @@ def bits_plot(series: Sequence[Series], plan: PlanRecord | None, name: str) -> A
         heat = heat_map(plan)
         cells = Heatmap(
             z=_cells(heat), x=list(heat.kinds), y=[*heat.rows], colorscale=_COLOURS.capitalize(),
-            zmin=FEWEST, zmax=MOST, colorbar={"title": "bits"}, name=name,
+            zmin=FEWEST, zmax=MOST, colorbar={"title": say("bits")}, name=name,
         )  # fmt: skip
         figure.add_trace(cells, row=1, col=2)
-        figure.update_yaxes(title="block", autorange="reversed", row=1, col=2)
-        figure.update_xaxes(title=f"bits of {name}", row=1, col=2)
-    figure.update_xaxes(title="weights files, MB", type="log", row=1, col=1)
-    figure.update_yaxes(title="KL, nats per token", type="log", row=1, col=1)
+        figure.update_yaxes(title=say("block"), autorange="reversed", row=1, col=2)
+        figure.update_xaxes(title=say("bits of {name}", name=name), row=1, col=2)
+    figure.update_xaxes(title=say("weights files, MB"), type="log", row=1, col=1)
+    figure.update_yaxes(title=say("KL, nats per token"), type="log", row=1, col=1)
     figure.update_layout(template="plotly_white", height=560, legend={"orientation": "h", "y": 1.1})
     return figure

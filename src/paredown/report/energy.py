@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from paredown.language import clauses, say, say_many
+from paredown.language.recorded import recorded
 from paredown.report.findings import Judged
 from paredown.spec.result import Measurement
 from paredown.spec.units import human_count, human_energy, human_mass
@@ -74,60 +76,76 @@ def payback(findings: Judged) -> Payback:
     used = search_energy(findings.record.events)
     best, baseline = findings.result(findings.recommendation.episode), findings.baseline
     if used is None:
-        return _unknown("the energy of the search was not metered")
+        return _unknown(say("the energy of the search was not metered"))
     if best is None or best.episode == 0:
-        return _unknown("no compressed model is recommended")
+        return _unknown(say("no compressed model is recommended"))
     mine, base = best.get("energy"), None if baseline is None else baseline.get("energy")
     if mine is None or base is None:
-        return _unknown("energy per token was not measured of both models")
+        return _unknown(say("energy per token was not measured of both models"))
     if mine.source != base.source:
-        return _unknown("energy per token was measured of one model and estimated of the other")
+        return _unknown(
+            say("energy per token was measured of one model and estimated of the other")
+        )
     return _payback(used, mine, base)
 
 
 def _payback(used: SearchEnergy, mine: Measurement, base: Measurement) -> Payback:
     saved = base.value - mine.value
     error = math.hypot(mine.stderr or 0.0, base.stderr or 0.0)
-    each = f"{base.value:.3g} J per generated token before, {mine.value:.3g} J after"
+    each = say(
+        "{before} J per generated token before, {after} J after",
+        before=f"{base.value:.3g}", after=f"{mine.value:.3g}",
+    )  # fmt: skip
     if saved == 0 or abs(saved) <= _CERTAIN * error:
-        text = f"none shown: the difference is within its error ({each})"
+        text = say("none shown: the difference is within its error ({each})", each=each)
         return Payback(tokens=None, in_words=text)
     if saved < 0:
-        return Payback(tokens=None, in_words=f"none: the recommended model saves none ({each})")
+        text = say("none: the recommended model saves none ({each})", each=each)
+        return Payback(tokens=None, in_words=text)
     tokens = used.kwh * _JOULES_PER_KWH / saved
-    words = f"after {human_count(tokens)} generated tokens the search's energy is saved ({each})"
+    words = say(
+        "after {tokens} generated tokens the search's energy is saved ({each})",
+        tokens=human_count(tokens), each=each,
+    )  # fmt: skip
     return Payback(tokens=tokens, in_words=words)
 
 
 def _unknown(why: str) -> Payback:
-    return Payback(tokens=None, in_words=f"not known: {why}")
+    return Payback(tokens=None, in_words=say("not known: {why}", why=why))
 
 
 def energy_lines(findings: Judged) -> list[str]:
     """The energy of the search, and the payback, a sentence each."""
     used = search_energy(findings.record.events)
     if used is None:
-        return [f"energy: not known; {_why_not(findings)}"]
-    grid = " and ".join(
-        "average of the world (--country sets it)" if country == "world" else country
+        return [say("energy: not known; {why}", why=recorded(_why_not(findings)))]
+    grid = say(" and ").join(
+        say("average of the world (--country sets it)") if country == "world" else country
         for country in used.countries
     )
-    jumps = ""
-    if used.left_out:
-        jumps = f"; {used.left_out} stretches in which a counter jumped are left out"
+    energy = say(
+        "energy: {energy}, {mass} CO2e (grid: {grid}); of the whole machine, idle included, "
+        "estimated by CodeCarbon {version}",
+        energy=human_energy(used.kwh), mass=human_mass(used.kg_co2e), grid=grid,
+        version=used.codecarbon,
+    )  # fmt: skip
+    jumps = say_many(
+        "{n} stretch in which a counter jumped is left out",
+        "{n} stretches in which a counter jumped are left out",
+        used.left_out,
+    )
     return [
-        f"energy: {human_energy(used.kwh)}, {human_mass(used.kg_co2e)} CO2e (grid: {grid}); of the "
-        f"whole machine, idle included, estimated by CodeCarbon {used.codecarbon}{jumps}",
-        f"payback: {payback(findings).in_words}",
+        clauses((energy, jumps if used.left_out else "")),
+        say("payback: {payback}", payback=payback(findings).in_words),
     ]
 
 
 def _why_not(findings: Judged) -> str:
     if findings.record.config.evaluate.energy_s == 0:
-        return "evaluate.energy_s is 0"
+        return say("evaluate.energy_s is 0")
     events = findings.record.events
     reasons = [str(e["missing"]) for e in events if e.get("event") == "energy" and "missing" in e]
-    return reasons[-1] if reasons else "it was not metered"
+    return reasons[-1] if reasons else say("it was not metered")
 
 
 def energy_document(findings: Judged) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from paredown.judge.across import Across, Point, across
 from paredown.judge.quantities import loss
+from paredown.language import headings, marked, say
+from paredown.language.recorded import recorded
 from paredown.report.commands import compress_command
 from paredown.report.findings import Judged
 from paredown.spec.elsewhere import Elsewhere
@@ -14,15 +16,17 @@ from paredown.spec.result import TrialResult
 from paredown.spec.units import human_bytes
 from paredown.store.elsewhere import read_elsewhere
 
-COLUMNS = (
+COLUMNS = headings(
     "engine", "episode", "strategy", "size", "quality loss", "ms per token", "first token, ms",
     "peak memory", "front of all", "take",
 )  # fmt: skip
 _PROMISED = "engines"
 _BY = {
-    "calibrated": "by what it was measured to reach on this machine",
-    "elsewhere": "as SmolLM2-135M does on two other processors; `paredown match --calibrate "
-    "--runtime {runtime}` measures this one",
+    "calibrated": marked("by what it was measured to reach on this machine"),
+    "elsewhere": marked(
+        "as SmolLM2-135M does on two other processors; `paredown match --calibrate --runtime "
+        "{runtime}` measures this one"
+    ),
 }
 """Where an estimate comes from."""
 
@@ -66,8 +70,8 @@ def _row(point: Point, base: TrialResult | None) -> tuple[str, ...]:
         _ms(result.value("decode_latency")),
         _ms(result.value("prefill_latency")),
         _bytes(result.value("peak_memory")),
-        "yes" if point.on_front else "",
-        "yes" if point is not None and point.recommended else "",
+        say("yes") if point.on_front else "",
+        say("yes") if point.recommended else "",
     )
 
 
@@ -95,7 +99,12 @@ def take_commands(findings: Judged, judged: Across) -> list[str]:
 def refusals(findings: Judged) -> list[str]:
     """Why an engine has no number for a result, a line each."""
     return [
-        f"{row.runtime}, episode {row.episode}: {why}"
+        say(
+            "{engine}, episode {number}: {why}",
+            engine=row.runtime,
+            number=row.episode,
+            why=recorded(why),
+        )
         for row in read_elsewhere(findings.record.folder)
         if (why := _why(row)) is not None
     ]
@@ -112,9 +121,15 @@ def promises(findings: Judged) -> list[str]:
     told = [e for e in findings.record.events if e["event"] == _PROMISED]
     rows: Sequence[dict[str, object]] = told[-1]["promised"] if told else ()
     return [
-        f"{row['runtime']} is here and holds episode {row['episode']} exactly; it is estimated to "
-        f"decode it {row['low']:.1f} to {row['high']:.1f} times as fast "
-        f"({_BY[str(row['by'])].format(**row)}; the model itself was not run in it): "
-        f"--runtime {row['runtime']}"
+        say(
+            "{runtime} is here and holds episode {episode} exactly; it is estimated to decode it "
+            "{low} to {high} times as fast ({by}; the model itself was not run in it): --runtime "
+            "{runtime}",
+            runtime=row["runtime"],
+            episode=row["episode"],
+            low=f"{row['low']:.1f}",
+            high=f"{row['high']:.1f}",
+            by=say(_BY[str(row["by"])], runtime=row["runtime"]),
+        )
         for row in rows
     ]

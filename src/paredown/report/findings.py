@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from paredown.judge.findings import Findings, judge
 from paredown.judge.front import ParetoFront
+from paredown.judge.limits import unmet
 from paredown.judge.recommend import Recommendation
+from paredown.language import current
 from paredown.spec.result import TrialResult
 from paredown.store.experiment import ExperimentRecord
 
@@ -41,6 +43,12 @@ class Judged:
     def result(self, episode: int | None) -> TrialResult | None:
         """The result of an episode, if there is one."""
         return self.findings.result(episode)
+
+    def missed(self, result: TrialResult) -> tuple[str, ...]:
+        """The limits that a result is not known to meet, in words; recorded ones are English."""
+        if current() == "en" or not result.unmet:
+            return result.unmet
+        return unmet(result, self.baseline, self.record.config.limits) or result.unmet
 
 
 def find(record: ExperimentRecord) -> Judged:

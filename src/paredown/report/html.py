@@ -9,18 +9,19 @@ from typing import Any
 
 from paredown.judge.quantities import QUANTITIES, SCORED, quantity
 from paredown.judge.words import half_width, name_of, one_line, with_unit
+from paredown.language import current, listed, marked, say
 from paredown.report.energy import energy_lines
 from paredown.report.findings import Judged
 from paredown.report.markup import html_table
 from paredown.report.planned import plan_plot, plan_section, planned
 from paredown.report.story import Section, result_lines, story
-from paredown.report.style import BASELINE, INK, colours, is_pipeline, method_of
-from paredown.report.tables import FRONT_COLUMNS, LEGEND, failures, front_rows
+from paredown.report.style import BASELINE, FONTS, INK, colours, is_pipeline, method_of
+from paredown.report.tables import FAILURE_COLUMNS, FRONT_COLUMNS, LEGEND, failures, front_rows
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.run import DEFAULT_OBJECTIVES, Objective
 
 _PAGE = """<!DOCTYPE html>
-<html lang="en">
+<html lang="{language}">
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
@@ -28,7 +29,7 @@ script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 1.5em auto; max-width: 1250px;
+body {{ font: 15px/1.5 {fonts}; color: #222; margin: 1.5em auto; max-width: 1250px;
         padding: 0 1em; }}
 h1 {{ font-size: 1.4em; margin-bottom: .2em; }}
 table {{ border-collapse: collapse; margin: 1em 0; }}
@@ -43,7 +44,7 @@ code {{ overflow-wrap: anywhere; }}
 <p><strong>{summary}</strong></p>
 {more}
 {plot}
-<h2>Front</h2>
+<h2>{front}</h2>
 {table}
 <p>{legend}</p>
 {bits}
@@ -71,13 +72,13 @@ class PlotAxis:
 
 
 QUALITY, SIZE, LATENCY, MEMORY, ENERGY = map(PlotAxis.of, DEFAULT_OBJECTIVES)
-ACCURACY = PlotAxis(measurement="accuracy", title="accuracy (higher is better)")
+ACCURACY = PlotAxis(measurement="accuracy", title=marked("accuracy (higher is better)"))
 """The score of the benchmarks, where they are what counts."""
 PANELS: tuple[tuple[str, PlotAxis, PlotAxis], ...] = (
-    ("Quality against latency", LATENCY, QUALITY),
-    ("Quality against memory", MEMORY, QUALITY),
-    ("Quality against size", SIZE, QUALITY),
-    ("Latency against memory", MEMORY, LATENCY),
+    (marked("Quality against latency"), LATENCY, QUALITY),
+    (marked("Quality against memory"), MEMORY, QUALITY),
+    (marked("Quality against size"), SIZE, QUALITY),
+    (marked("Latency against memory"), MEMORY, LATENCY),
 )
 _LOG_FROM = 20.0
 """Largest over smallest value from which an axis is logarithmic."""
@@ -87,6 +88,9 @@ def front_html(findings: Judged, stop_reason: str | None = None) -> str:
     """The whole page; it asks the network for nothing. `stop_reason` is None while it runs."""
     record = findings.record
     return _PAGE.format(
+        language=current(),
+        fonts=FONTS[current()],
+        front=escape(say("Front")),
         title=escape(one_line(f"{record.name}: {record.config.model}")),
         summary=escape(_summary(findings)),
         more=_paragraphs(result_lines(findings, stop_reason)),
@@ -100,7 +104,7 @@ def front_html(findings: Judged, stop_reason: str | None = None) -> str:
         table=html_table(
             FRONT_COLUMNS, front_rows(record.results, findings.front, findings.recommendation)
         ),
-        legend=escape(LEGEND),
+        legend=escape(say(LEGEND)),
         bits=_bits(findings),
         story="\n".join(map(_section, story(findings))),
         failed=_failed(findings),
@@ -122,15 +126,17 @@ def _bits(findings: Judged) -> str:
 
 def _summary(findings: Judged) -> str:
     chosen = findings.result(findings.recommendation.episode)
-    lead = "No recommendation" if chosen is None else f"Recommended: {name_of(chosen)}"
-    return f"{lead}: {findings.recommendation.reason}"
+    reason = findings.recommendation.reason
+    if chosen is None:
+        return say("No recommendation: {reason}", reason=reason)
+    return say("Recommended: {name}: {reason}", name=name_of(chosen), reason=reason)
 
 
 def panels(findings: Judged) -> tuple[tuple[str, PlotAxis, PlotAxis], ...]:
     """Title, x and y of each: energy where it was measured, the score where one was asked for."""
     shown = PANELS
     if any(QUANTITIES["energy"].measured(r) for r in findings.record.results):
-        shown = (*shown, ("Quality against energy", ENERGY, QUALITY))
+        shown = (*shown, (marked("Quality against energy"), ENERGY, QUALITY))
     scored = quantity("quality", findings.baseline) is SCORED
     return tuple((title, x, ACCURACY if scored and y is QUALITY else y) for title, x, y in shown)
 
@@ -144,7 +150,7 @@ def _figure(findings: Judged) -> Any:
     figure: Figure = make_subplots(
         rows=lines,
         cols=2,
-        subplot_titles=[title for title, _, _ in shown],
+        subplot_titles=[say(title) for title, _, _ in shown],
         horizontal_spacing=0.09,
         vertical_spacing=0.26 / lines,
     )
@@ -157,10 +163,10 @@ def _figure(findings: Judged) -> Any:
             named.add(trace["legendgroup"])
             figure.add_trace(trace, row=row + 1, col=column + 1)
         figure.update_xaxes(
-            title_text=x.title, type=_axis_type(finished, x), row=row + 1, col=column + 1
+            title_text=say(x.title), type=_axis_type(finished, x), row=row + 1, col=column + 1
         )
         figure.update_yaxes(
-            title_text=y.title, type=_axis_type(finished, y), row=row + 1, col=column + 1
+            title_text=say(y.title), type=_axis_type(finished, y), row=row + 1, col=column + 1
         )
     figure.update_layout(
         template="plotly_white",
@@ -192,7 +198,7 @@ def _traces(
                 error_x=_errors(mine, x),
                 error_y=_errors(mine, y),
                 mode="markers",
-                name=escape(method, quote=False),
+                name=escape(say(method), quote=False),
                 legendgroup=f"method {method}",
                 text=[hover(r, findings) for r in mine],
                 hovertemplate="%{text}<extra></extra>",
@@ -216,7 +222,7 @@ def _line(findings: Judged, results: Sequence[TrialResult], x: PlotAxis, y: Plot
         x=[_value(r, x) for r in ordered],
         y=[_value(r, y) for r in ordered],
         mode="lines",
-        name="front (over all objectives)",
+        name=say("front (over all objectives)"),
         legendgroup="front",
         line={"color": INK, "width": 1, "dash": "dot"},
         hoverinfo="skip",
@@ -228,22 +234,26 @@ def hover(result: TrialResult, findings: Judged) -> str:
     roles = [
         role
         for role, is_so in (
-            ("recommended", result.episode == findings.recommendation.episode),
-            ("runner-up", result.episode == findings.recommendation.runner_up),
-            ("knee", result.episode == findings.front.knee),
-            ("on the front", result in findings.front),
+            (say("recommended"), result.episode == findings.recommendation.episode),
+            (say("runner-up"), result.episode == findings.recommendation.runner_up),
+            (say("knee"), result.episode == findings.front.knee),
+            (say("on the front"), result in findings.front),
         )
         if is_so
     ]
-    lines = [f"<b>episode {result.episode}</b>" + (f" ({', '.join(roles)})" if roles else "")]
+    called = say("episode {number}", number=result.episode)
+    lines = [f"<b>{called}</b>" + (f" ({listed(roles)})" if roles else "")]
     # plotly knows &lt; &gt; &amp;, but neither &quot; nor &#x27;
     lines += [escape(part, quote=False) for part in _wrapped(one_line(result.label, 400))]
     lines += [
         f"{escape(m.name.replace('_', ' '), quote=False)}: {with_unit(m)}"
-        + ("" if m.source == "measured" else f" ({m.source})")
+        + ("" if m.source == "measured" else f" ({say(m.source)})")
         for m in result.measurements
     ]
-    lines += [f"limit missed: {escape(text, quote=False)}" for text in result.unmet]
+    lines += [
+        escape(say("limit missed: {limit}", limit=limit), quote=False)
+        for limit in findings.missed(result)
+    ]
     return "<br>".join(lines)
 
 
@@ -298,4 +308,5 @@ def _energy(findings: Judged) -> str:
 
 def _failed(findings: Judged) -> str:
     rows = failures(findings.record.results)
-    return "<h2>Failed</h2>\n" + html_table(("episode", "strategy", "cause"), rows) if rows else ""
+    heading = escape(say("Failed"))
+    return f"<h2>{heading}</h2>\n" + html_table(FAILURE_COLUMNS, rows) if rows else ""

@@ -10,6 +10,8 @@ from typing import Any
 from paredown.judge.limits import in_limits
 from paredown.judge.undecided import undecided
 from paredown.judge.words import NONE, name_of, one_line
+from paredown.language import clauses, headings, listed, say, say_many
+from paredown.language.recorded import recorded
 from paredown.report.commands import compress_command
 from paredown.report.cost import search_cost
 from paredown.report.energy import energy_lines
@@ -26,6 +28,7 @@ from paredown.report.planned import plan_section, planned
 from paredown.report.story import llm_line, story
 from paredown.report.tables import (
     EPISODE_COLUMNS,
+    FAILURE_COLUMNS,
     FRONT_COLUMNS,
     LEGEND,
     SCORE_COLUMNS,
@@ -46,6 +49,13 @@ BITS_FILE = "bits_by_layer.png"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 
 
+_LIMIT_COLUMNS = headings("episode", "strategy", "limits")
+_NOTE_COLUMNS = headings("episode", "strategy", "note")
+_PROTOCOL_COLUMNS = headings("quantity", "source, unit, n", "how")
+_MACHINE = headings("system", "physical cores", "logical cores", "memory", "available", "flags")
+"""What the machine is described by, to be said by `say`."""
+_OBJECTIVES = headings("quality", "size", "latency", "memory", "energy")
+"""To be said by `say`."""
 _READ_FOLDERS = frozenset({"torch", "transformers"})
 """Runtimes that load an artifact's own folder: nothing has to be delivered first."""
 
@@ -54,43 +64,43 @@ def report_markdown(findings: Judged, stop_reason: str | None) -> str:
     """The whole report; ends with a newline."""
     sections = (
         [f"# {_text(findings.record.name)}", _chart()],
-        ["## Result", *_result(findings)],
-        ["## What was asked", *_asked(findings, stop_reason)],
-        ["## Front", *_front(findings)],
+        [_heading("Result"), *_result(findings)],
+        [_heading("What was asked"), *_asked(findings, stop_reason)],
+        [_heading("Front"), *_front(findings)],
         _bits(findings),
         _open(findings),
         _verdicts(findings),
         _benchmarks(findings),
         _engines(findings),
         _story(findings),
-        ["## All episodes", *_episodes(findings)],
-        ["## How it was measured", *_protocols(findings)],
-        ["## Cost of the search", *_cost(findings)],
-        ["## Versions", *_mapping(findings.record.run.get("versions"))],
+        [_heading("All episodes"), *_episodes(findings)],
+        [_heading("How it was measured"), *_protocols(findings)],
+        [_heading("Cost of the search"), *_cost(findings)],
+        [_heading("Versions"), *_mapping(findings.record.run.get("versions"))],
     )
     return "\n\n".join(part for section in sections for part in section if part) + "\n"
 
 
 def _chart() -> str:
-    return (
-        "![Compression ratio against loss of quality](search_space_analysis.png)\n\n"
-        "Interactive: [pareto_visualization.html](pareto_visualization.html)"
-    )
+    page = "[pareto_visualization.html](pareto_visualization.html)"
+    alt = say("Compression ratio against loss of quality")
+    return f"![{alt}](search_space_analysis.png)\n\n" + say("Interactive: {page}", page=page)
 
 
 def _result(findings: Judged) -> list[str]:
     chosen = findings.recommendation
     best, second = findings.result(chosen.episode), findings.result(chosen.runner_up)
     if best is None:
-        return [f"**No recommendation:** {_text(chosen.reason)}"]
-    parts = [f"**Take {_named(best)}**: {_text(chosen.reason)}."]
-    parts += [f"- {_text(note)}" for note in best.remarks]
+        return [say("**No recommendation:** {reason}", reason=_text(chosen.reason))]
+    parts = [say("**Take {name}**: {reason}.", name=_named(best), reason=_text(chosen.reason))]
+    parts += [f"- {_text(recorded(note))}" for note in best.remarks]
     sees = findings.record.spec.vision is not None
     parts += load_section(best, findings.record.config, sees=sees)
     if second is not None:
-        parts.append(f"Runner-up: {_named(second)}: {_text(chosen.runner_up_reason)}.")
+        why = _text(chosen.runner_up_reason)
+        parts.append(say("Runner-up: {name}: {reason}.", name=_named(second), reason=why))
     elif chosen.runner_up_reason:
-        parts.append(f"Runner-up: none; {_text(chosen.runner_up_reason)}.")
+        parts.append(say("Runner-up: none; {reason}.", reason=_text(chosen.runner_up_reason)))
     return parts
 
 
@@ -104,11 +114,11 @@ def load_section(result: TrialResult, config: RunConfig, *, sees: bool) -> list[
         return []
     if result.artifact is None:
         again = _fenced("bash", compress_command(result, config))
-        return ["The artifact was not kept; make it again with", again]
+        return [say("The artifact was not kept; make it again with"), again]
     again = _fenced("bash", compress_command(result, config))
     folder = repr(result.artifact)
     parts = [
-        "To load it (paths are relative to this folder):",
+        say("To load it (paths are relative to this folder):"),
         _fenced("python", f"import paredown\n\nmodel = paredown.load({folder})"),
     ]
     if loads_with_transformers(result):
@@ -117,11 +127,12 @@ def load_section(result: TrialResult, config: RunConfig, *, sees: bool) -> list[
             f"from transformers import {auto}\n\n"
             f'model = {auto}.from_pretrained({folder}, dtype="auto")'
         )
-        parts += ["or without paredown:", _fenced("python", code)]
+        parts += [say("or without paredown:"), _fenced("python", code)]
     if config.runtime not in _READ_FOLDERS:
         words = ["paredown", "deploy", result.artifact, "--to", config.runtime, "-o", "PACKAGE"]
-        parts += [f"To serve it in {_text(config.runtime)}:", _fenced("bash", shlex.join(words))]
-    return [*parts, "To make it again, byte for byte:", again]
+        lead = say("To serve it in {runtime}:", runtime=_text(config.runtime))
+        parts += [lead, _fenced("bash", shlex.join(words))]
+    return [*parts, say("To make it again, byte for byte:"), again]
 
 
 def loads_with_transformers(result: TrialResult) -> bool:
@@ -131,7 +142,9 @@ def loads_with_transformers(result: TrialResult) -> bool:
 
 def _amount(amount: Amount) -> str:
     """How much text was asked for."""
-    return str(amount.wanted) if amount.wanted == amount.least else f"at most {amount.wanted}"
+    if amount.wanted == amount.least:
+        return str(amount.wanted)
+    return say("at most {count}", count=amount.wanted)
 
 
 def _noted(events: Iterable[dict[str, Any]]) -> list[str]:
@@ -143,41 +156,74 @@ def _asked(findings: Judged, stop_reason: str | None) -> list[str]:
     record = findings.record
     config, spec = record.config, record.spec
     lines = [
-        f"- model: {_code(config.model)}, {human_count(spec.parameters)} parameters, "
-        f"{_text(spec.architecture)}, {human_bytes(spec.weight_bytes)} in {_text(spec.dtype)}",
-        f"- evaluation text: {_code(config.data)}, "
-        f"{_amount(config.evaluate.amount)} tokens in windows of "
-        f"{config.evaluate.window}",
-        f"- calibration: {_code(config.calibration.source or f'training part of {config.data}')}, "
-        f"{_amount(config.calibration.amount)} windows of {config.calibration.length} tokens",
-        *(f"- note: {_text(text)}" for text in _noted(record.events)),
-        f"- limits: {in_limits(config.limits) or 'none'}",
-        f"- objectives: {', '.join(config.objectives)}",
-        f"- search: {config.policy}, {config.episodes} episodes"
-        + (f", at most {config.budget_h:g} h" if config.budget_h else "")
-        + f", seed {config.seed}, methods: "
-        + (", ".join(map(_text, config.methods)) if config.methods else "all that suit"),
-        f"- device: {config.device}; runtime: {_text(config.runtime)}, in which everything was "
-        "measured",
-        f"- ended because: {_text(stop_reason)}" if stop_reason else "",
-    ]
+        say(
+            "- model: {model}, {count} parameters, {architecture}, {size} in {dtype}",
+            model=_code(config.model), count=human_count(spec.parameters),
+            architecture=_text(spec.architecture), size=human_bytes(spec.weight_bytes),
+            dtype=_text(spec.dtype),
+        ),
+        say(
+            "- evaluation text: {data}, {count} tokens in windows of {window}",
+            data=_code(config.data), count=_amount(config.evaluate.amount),
+            window=config.evaluate.window,
+        ),
+        say(
+            "- calibration: {data}, {count} windows of {length} tokens",
+            data=_calibration(config), count=_amount(config.calibration.amount),
+            length=config.calibration.length,
+        ),
+        *(say("- note: {text}", text=_text(recorded(text))) for text in _noted(record.events)),
+        say("- limits: {limits}", limits=in_limits(config.limits) or say("none")),
+        say("- objectives: {names}", names=listed(map(say, config.objectives))),
+        _search(config),
+        say(
+            "- device: {device}; runtime: {runtime}, in which everything was measured",
+            device=config.device, runtime=_text(config.runtime),
+        ),
+        say("- ended because: {reason}", reason=_text(recorded(stop_reason)))
+        if stop_reason
+        else "",
+    ]  # fmt: skip
     machine = _mapping(record.run.get("hardware"))
-    return ["\n".join(filter(None, lines)), *(["Machine:", *machine] if machine else [])]
+    return ["\n".join(filter(None, lines)), *([say("Machine:"), *machine] if machine else [])]
+
+
+def _calibration(config: RunConfig) -> str:
+    if config.calibration.source is not None:
+        return _code(config.calibration.source)
+    return say("training part of {data}", data=_code(config.data))
+
+
+def _search(config: RunConfig) -> str:
+    told = {
+        "policy": config.policy, "episodes": config.episodes, "seed": config.seed,
+        "methods": listed(map(_text, config.methods)) if config.methods else say("all that suit"),
+    }  # fmt: skip
+    if config.budget_h:
+        return say(
+            "- search: {policy}, {episodes} episodes, at most {hours} h, seed {seed}, methods: "
+            "{methods}",
+            **told, hours=f"{config.budget_h:g}",
+        )  # fmt: skip
+    return say("- search: {policy}, {episodes} episodes, seed {seed}, methods: {methods}", **told)
 
 
 def _front(findings: Judged) -> list[str]:
     record, front = findings.record, findings.front
     if not front.episodes:
-        return ["Nothing finished with every objective measured."]
+        return [say("Nothing finished with every objective measured.")]
     rows = front_rows(record.results, front, findings.recommendation)
-    text = (
-        f"Of {len(front.compared)} measured results, {len(front.episodes)} are on the front: "
-        f"each of the others is matched or beaten in all of {', '.join(front.objectives)} by one "
-        "of these. "
-        "The baseline is shown first, on the front or not."
-    )
+    text = say_many(
+        "Of {compared} measured results, {n} is on the front: each of the others is matched or "
+        "beaten in all of {objectives} by it. The baseline is shown first, on the front or not.",
+        "Of {compared} measured results, {n} are on the front: each of the others is matched or "
+        "beaten in all of {objectives} by one of these. The baseline is shown first, on the front "
+        "or not.",
+        len(front.episodes),
+        compared=len(front.compared), objectives=listed(map(say, front.objectives)),
+    )  # fmt: skip
     notes = [f"- {_text(note)}" for note in front_notes(record.results, front)]
-    return [text, _table(FRONT_COLUMNS, rows), _text(LEGEND), "\n".join(notes)]
+    return [text, _table(FRONT_COLUMNS, rows), _text(say(LEGEND)), "\n".join(notes)]
 
 
 def _bits(findings: Judged) -> list[str]:
@@ -188,7 +234,7 @@ def _bits(findings: Judged) -> list[str]:
     section = plan_section(found)
     return [
         f"## {section.title}",
-        f"![KL against size, and bits by block and kind of layer]({BITS_FILE})",
+        f"![{say('KL against size, and bits by block and kind of layer')}]({BITS_FILE})",
         "\n\n".join(map(_text, section.lines)),
         _table(section.columns, section.rows, code=None),
     ]
@@ -200,10 +246,13 @@ def _open(findings: Judged) -> list[str]:
     if not still:
         return []
     told = [e for e in findings.record.events if e["event"] == "open_decisions" and e["reason"]]
-    reason = f" No more were asked, for {_text(told[-1]['reason'])}." if told else ""
+    text = say("What the benchmark items asked so far do not decide.")
+    if told:
+        reason = _text(recorded(told[-1]["reason"]))
+        text += say(" No more were asked, for {reason}.", reason=reason)
     return [
-        "## What stays open",
-        f"What the benchmark items asked so far do not decide.{reason}",
+        _heading("What stays open"),
+        text,
         "\n".join(f"- {_text(each.reason)}" for each in still),
     ]
 
@@ -214,21 +263,31 @@ def _engines(findings: Judged) -> list[str]:
     judged = all_engines(findings)
     refused = [f"- {_text(line)}" for line in refusals(findings)]
     if judged is None:
-        return ["## Other engines", "\n".join(refused + promised)] if refused + promised else []
+        if not refused + promised:
+            return []
+        return [_heading("Other engines"), "\n".join(refused + promised)]
     runtime = findings.record.config.runtime
     parts = [
-        "## Other engines",
-        f"{_text(runtime)} steered the search; its front was measured in the others as well, each "
-        "beside the base in the same engine. The front of all compares milliseconds and bytes "
-        "across engines.",
+        _heading("Other engines"),
+        say(
+            "{runtime} steered the search; its front was measured in the others as well, each "
+            "beside the base in the same engine. The front of all compares milliseconds and bytes "
+            "across engines.",
+            runtime=_text(runtime),
+        ),
         _table(COLUMNS, engine_rows(findings, judged)),
         "\n".join(refused),
     ]
     if (chosen := judged.chosen) is not None:
-        named = f"episode {chosen.result.episode} in {chosen.runtime}"
-        parts.append(f"**Across engines, take {_text(named)}**: {_text(judged.reason)}.")
+        parts.append(
+            say(
+                "**Across engines, take episode {number} in {engine}**: {reason}.",
+                number=chosen.result.episode, engine=_text(chosen.runtime),
+                reason=_text(judged.reason),
+            )
+        )  # fmt: skip
     if commands := take_commands(findings, judged):
-        parts += ["To make it again, and to deliver it:", _fenced("bash", "\n".join(commands))]
+        parts += [say("To make it again, and to deliver it:"), _fenced("bash", "\n".join(commands))]
     return [*parts, "\n".join(promised)]
 
 
@@ -237,13 +296,19 @@ def _benchmarks(findings: Judged) -> list[str]:
     rows = score_rows(results)
     if not rows:
         return []
-    notes = [f"- episode {r.episode}: {_text(note)}" for r in results for note in score_notes(r)]
+    notes = [
+        "- " + say("episode {number}: {note}", number=r.episode, note=_text(note))
+        for r in results
+        for note in score_notes(r)
+    ]
     return [
-        "## Benchmarks",
-        f"![Score against size]({SCORES_FILE})",
-        "Changes are against the base model on the same items, in points, with a 95 % interval; "
-        "lost/gained counts answers that turned from right to wrong and from wrong to right; KL is "
-        "the divergence from the base of the token after each prompt, nats.",
+        _heading("Benchmarks"),
+        f"![{say('Score against size')}]({SCORES_FILE})",
+        say(
+            "Changes are against the base model on the same items, in points, with a 95 % "
+            "interval; lost/gained counts answers that turned from right to wrong and from wrong "
+            "to right; KL is the divergence from the base of the token after each prompt, nats."
+        ),
         _table(SCORE_COLUMNS, rows),
         "\n".join(notes),
     ]
@@ -251,28 +316,34 @@ def _benchmarks(findings: Judged) -> list[str]:
 
 def _verdicts(findings: Judged) -> list[str]:
     lines = [
-        f"- {_named(result)}: {_text(result.verdict)}"
+        "- " + say("{name}: {verdict}", name=_named(result), verdict=_text(result.verdict))
         for result in findings.record.results
         if result.verdict is not None
     ]
-    return ["## In words", "\n".join(lines)] if lines else []
+    return [_heading("In words"), "\n".join(lines)] if lines else []
 
 
 def _episodes(findings: Judged) -> list[str]:
     record = findings.record
     rows = episode_rows(record.results, findings.front, findings.recommendation)
     if not rows:
-        return ["None has finished."]
+        return [say("None has finished.")]
     parts = [_table(EPISODE_COLUMNS, rows)]
-    broken = [(str(r.episode), r.label, "; ".join(r.unmet)) for r in record.results if r.unmet]
-    notes = [(str(r.episode), r.label, "; ".join(r.remarks)) for r in record.results if r.remarks]
-    for title, column, entries in (
-        ("Failures", "cause", failures(record.results)),
-        ("Limits missed", "limits", broken),
-        ("Notes", "note", notes),
+    broken = [
+        (str(r.episode), r.label, clauses(findings.missed(r))) for r in record.results if r.unmet
+    ]
+    notes = [
+        (str(r.episode), r.label, clauses(map(recorded, r.remarks)))
+        for r in record.results
+        if r.remarks
+    ]
+    for title, columns, entries in (
+        (say("Failures"), FAILURE_COLUMNS, failures(record.results)),
+        (say("Limits missed"), _LIMIT_COLUMNS, broken),
+        (say("Notes"), _NOTE_COLUMNS, notes),
     ):
         if entries:
-            parts += [f"### {title}", _table(("episode", "strategy", column), entries)]
+            parts += [f"### {title}", _table(columns, entries)]
     return parts
 
 
@@ -289,36 +360,47 @@ def _protocols(findings: Judged) -> list[str]:
     seen: dict[tuple[str, str, str], None] = {}
     for result in findings.record.results:
         for m in result.measurements:
-            seen.setdefault((m.name, f"{m.source}, {m.unit}, n = {m.n}", m.how))
+            about = say("{source}, {unit}, n = {n}", source=say(m.source), unit=m.unit, n=m.n)
+            seen.setdefault((m.name, about, recorded(m.how)))
     if not seen:
-        return ["Nothing was measured."]
-    note = (
-        "Every number is of the artifact reloaded from disk. ± is half of a 95 % interval; "
-        "n counts independent samples. `derived` numbers follow exactly from measured ones."
+        return [say("Nothing was measured.")]
+    note = say(
+        "Every number is of the artifact reloaded from disk. ± is half of a 95 % interval; n "
+        "counts independent samples. `derived` numbers follow exactly from measured ones."
     )
-    return [note, _table(("quantity", "source, unit, n", "how"), list(seen), code=None)]
+    return [note, _table(_PROTOCOL_COLUMNS, list(seen), code=None)]
 
 
 def _cost(findings: Judged) -> list[str]:
     cost = search_cost(findings.record)
-    share = "" if cost.overhead is None else f" (overhead {100 * cost.overhead:.1f} %)"
+    time = human_seconds(cost.wall_s)
     lines = [
-        f"- {human_seconds(cost.wall_s)} in all{share}",
-        f"- {human_seconds(cost.compress_s)} compressing, "
-        f"{human_seconds(cost.evaluate_s)} evaluating",
-        f"- episodes: {cost.episodes_ok} finished, {cost.episodes_failed} failed, "
-        f"{cost.refused} refused at planning, before anything was loaded",
-    ]
-    lines += [f"- {_text(line)}" for line in energy_lines(findings)]
-    asked = llm_line(findings.record.events)
-    return ["\n".join([*lines, *([f"- {_text(asked)}"] if asked else [])])]
+        say("{time} in all", time=time)
+        if cost.overhead is None
+        else say(
+            "{time} in all (overhead {percent} %)", time=time, percent=f"{100 * cost.overhead:.1f}"
+        ),
+        say(
+            "{compressing} compressing, {evaluating} evaluating",
+            compressing=human_seconds(cost.compress_s), evaluating=human_seconds(cost.evaluate_s),
+        ),
+        say(
+            "episodes: {ok} finished, {failed} failed, {refused} refused at planning, before "
+            "anything was loaded",
+            ok=cost.episodes_ok, failed=cost.episodes_failed, refused=cost.refused,
+        ),
+        *energy_lines(findings),
+        llm_line(findings.record.events) or "",
+    ]  # fmt: skip
+    return ["\n".join(f"- {_text(line)}" for line in lines if line)]
 
 
 def _mapping(value: object) -> list[str]:
     """A bullet per entry of a dict; nested ones on one line."""
     if not isinstance(value, dict) or not value:
         return []
-    return ["\n".join(f"- {_text(key)}: {_text(text)}" for key, text in _entries(value))]
+    entries = ((say(key), text) for key, text in _entries(value))
+    return ["\n".join(f"- {_text(key)}: {_text(text)}" for key, text in entries)]
 
 
 def _entries(mapping: dict[str, object]) -> list[tuple[str, str]]:
@@ -341,13 +423,13 @@ def _flat(value: object) -> str:
 def _named(result: TrialResult) -> str:
     if result.episode == 0:
         return name_of(result)
-    return f"episode {result.episode}, {_code(result.label)}"
+    return say("episode {number}, {strategy}", number=result.episode, strategy=_code(result.label))
 
 
 def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, code: int | None = 1) -> str:
     """A table; column number `code` holds strategies and is set as code."""
     columns, rows = filled(columns, rows)
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines = ["| " + " | ".join(map(say, columns)) + " |", "|" + " --- |" * len(columns)]
     lines += [
         "| "
         + " | ".join(_cell_code(c) if i == code else _text(c) for i, c in enumerate(row))
@@ -355,6 +437,10 @@ def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], *, code: int
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _heading(title: str) -> str:
+    return f"## {say(title)}"
 
 
 def _text(text: str) -> str:

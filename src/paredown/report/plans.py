@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from statistics import fmean
 
+from paredown.language import listed, say
 from paredown.spec.plan import PlanRecord, read_word
 from paredown.spec.units import human_bytes
 
@@ -136,15 +137,17 @@ def differences(first: PlanRecord, second: PlanRecord) -> list[Difference]:
 def summary(record: PlanRecord) -> str:
     """`70.5 MB, 4.19 bits per weight, 211 units in 2 to 8 bits, forecast KL 0.18`."""
     widths = sorted({unit.bits for unit in record.units})
-    span = f"{widths[0]} to {widths[-1]} bits" if len(widths) > 1 else f"{widths[0]} bits"
+    count, low, high = len(record.units), widths[0], widths[-1]
     words = [
         human_bytes(record.nbytes),
-        f"{record.bpw:.2f} bits per weight",
-        f"{len(record.units)} units in {span}",
+        say("{bits} bits per weight", bits=f"{record.bpw:.2f}"),
+        say("{count} units in {low} to {high} bits", count=count, low=low, high=high)
+        if len(widths) > 1
+        else say("{count} units in {bits} bits", count=count, bits=low),
     ]
     if record.kl is not None:
-        words.append(f"forecast KL {record.kl:.3g}")
-    return ", ".join(words)
+        words.append(say("forecast KL {kl}", kl=f"{record.kl:.3g}"))
+    return listed(words)
 
 
 def why_high(record: PlanRecord, *, most: int = 3) -> list[str]:
@@ -165,7 +168,13 @@ def why_high(record: PlanRecord, *, most: int = 3) -> list[str]:
     ]
     spared.sort(key=lambda pair: (-pair[0], pair[1].layers))
     return [
-        f"{unit.layers[0]} has {unit.bits} bits: with {usual}, as most layers have, it would cost "
-        f"about {saved:.2g} nats per token more"
+        say(
+            "{layer} has {bits} bits: with {usual}, as most layers have, it would cost about "
+            "{saved} nats per token more",
+            layer=unit.layers[0],
+            bits=unit.bits,
+            usual=usual,
+            saved=f"{saved:.2g}",
+        )
         for saved, unit in spared[:most]
     ]

@@ -10,7 +10,9 @@ from statistics import median
 from typing import Any
 
 from paredown.judge.quantities import loss, ratio
-from paredown.judge.words import NONE, number, signed_percent, times
+from paredown.judge.words import NONE, name_of, number, signed_percent, times
+from paredown.language import headings, listed, marked, say, say_many
+from paredown.language.recorded import recorded
 from paredown.report.cost import llm_cost, refusals
 from paredown.report.findings import Judged
 from paredown.report.tables import Rows
@@ -18,21 +20,26 @@ from paredown.spec.result import TrialResult
 from paredown.spec.serial import plain
 from paredown.spec.units import human_seconds
 
-LESSON_COLUMNS = ("before episode", "in its words")
-STORY_COLUMNS = ("episode", "strategy", "proposed by", "why", "expected → got", "on the front")
-WHO_COLUMNS = ("who", "trials", "failed", "on the front", "time", "which")
-METHOD_COLUMNS = ("method", "trials", "failed", "on the front", "quality loss", "ratio")
-REFUSED_COLUMNS = ("strategies", "for example", "reason")
+LESSON_COLUMNS = headings("before episode", "in its words")
+STORY_COLUMNS = headings(
+    "episode", "strategy", "proposed by", "why", "expected → got", "on the front"
+)
+WHO_COLUMNS = headings("who", "trials", "failed", "on the front", "time", "which")
+METHOD_COLUMNS = headings("method", "trials", "failed", "on the front", "quality loss", "ratio")
+REFUSED_COLUMNS = headings("strategies", "for example", "reason")
 REFUSED_ROWS = 12
 """Reasons for refusals that are written out."""
-_COMPARED = {"perplexity": "perplexity", "compression_ratio": "ratio", "speedup": "speed"}
+_COMPARED = {
+    "perplexity": marked("perplexity"), "compression_ratio": marked("ratio"),
+    "speedup": marked("speed"),
+}  # fmt: skip
 _WHO = {
-    "user": "the user",
-    "start": "skills",
-    "knowledge": "known from other models",
-    "portfolio": "opening (each method once)",
-    "llm": "the LLM",
-    "resume": "resume",
+    "user": marked("the user"),
+    "start": marked("skills"),
+    "knowledge": marked("known from other models"),
+    "portfolio": marked("opening (each method once)"),
+    "llm": marked("the LLM"),
+    "resume": marked("resume"),
 }
 
 
@@ -73,18 +80,22 @@ def result_lines(findings: Judged, stop_reason: str | None) -> list[str]:
     lines = []
     if second is not None:
         lines.append(
-            f"Runner-up: episode {second.episode}, {second.label}: {chosen.runner_up_reason}."
+            say(
+                "Runner-up: {name}: {reason}.",
+                name=name_of(second),
+                reason=chosen.runner_up_reason,
+            )
         )
     elif chosen.runner_up_reason:
-        lines.append(f"Runner-up: none; {chosen.runner_up_reason}.")
+        lines.append(say("Runner-up: none; {reason}.", reason=chosen.runner_up_reason))
     if stop_reason:
-        lines.append(f"The run ended because: {stop_reason}.")
+        lines.append(say("The run ended because: {reason}.", reason=recorded(stop_reason)))
     return lines
 
 
 def _decisions(findings: Judged) -> Section:
     return Section(
-        title="What was tried, and why",
+        title=say("What was tried, and why"),
         lines=_surprises(findings.record.trials),
         columns=STORY_COLUMNS,
         rows=story_rows(findings),
@@ -100,7 +111,7 @@ def story_rows(findings: Judged) -> Rows:
             result.proposed_by or NONE,
             _reason(result, findings.record.events),
             expected_and_got(result),
-            "yes" if result in findings.front else "no",
+            say("yes") if result in findings.front else say("no"),
         )
         for result in findings.record.trials
     ]
@@ -109,7 +120,7 @@ def story_rows(findings: Judged) -> Rows:
 def _reason(result: TrialResult, events: Sequence[Mapping[str, Any]]) -> str:
     """Why a trial was made, as first said."""
     decision = _decision(result, events)
-    return NONE if decision is None else str(decision.get("reason", NONE))
+    return NONE if decision is None else recorded(str(decision.get("reason", NONE)))
 
 
 def _decision(result: TrialResult, events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -134,19 +145,24 @@ def expected_and_got(result: TrialResult) -> str:
     for name, short in _COMPARED.items():
         expected, got = result.expected.get(name), result.value(name)
         if expected is not None:
-            pairs.append(f"{short} {number(expected)} → {NONE if got is None else number(got)}")
-    return ", ".join(pairs) or NONE
+            shown = NONE if got is None else number(got)
+            pairs.append(f"{say(short)} {number(expected)} → {shown}")
+    return listed(pairs) or NONE
 
 
 def _surprises(trials: Sequence[TrialResult]) -> list[str]:
     """How far expectations were off, by quantity."""
     parts = []
-    for name, short in (*_COMPARED.items(), ("seconds", "time")):
+    for name, short in (*_COMPARED.items(), ("seconds", marked("time"))):
         pairs = [(r.expected.get(name), _got(r, name)) for r in trials if r.status == "ok"]
         off = [abs(got / expected - 1) for expected, got in pairs if expected and got]
         if off:
-            parts.append(f"{short} by {median(off):.1%} (n = {len(off)})")
-    return [f"Expectations were off, in the median: {', '.join(parts)}."] if parts else []
+            what = say(short)
+            share = f"{median(off):.1%}"
+            parts.append(say("{what} by {share} (n = {n})", what=what, share=share, n=len(off)))
+    if not parts:
+        return []
+    return [say("Expectations were off, in the median: {parts}.", parts=listed(parts))]
 
 
 def _got(result: TrialResult, name: str) -> float | None:
@@ -156,7 +172,9 @@ def _got(result: TrialResult, name: str) -> float | None:
 def who(proposed_by: str | None) -> str:
     """Who proposed a trial, for people; `portfolio:llm` is the LLM."""
     name = (proposed_by or "").rpartition(":")[2]
-    return _WHO.get(name, f"{name} search" if name else "unknown")
+    if name in _WHO:
+        return say(_WHO[name])
+    return say("{name} search", name=name) if name else say("unknown")
 
 
 def _who(findings: Judged) -> Section:
@@ -170,18 +188,22 @@ def _who(findings: Judged) -> Section:
             str(sum(r.status == "failed" for r in mine)),
             str(sum(r in findings.front for r in mine)),
             human_seconds(sum(r.wall_s for r in mine)),
-            ", ".join(f"episode {r.episode}" for r in mine if r in findings.front) or NONE,
+            listed(say("episode {number}", number=r.episode) for r in mine if r in findings.front)
+            or NONE,
         )
         for name, mine in groups.items()
     ]
     chosen = findings.result(findings.recommendation.episode)
     lines = []
     if chosen is not None and chosen.episode > 0:
-        lines.append(f"The recommended one was found by: {who(chosen.proposed_by)}.")
+        found_by = who(chosen.proposed_by)
+        lines.append(say("The recommended one was found by: {who}.", who=found_by))
     asked = llm_line(findings.record.events)
     if asked is not None:
-        lines.append(f"{asked}.")
-    return Section(title="Who found what", lines=lines, columns=WHO_COLUMNS, rows=rows, code=-1)
+        lines.append(say("{sentence}.", sentence=asked))
+    return Section(
+        title=say("Who found what"), lines=lines, columns=WHO_COLUMNS, rows=rows, code=-1
+    )
 
 
 def llm_line(events: Sequence[dict[str, Any]]) -> str | None:
@@ -189,11 +211,21 @@ def llm_line(events: Sequence[dict[str, Any]]) -> str | None:
     cost = llm_cost(events)
     if cost is None:
         return None
-    price = "at a price that is not known" if cost.usd is None else f"${cost.usd:.4f}"
-    return (
-        f"LLM: {cost.questions} questions, {cost.usable} usable answers, "
-        f"{cost.sent + cost.received} tokens ({cost.sent} sent, {cost.received} received), {price}"
-    )
+    told = {
+        "questions": cost.questions, "usable": cost.usable, "tokens": cost.sent + cost.received,
+        "sent": cost.sent, "received": cost.received,
+    }  # fmt: skip
+    if cost.usd is None:
+        return say(
+            "LLM: {questions} questions, {usable} usable answers, {tokens} tokens ({sent} sent, "
+            "{received} received), at a price that is not known",
+            **told,
+        )
+    return say(
+        "LLM: {questions} questions, {usable} usable answers, {tokens} tokens ({sent} sent, "
+        "{received} received), ${usd}",
+        **told, usd=f"{cost.usd:.4f}",
+    )  # fmt: skip
 
 
 def _learned(findings: Judged) -> Section:
@@ -217,9 +249,9 @@ def _learned(findings: Judged) -> Section:
     ]
     lines = [*_skill_lines(findings)]
     if rows:
-        lines.append("A pipeline counts for each of its methods; ranges are over its trials.")
+        lines.append(say("A pipeline counts for each of its methods; ranges are over its trials."))
     return Section(
-        title="What was learned", lines=lines, columns=METHOD_COLUMNS, rows=rows, code=0
+        title=say("What was learned"), lines=lines, columns=METHOD_COLUMNS, rows=rows, code=0
     )  # fmt: skip
 
 
@@ -231,10 +263,13 @@ def _lessons(findings: Judged) -> Section:
         for episode, decision in told
         if decision is not None and decision.get("learned")
     ]
-    lines = ["The LLM led. These are its words, said before an episode about those before it; "
-             "the numbers of this report are not from them."] if rows else []  # fmt: skip
+    note = say(
+        "The LLM led. These are its words, said before an episode about those before it; the "
+        "numbers of this report are not from them."
+    )
+    lines = [note] if rows else []
     return Section(
-        title="What the LLM says it learned", lines=lines, columns=LESSON_COLUMNS, rows=rows,
+        title=say("What the LLM says it learned"), lines=lines, columns=LESSON_COLUMNS, rows=rows,
         code=-1,
     )  # fmt: skip
 
@@ -244,7 +279,7 @@ def _range(values: Iterable[float | None], show: Any) -> str:
     if not known:
         return NONE
     low, high = show(min(known)), show(max(known))
-    return str(low) if low == high else f"{low} to {high}"
+    return str(low) if low == high else say("{low} to {high}", low=low, high=high)
 
 
 def _skill_lines(findings: Judged) -> list[str]:
@@ -252,20 +287,29 @@ def _skill_lines(findings: Judged) -> list[str]:
     lines = []
     started = _last(findings, "skills")
     if started is not None and started.get("known"):
-        mine = [r for r in findings.record.trials if who(r.proposed_by) == _WHO["start"]]
+        mine = [r for r in findings.record.trials if who(r.proposed_by) == say(_WHO["start"])]
         held = [r.label for r in mine if findings.findings.holds(r)]
         missed = [r.label for r in mine if r.label not in held]
         lines.append(
-            f"Skills: {started['known']} known for such models; tried first: {len(mine)}; "
-            f"confirmed: {', '.join(held) or 'none'}; "
-            f"did not hold up: {', '.join(missed) or 'none'}."
+            say(
+                "Skills: {known} known for such models; tried first: {tried}; confirmed: {held}; "
+                "did not hold up: {missed}.",
+                known=started["known"],
+                tried=len(mine),
+                held=listed(held) or say("none"),
+                missed=listed(missed) or say("none"),
+            )
         )
     kept = _last(findings, "remembered")
     if kept is not None:
-        demoted = ", ".join(kept.get("demoted", ())) or "none"
+        demoted = listed(kept.get("demoted", ())) or say("none")
         lines.append(
-            f"Kept for later runs: what {kept.get('new', 0)} strategies gave; skills demoted by "
-            f"that: {demoted}."
+            say(
+                "Kept for later runs: what {count} strategies gave; skills demoted by that: "
+                "{demoted}.",
+                count=kept.get("new", 0),
+                demoted=demoted,
+            )
         )
     return lines
 
@@ -288,10 +332,17 @@ def _untried(findings: Judged) -> Section:
         }  # asked for by the user, and not in the space
         inside = sum(result.label not in outside for result in record.trials)
         whole = int(started["strategies"])
-        lines.append(f"{whole - inside} of the {whole} strategies of the search space.")
+        lines.append(
+            say(
+                "{left} of the {all} strategies of the search space.",
+                left=whole - inside, all=whole,
+            )
+        )  # fmt: skip
         never = [name for name in started.get("methods", ()) if name not in used]
         if never:
-            lines.append(f"Methods of the space that were never tried: {', '.join(never)}.")
+            lines.append(
+                say("Methods of the space that were never tried: {names}.", names=listed(never))
+            )
     excluded: dict[str, None] = {}
     for event in _user(findings, "exclude", "include"):
         if event["command"] == "exclude":
@@ -299,14 +350,17 @@ def _untried(findings: Judged) -> Section:
         else:
             excluded.pop(event["method"], None)
     if excluded:
-        lines.append(f"Excluded by the user: {', '.join(excluded)}.")
+        lines.append(say("Excluded by the user: {names}.", names=listed(excluded)))
     rows = _refused_rows(refusals(record))
     if rows:
         lines.append(
-            f"Refused at planning, before anything was loaded: {len(refusals(record))} "
-            "strategies or methods (each one is in events.jsonl):"
+            say(
+                "Refused at planning, before anything was loaded: {count} strategies or methods "
+                "(each one is in events.jsonl):",
+                count=len(refusals(record)),
+            )
         )
-    return Section(title="What was not tried", lines=lines, columns=REFUSED_COLUMNS, rows=rows)
+    return Section(title=say("What was not tried"), lines=lines, columns=REFUSED_COLUMNS, rows=rows)
 
 
 def _user(findings: Judged, *commands: str) -> list[dict[str, Any]]:
@@ -323,8 +377,11 @@ def _refused_rows(refused: Sequence[tuple[str, str]]) -> Rows:
     first: dict[str, str] = {}
     for label, reason in refused:
         first.setdefault(reason, label)
-    rows: Rows = [(str(n), first[reason], reason) for reason, n in count.most_common(REFUSED_ROWS)]
+    rows: Rows = [
+        (str(n), first[reason], recorded(reason)) for reason, n in count.most_common(REFUSED_ROWS)
+    ]
     rest = len(refused) - sum(int(row[0]) for row in rows)
     if rest:
-        rows.append((str(rest), NONE, f"{len(count) - REFUSED_ROWS} more reasons"))
+        more = say_many("{n} more reason", "{n} more reasons", len(count) - REFUSED_ROWS)
+        rows.append((str(rest), NONE, more))
     return rows

@@ -1,10 +1,12 @@
-"""Colours and markers that figures share; told apart by the colour-blind, too."""
+"""Colours, markers and fonts that figures and pages share; colours are told apart by the
+colour-blind, too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from paredown.language import Language
 from paredown.spec.result import TrialResult
 
 # Okabe and Ito 2008, "Color universal design"; yellow is left out: too faint on white.
@@ -15,6 +17,17 @@ BASELINE = "baseline"
 SINGLE, COMBINED = "single method", "pipeline"
 Paint = Literal["method", "kind"]
 """What colours of a figure tell apart."""
+FONTS: dict[Language, str] = {
+    "en": "system-ui, sans-serif",
+    "zh-TW": 'system-ui, "PingFang TC", "Microsoft JhengHei", "Noto Sans CJK TC", "Noto Sans TC", '
+    "sans-serif",
+    "zh-CN": 'system-ui, "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", '
+    "sans-serif",
+    "ja": 'system-ui, "Hiragino Sans", "Yu Gothic UI", Meiryo, "Noto Sans CJK JP", "Noto Sans JP", '
+    "sans-serif",
+}
+"""Fonts of a page, those of the language's own letters among them: the same code point is drawn
+otherwise in Chinese and in Japanese."""
 
 
 def method_of(result: TrialResult) -> str:

@@ -26,30 +26,41 @@ from paredown.judge.words import (
     with_error,
     with_unit,
 )
+from paredown.language import headings, marked, say
+from paredown.language.recorded import recorded
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.scores import Comparison, TaskScore
 from paredown.spec.speed import Timing
 from paredown.spec.units import Unit, human_bytes, human_seconds
 
-FRONT_COLUMNS = (
+FRONT_COLUMNS = headings(
     "#", "strategy", "accuracy", "perplexity", "loss", "KL", "ms/token", "speed",
     "memory", "size", "ratio", "J/token",
 )  # fmt: skip
-EPISODE_COLUMNS = ("#", "strategy", "kind", "result", *FRONT_COLUMNS[2:], "time")
-MEASUREMENT_COLUMNS = ("name", "value", "unit", "stderr", "n", "source", "how")
-SCORE_COLUMNS = (
+EPISODE_COLUMNS = headings("#", "strategy", "kind", "result", *FRONT_COLUMNS[2:], "time")
+MEASUREMENT_COLUMNS = headings("name", "value", "unit", "stderr", "n", "source", "how")
+SCORE_COLUMNS = headings(
     "#", "strategy", "benchmark", "metric", "score", "95 % interval", "base", "change",
     "lost/gained", "KL", "items",
 )  # fmt: skip
-SPEED_COLUMNS = (
+SPEED_COLUMNS = headings(
     "prompt", "batch", "prefill ms", "p90", "tokens/s", "ms per step", "p90", "tokens/s", "n",
 )  # fmt: skip
-NUMBER_COLUMNS = ("what", "value", "n", "source")
+NUMBER_COLUMNS = headings("what", "value", "n", "source")
 _CONTRADICTION = 0.1
 """Share by which two ways to a speed may differ without a word."""
-SPREAD = "± is half of a 95 % interval"
+SPREAD = marked("± is half of a 95 % interval")
 """What ± means in every table."""
-LEGEND = f"* recommended, + runner-up, k knee, ! misses a limit; {SPREAD}"
+LEGEND = marked(
+    "* recommended, + runner-up, k knee, ! misses a limit; ± is half of a 95 % interval"
+)
+"""What the marks behind an episode's number mean, and ± in every table; to be said by `say`."""
+FAILURE_COLUMNS = headings("episode", "strategy", "cause")
+KINDS = headings(
+    "baseline", "quantization", "pruning", "tuning", "pipeline", "out_of_memory", "timeout",
+    "method_error", "diverged", "screened", "measured", "derived", "estimated",
+)  # fmt: skip
+"""Words of the records that tables show, to be said by `say`."""
 
 Rows = list[tuple[str, ...]]
 _WHERE_KNOWN = ("accuracy", "J/token")
@@ -85,9 +96,14 @@ def front_notes(results: Sequence[TrialResult], front: ParetoFront) -> list[str]
         apart = theirs / result.latency_ms
         if abs(apart / paired - 1) > _CONTRADICTION:
             notes.append(
-                f"episode {result.episode}: its speed ({times(paired)}) was taken in turns with "
-                f"the base and counts; its ms/token, taken at another time than the "
-                f"base's, would say {times(apart)}"
+                say(
+                    "episode {number}: its speed ({speedup}) was taken in turns with the base and "
+                    "counts; its ms/token, taken at another time than the base's, would say "
+                    "{other}",
+                    number=result.episode,
+                    speedup=times(paired),
+                    other=times(apart),
+                )
             )
     return notes
 
@@ -98,8 +114,12 @@ def _base_size(baseline: TrialResult | None) -> list[str]:
     if own is None or size is None or abs(own.value - 1) <= _CONTRADICTION:
         return []
     return [
-        f"the base takes {human_bytes(round(size))} in the files of the engine and "
-        f"{human_bytes(round(size * own.value))} as it was given; ratios are to the latter"
+        say(
+            "the base takes {size} in the files of the engine and {given} as it was given; ratios "
+            "are to the latter",
+            size=human_bytes(round(size)),
+            given=human_bytes(round(size * own.value)),
+        )
     ]
 
 
@@ -128,7 +148,7 @@ def episode_rows(
         (
             _marked(r, front, recommendation),
             r.label,
-            r.kind,
+            say(r.kind),
             _outcome(r, front),
             *_numbers(r, baseline),
             human_seconds(r.wall_s),
@@ -146,8 +166,8 @@ def measurement_rows(result: TrialResult) -> Rows:
             m.unit.value,
             NONE if m.stderr is None else f"{m.stderr:.2g}",
             str(m.n),
-            m.source,
-            m.how,
+            say(m.source),
+            recorded(m.how),
         )
         for m in result.measurements
     ]
@@ -157,7 +177,7 @@ def number_rows(result: TrialResult) -> Rows:
     """What was measured besides benchmarks, in the order of `NUMBER_COLUMNS`."""
     scored = {score.name for score in result.scores}
     return [
-        (m.name.replace("_", " "), with_unit(m) + _interval(m), str(m.n), m.source)
+        (m.name.replace("_", " "), with_unit(m) + _interval(m), str(m.n), say(m.source))
         for m in result.measurements
         if m.name not in scored
     ]
@@ -166,7 +186,8 @@ def number_rows(result: TrialResult) -> Rows:
 def _interval(m: Measurement) -> str:
     if m.low is None or m.high is None:
         return ""
-    return f" (95 %: {number(m.low, m.stderr)} to {number(m.high, m.stderr)})"
+    low, high = number(m.low, m.stderr), number(m.high, m.stderr)
+    return say(" (95 %: {low} to {high})", low=low, high=high)
 
 
 def speed_rows(result: TrialResult) -> Rows:
@@ -198,7 +219,7 @@ def score_rows(results: Sequence[TrialResult]) -> Rows:
             score.name,
             score.metric,
             f"{100 * score.value:.1f} %",
-            f"{100 * score.low:.1f} to {100 * score.high:.1f}",
+            say("{low} to {high}", low=f"{100 * score.low:.1f}", high=f"{100 * score.high:.1f}"),
             *_versus_base(score.versus_base),
             _prompt_kl(score.versus_base),
             _items(score),
@@ -210,10 +231,19 @@ def score_rows(results: Sequence[TrialResult]) -> Rows:
 
 def score_notes(result: TrialResult) -> list[str]:
     """What a reader of the scores should know: evaluations that ended early, prompts cut short."""
-    notes = [f"{s.name}: stopped {s.stopped}" for s in result.scores if s.stopped is not None]
+    notes = [
+        say("{name}: stopped {why}", name=s.name, why=recorded(s.stopped))
+        for s in result.scores
+        if s.stopped is not None
+    ]
     notes += [
-        f"{s.name}: {s.n_truncated} of {s.n} prompts did not fit into the model's context and lost "
-        "their beginning"
+        say(
+            "{name}: {count} of {n} prompts did not fit into the model's context and lost their "
+            "beginning",
+            name=s.name,
+            count=s.n_truncated,
+            n=s.n,
+        )
         for s in result.scores
         if s.n_truncated
     ]
@@ -231,10 +261,10 @@ def _prompt_kl(versus: Comparison | None) -> str:
 
 
 def _items(score: TaskScore) -> str:
-    text = f"{score.n} of {score.n_available}"
-    text += f" ({score.n_truncated} cut)" if score.n_truncated else ""
-    text += " (final)" if score.final else ""
-    return text + (" (stopped)" if score.stopped else "")
+    text = say("{n} of {all}", n=score.n, all=score.n_available)
+    text += say(" ({n} cut)", n=score.n_truncated) if score.n_truncated else ""
+    text += say(" (final)") if score.final else ""
+    return text + (say(" (stopped)") if score.stopped else "")
 
 
 def _versus_base(found: Comparison | None) -> tuple[str, str, str]:
@@ -252,8 +282,18 @@ def failures(results: Sequence[TrialResult]) -> Rows:
         (
             str(r.episode),
             r.label,
-            f"{r.failure.kind}{f' in {r.failure.stage}' if r.failure.stage else ''}: "
-            + one_line(r.failure.message),
+            say(
+                "{kind} in {stage}: {message}",
+                kind=say(r.failure.kind),
+                stage=r.failure.stage,
+                message=recorded(one_line(r.failure.message)),
+            )
+            if r.failure.stage
+            else say(
+                "{kind}: {message}",
+                kind=say(r.failure.kind),
+                message=recorded(one_line(r.failure.message)),
+            ),
         )
         for r in results
         if r.failure is not None
@@ -306,7 +346,7 @@ def _marked(result: TrialResult, front: ParetoFront, recommendation: Recommendat
 
 def _outcome(result: TrialResult, front: ParetoFront) -> str:
     if result.failure is not None:
-        return result.failure.kind.value
+        return say(result.failure.kind.value)
     if result in front:
-        return "on front"
-    return "dominated" if result.episode in front.compared else "incomplete"
+        return say("on front")
+    return say("dominated") if result.episode in front.compared else say("incomplete")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from paredown.judge.front import ParetoFront
 from paredown.judge.recommend import Recommendation
+from paredown.language import say
 from paredown.report.tables import FRONT_COLUMNS, LEGEND, filled, front_rows
 from paredown.spec.result import TrialResult
 
@@ -52,7 +53,7 @@ class TextTable:
 
     def _widths(self, shown: Sequence[int], room: int) -> list[int]:
         """A width per column; the widest that may be folded give way first."""
-        lines = (tuple(self.columns), *self.rows)
+        lines = (tuple(map(say, self.columns)), *self.rows)
         widths = [max(cell_len(line[i]) for line in lines) for i in shown]
         least = [
             min(_FOLDED.get(self.columns[i], w), w) for i, w in zip(shown, widths, strict=True)
@@ -94,12 +95,12 @@ def front_table(
     front: ParetoFront,
     recommendation: Recommendation | None = None,
     *,
-    title: str = "Pareto front",
+    title: str | None = None,
 ) -> TextTable:
     """The front for the terminal, baseline first."""
     return TextTable(
         columns=FRONT_COLUMNS,
         rows=front_rows(results, front, recommendation),
-        title=title,
-        caption=LEGEND if recommendation else None,
+        title=say("Pareto front") if title is None else title,
+        caption=say(LEGEND) if recommendation else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from paredown.language import Language, preferred, speaking
 from paredown.report.documents import final_document, front_document, whole_document
 from paredown.report.findings import Judged, find
 from paredown.report.markdown import BITS_FILE, SCORES_FILE, report_markdown
@@ -36,25 +37,33 @@ def write_progress_files(record: ExperimentRecord) -> Judged:
     return findings
 
 
-def write_report(record: ExperimentRecord, stop_reason: str) -> Report:
+def write_report(
+    record: ExperimentRecord, stop_reason: str, language: Language | None = None
+) -> Report:
     """Write every summary file; `final_results.json` comes last and marks the run as ended.
 
     Raises:
         ConfigError: the disk is full, or the folder cannot be written.
     """
-    report = write_summary(record, stop_reason, state="finished")
+    report = write_summary(record, stop_reason, language, state="finished")
     path = record.folder / FINAL_FILE
     write_json(path, final_document(report.findings, stop_reason))
     return Report(findings=report.findings, files=(*report.files, path))
 
 
 def write_summary(
-    record: ExperimentRecord, stop_reason: str | None, *, state: State | None = None
+    record: ExperimentRecord,
+    stop_reason: str | None,
+    language: Language | None = None,
+    *,
+    state: State | None = None,
 ) -> Report:
     """Write what people read of an experiment, whether it has ended or not.
 
     Args:
         stop_reason: why it ended; None: it goes on.
+        language: of page and report; None: as the experiment asks, else that of the locale. What
+            programs read, and the pictures, for which no font may be at hand, are English always.
         state: of the experiment; None: as its folder says.
 
     Raises:
@@ -83,8 +92,10 @@ def write_summary(
     if any(result.scores for result in record.results):
         write_bytes(folder / SCORES_FILE, scores_png(findings))
         names = (*names, SCORES_FILE)
-    write_text(folder / PAGE_FILE, front_html(findings, stop_reason))
     document = whole_document(findings, state or state_of(record), stop_reason)
     write_json(folder / DOCUMENT_FILE, document)
-    write_text(folder / REPORT_FILE, report_markdown(findings, stop_reason))
+    with speaking(language or preferred(record.config.lang)):
+        told = find(record)  # again, for the judge's reasons are sentences, too
+        write_text(folder / PAGE_FILE, front_html(told, stop_reason))
+        write_text(folder / REPORT_FILE, report_markdown(told, stop_reason))
     return Report(findings=findings, files=tuple(folder / name for name in names))

@@ -42,8 +42,10 @@ def converged(
     cost = sum(map(spent, trials[-count:])) / seconds
     if gain >= WORTH * cost:
         return None
-    met = "all limits are met and " if limits != Limits() else ""
-    return (
-        f"converged: {met}nothing better is expected, as the last {count} episodes took {cost:.0%} "
-        f"of the time and brought {gain:.1%} of the hypervolume (worth it: {WORTH * cost:.1%})"
+    why = (
+        f"nothing better is expected, as the last {count} episodes took {cost:.0%} of the time and "
+        f"brought {gain:.1%} of the hypervolume (worth it: {WORTH * cost:.1%})"
     )
+    if limits != Limits():
+        return f"converged: all limits are met and {why}"
+    return f"converged: {why}"

@@ -5,16 +5,14 @@ What it says of measuring and calibrating it says in the words of `paredown run`
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from paredown.language import Language
 from paredown.spec import notation
 from paredown.spec.run import CalibrationConfig, DeviceName, EvaluateConfig, FilePath, RunConfig
 from paredown.spec.target import Limits
-
-Language = Literal["en", "zh-TW", "zh-CN", "ja"]
-LANGUAGES: tuple[Language, ...] = ("en", "zh-TW", "zh-CN", "ja")
 
 
 class Constraints(Limits):
@@ -82,8 +80,8 @@ class LabConfig(BaseModel):
     """Whether what earlier experiments taught is asked, and this one remembered."""
     trust_remote_code: bool = False
     """Whether Python code that comes with a model may run."""
-    lang: Language = "en"
-    """Of the report."""
+    lang: Annotated[Language | None, BeforeValidator(notation.language)] = None
+    """Of the report; None: that of the locale, else English."""
 
     @field_validator("prompts")
     @classmethod

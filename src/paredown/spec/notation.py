@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
+from paredown.language import matching
+
 V = TypeVar("V")
 
 
@@ -50,6 +52,11 @@ def device(value: Any) -> Any:
 def located(path: Path) -> Path:
     """From the root: a run that goes on from another folder must find the same file."""
     return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - never raise
+
+
+def language(tag: Any) -> Any:
+    """A language as it is called here: `zh_tw` and `zh-Hant` are `zh-TW`."""
+    return (matching(tag) or tag) if isinstance(tag, str) else tag
 
 
 def llm_budget(fields: Any) -> Any:

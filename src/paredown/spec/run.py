@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from paredown.language import Language
 from paredown.spec import notation
 from paredown.spec.benchmarks import split_request
 from paredown.spec.option import COMMON, LIMITS, Group, Option
@@ -311,6 +312,9 @@ class RunConfig(BaseModel):
     """Where the models run; auto: on a GPU where there is one."""
     trust_remote_code: bool = False
     """Whether Python code that comes with a model may run."""
+    lang: Annotated[Language | None, BeforeValidator(notation.language)] = None
+    """Language of the report and of what is printed at the end; None: that of the locale, else
+    English."""
 
     @property
     def named_qualities(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from paredown.language import clauses, listed, say
 from paredown.spec.scores import Comparison, Outcome, TaskScore
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ def verdict(result: TrialResult) -> str | None:
     compared = {s.name: s.versus_base for s in result.scores if s.versus_base is not None}
     quality = _on_benchmarks(compared) if compared else _on_text(result)
     parts = [_size(result), _reach(result), *quality, _stopped(result.scores)]
-    return "; ".join(filter(None, parts)) or None
+    return clauses(part or "" for part in parts) or None
 
 
 def in_words(name: str, found: Comparison) -> str:
     """One benchmark, e.g. "loss on arc_easy (n=100, -30.0 ± 9.1 points)"."""
-    return f"{_claim(found.outcome, found.margin)} on {_numbers(name, found)}"
+    return _claim(found.outcome, found.margin, _numbers(name, found))
 
 
 def _on_benchmarks(compared: dict[str, Comparison]) -> list[str]:
@@ -39,31 +40,41 @@ def _on_benchmarks(compared: dict[str, Comparison]) -> list[str]:
     for outcome in _ORDER:
         alike = [(name, found) for name, found in compared.items() if found.outcome == outcome]
         if alike:
-            claim = _claim(outcome, alike[0][1].margin)
-            parts.append(f"{claim} on {', '.join(_numbers(*each) for each in alike)}")
+            where = listed(_numbers(*each) for each in alike)
+            parts.append(_claim(outcome, alike[0][1].margin, where))
     counted = [(c.changed, c.n) for c in compared.values() if c.changed is not None]
     if counted:
         share = sum(changed for changed, _ in counted) / sum(n for _, n in counted)
-        parts.append(f"{in_hundred(share)} in 100 answers changed")
+        parts.append(say("{count} in 100 answers changed", count=in_hundred(share)))
     return parts
 
 
-def _claim(outcome: Outcome, margin: float) -> str:
-    points = f"{100 * margin:g} points"
+def _claim(outcome: Outcome, margin: float, where: str) -> str:
+    points = f"{100 * margin:g}"
     match outcome:
         case "no loss":
-            return "no measurable loss"
+            return say("no measurable loss on {where}", where=where)
         case "small loss":
-            return f"a loss, but less than {points},"
+            return say(
+                "a loss, but less than {points} points, on {where}", points=points, where=where
+            )
         case "unclear":
-            return f"too few items to tell whether {points} are lost"
-        case "loss" | "gain":
-            return f"a {outcome}"
+            return say(
+                "too few items to tell whether {points} points are lost on {where}",
+                points=points, where=where,
+            )  # fmt: skip
+        case "loss":
+            return say("a loss on {where}", where=where)
+        case "gain":
+            return say("a gain on {where}", where=where)
 
 
 def _numbers(name: str, found: Comparison) -> str:
-    change = f"{100 * found.difference:+.1f} ± {100 * found.half_width:.1f} points"
-    return f"{name} (n={found.n}, {change})"
+    return say(
+        "{name} (n={n}, {change} ± {half} points)",
+        name=name, n=found.n, change=f"{100 * found.difference:+.1f}",
+        half=f"{100 * found.half_width:.1f}",
+    )  # fmt: skip
 
 
 def in_hundred(share: float) -> str:
@@ -76,7 +87,9 @@ def _size(result: TrialResult) -> str | None:
     ratio = result.value("compression_ratio")
     if ratio is None or abs(ratio - 1) < _SAME_SIZE:
         return None
-    return f"{ratio:.1f}x smaller" if ratio > 1 else f"{1 / ratio:.1f}x larger"
+    if ratio > 1:
+        return say("{ratio}x smaller", ratio=f"{ratio:.1f}")
+    return say("{ratio}x larger", ratio=f"{1 / ratio:.1f}")
 
 
 def _reach(result: TrialResult) -> str | None:
@@ -84,7 +97,7 @@ def _reach(result: TrialResult) -> str | None:
     share = result.value("coverage")
     if share is None or share >= MOST_COVERED:
         return None
-    return f"only {in_hundred(share)} in 100 weights of the blocks are compressed"
+    return say("only {count} in 100 weights of the blocks are compressed", count=in_hundred(share))
 
 
 def _on_text(result: TrialResult) -> list[str | None]:
@@ -93,11 +106,11 @@ def _on_text(result: TrialResult) -> list[str | None]:
         return []
     half = "" if rise.stderr is None else f" ± {100 * _LEVEL_95 * rise.stderr:.1f}"
     return [
-        f"perplexity {100 * (rise.value - 1):+.1f}{half} %",
-        f"{in_hundred(1 - agree.value)} in 100 next tokens changed",
+        say("perplexity {change} %", change=f"{100 * (rise.value - 1):+.1f}{half}"),
+        say("{count} in 100 next tokens changed", count=in_hundred(1 - agree.value)),
     ]
 
 
 def _stopped(scores: Sequence[TaskScore]) -> str | None:
     names = [score.name for score in scores if score.stopped is not None]
-    return f"stopped early: {', '.join(names)}" if names else None
+    return say("stopped early: {names}", names=listed(names)) if names else None

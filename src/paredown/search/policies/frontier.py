@@ -122,23 +122,16 @@ class Frontier(Policy):
         best = int(np.argmax(gain))
         kl, spread = math.exp(logs.mean[best]), math.exp(1.96 * logs.error[best])
         bits = _bits(view, outlook, best)
+        promise = "no gain of any plan"
+        if gain[best] > 0:
+            promise = f"most gain, {gain[best]:.2%} of the box of trade-offs"
         reason = (
             f"bits layer by layer at {bits:.2f} bits per weight "
-            f"({human_bytes(bits / 8 * _parameters(view))}): {_seen(line)} let expect a KL of "
-            f"{kl:.2g}, within a factor of {spread:.1f}, and "
-            + (
-                f"most gain, {gain[best]:.2%} of the box of trade-offs"
-                if gain[best] > 0
-                else "no gain of any plan"
-            )
+            f"({human_bytes(bits / 8 * _parameters(view))}): a KL of {kl:.2g} is expected, within "
+            f"a factor of {spread:.1f} (measured: plans {line.plans}, uniform models "
+            f"{line.uniform}), and {promise}"
         )
         return view.decide(outlook.strategies[best], reason=reason, policy=self.name)
-
-
-def _seen(line: Line) -> str:
-    plans = f"{line.plans} plans" if line.plans != 1 else "a plan"
-    uniform = f"{line.uniform} uniform models" if line.uniform != 1 else "a uniform model"
-    return " and ".join([plans] * bool(line.plans) + [uniform] * bool(line.uniform))
 
 
 def _is_plan(strategy: Strategy) -> bool:
