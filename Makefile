@@ -43,6 +43,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/catalogues.py --check
 
 # Side by side: the longest part of lint (types) uses one core.
 test: setup

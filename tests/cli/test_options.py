@@ -35,7 +35,7 @@ CANDIDATES = (
     "600", "5", "3", "0.5", "0.05", "7.5", "cpu", "llm", "random", "size,latency", "2.5,10",
     "8,16x1,2", "http://127.0.0.1:8000/v1", "on", "off", "arc_easy", "perplexity", "abc",
     "/somewhere/else", "ttft=500ms,tpot=0.05s", "lora,full", "adamw8bit",
-    "always",
+    "always", "ja",
 )  # fmt: skip
 """Texts of which one at least is a value, and not the default, of any setting."""
 

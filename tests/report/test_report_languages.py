@@ -177,6 +177,9 @@ def test_the_terminal_speaks_it_too(language: Language, detail: str, tmp_path: P
     found = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["analyze", str(folder), "-f", detail])
     assert found.exit_code == 0, found.output
     assert english_in(found.output) == []
+    heads = re.findall(r"^(#  .+)\n─", found.output, re.MULTILINE)
+    assert heads
+    assert not any(re.search(r" [a-z]{2,}", head) for head in heads), heads
 
 
 def test_an_unknown_language_is_refused_with_those_there_are(tmp_path: Path) -> None:

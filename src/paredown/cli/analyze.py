@@ -47,7 +47,7 @@ def analyze(
     from paredown.store.experiment import read_experiment, state_of
 
     record = read_experiment(folder)
-    language, state = language_of(record, lang), state_of(record)
+    state, language = state_of(record), language_of(record, lang)
     match output_format:
         case Format.SUMMARY:
             with speaking(language):

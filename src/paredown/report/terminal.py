@@ -79,7 +79,7 @@ class TextTable:
         for i, width in zip(shown, widths, strict=True):
             name = self.columns[i]
             table.add_column(
-                Text(name),
+                Text(say(name)),
                 justify="left" if name in _LEFT else "right",
                 overflow="fold",
                 width=width,
