@@ -56,7 +56,8 @@ def lab(
     lang: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(LANGUAGES), help="Language of the report; that of the file otherwise."
+            metavar="|".join(LANGUAGES),
+            help="Language of the report; else that of the file, else the locale's.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
