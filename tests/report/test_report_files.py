@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from paredown.report.chart import chart_svg, dots, objectives_shown, tip
 from paredown.report.cost import refusals, search_cost
 from paredown.report.documents import final_document, front_document
+from paredown.report.episodes import SHOWN
 from paredown.report.figures import points, search_space_png
 from paredown.report.findings import find
-from paredown.report.html import front_html, hover, panels
+from paredown.report.html import front_html
 from paredown.report.markdown import report_markdown
 from paredown.report.tables import EPISODE_COLUMNS, FRONT_COLUMNS
 from paredown.report.write import write_progress_files, write_report
@@ -149,26 +151,57 @@ def test_pauses_before_a_resume_cost_nothing(tmp_path: Path) -> None:
     assert search_cost(read_experiment(experiment.folder)).wall_s == 100.0
 
 
-def test_the_page_needs_no_network_and_shows_all_panels(tmp_path: Path) -> None:
+def test_the_page_needs_no_network_and_has_a_chart_for_each_quantity(tmp_path: Path) -> None:
     page = front_html(findings(tmp_path / "x", several()))
     tags = Tags(page).found
-    assert not [(t, a) for t, a in tags if {"src", "href"} & set(a)]
+    away = [a[n] for _, a in tags for n in ("src", "href") if n in a]
+    assert all(to is not None and to.startswith("#") for to in away)
     assert "default-src 'none'" in page
-    for title in ("Quality against latency", "Quality against memory", "Quality against size",
-                  "Latency against memory"):  # fmt: skip
-        assert title in page
-    assert '"star"' in page
+    charts = [a["id"] for t, a in tags if t == "section" and (a["id"] or "").startswith("chart-")]
+    assert charts == ["chart-size", "chart-latency", "chart-memory"]
+    assert len(page) < 100_000
 
 
-def test_hover_has_every_number(tmp_path: Path) -> None:
+def test_each_point_leads_to_its_episode(tmp_path: Path) -> None:
+    tags = Tags(front_html(findings(tmp_path / "x", several()))).found
+    ids = [a["id"] for _, a in tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = {(a["href"] or "")[1:] for t, a in tags if t == "a"}
+    assert {"episode-0", "episode-3"} <= links <= set(ids)
+
+
+def test_a_tip_has_five_lines_at_most(tmp_path: Path) -> None:
     found = findings(tmp_path / "x", several())
-    text = hover(found.record.results[3], found)
-    assert "<b>episode 3</b> (on the front)" in text
-    assert "<br>l2_structured(ratio=0.2)<br>&gt; gptq(bits=4)<br>" in text
-    assert "perplexity: 32.00 ± 0.63" in text
-    assert "decode latency: 15.00 ± 0.29 ms/token" in text
-    assert "speedup: 2 (derived)" in text
-    assert "recommended, knee" in hover(found.record.results[2], found)
+    told = tip(found.record.results[3].model_copy(update={"unmet": ("a > b", "c > d", "e")}), found)
+    assert told.splitlines()[0] == "episode 3, l2_structured(ratio=0.2) > gptq(bits=4)"
+    assert told.splitlines()[1].startswith("quality loss +60.0 % ± ")
+    assert "2.00x as fast" in told
+    assert len(told.splitlines()) <= 5
+    assert tip(found.record.results[0], found) == "the uncompressed model"
+
+
+def test_the_chart_shows_paired_speed_and_limits(tmp_path: Path) -> None:
+    """Latencies that were taken hours apart are no comparison."""
+    found = findings(tmp_path / "x", several(), limits={"min_speedup": 1.5, "target_ratio": 2})
+    base = found.baseline
+    assert base is not None
+    assert base.latency_ms is not None
+    for dot in dots(found, "latency")[1:]:
+        assert dot.x == pytest.approx(base.latency_ms / (dot.result.value("speedup") or 0))
+    assert chart_svg(found, "latency").count('<path class="limit"') == 1
+    assert "speed-up &gt;= 1.5x" in chart_svg(found, "latency")
+    assert "speed-up" not in chart_svg(found, "size")
+    assert chart_svg(found, "memory").count('<path class="limit"') == 0
+
+
+def test_a_page_of_very_many_episodes_stays_small(tmp_path: Path) -> None:
+    many = tuple(
+        ok(n, f"gptq(bits={n % 7 + 2})", {"perplexity": 20 + n / 9, "size": 1e8 - 1e4 * n})
+        for n in range(1, 2000)
+    )
+    page = front_html(findings(tmp_path / "x", (baseline(), *many)))
+    assert page.count("<details") <= SHOWN
+    assert len(page) < 1_500_000
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -317,6 +350,6 @@ def test_energy_is_a_column_and_a_panel_where_it_was_measured(tmp_path: Path) ->
     results = (baseline(), point(1, "int8", 1.01, 0.55, 0.9, 0.7))
     for source, shown in (("measured", True), ("estimated", False)):
         found = findings(tmp_path / source, tuple(used(r, 2.0, source) for r in results))
-        assert (panels(found)[-1][0] == "Quality against energy") is shown
+        assert ("energy" in objectives_shown(found)) is shown
         assert ("| J/token |" in report_markdown(found, "done")) is shown
-        assert ("Quality against energy" in front_html(found)) is shown
+        assert ('id="chart-energy"' in front_html(found)) is shown

@@ -35,9 +35,9 @@ LINEAR_UP_TO = 10.0
 
 LABEL_LENGTH = 42
 NAMED = 12
+"""Results of the front whose strategies are written out."""
 FORMS = ("png", "svg", "pdf")
 """Files that a figure can become."""
-"""Results of the front whose strategies are written out."""
 EDGE = "least loss at each ratio"
 
 
@@ -66,15 +66,15 @@ def points(findings: Judged) -> list[Point]:
                     result=result,
                     ratio=shrink,
                     loss=lost,
-                    loss_half=0.0 if is_baseline else _loss_half(result, baseline),
+                    loss_half=0.0 if is_baseline else loss_half(result, baseline),
                     on_front=result in findings.front,
                 )
             )
     return found
 
 
-def _loss_half(result: TrialResult, baseline: TrialResult | None) -> float:
-    """Standard error of the loss in percent; of the paired comparison where there is one."""
+def loss_half(result: TrialResult, baseline: TrialResult | None) -> float:
+    """Half of the loss's 95 % interval, percent; of the paired comparison where there is one."""
     scored = quantity("quality", baseline) is SCORED
     paired = result.get(KEPT if scored else "perplexity_ratio")
     if paired is not None and paired.stderr is not None:
