@@ -41,6 +41,8 @@ def isolated_home(
     (folder / "cache").mkdir(parents=True)
     (folder / "cache" / "kernels").symlink_to(kernel_answers, target_is_directory=True)
     monkeypatch.setenv("PAREDOWN_HOME", str(folder))
+    # Else tests that run side by side would wait until each other's jobs have ended.
+    monkeypatch.setenv("PAREDOWN_LOCKS", str(folder / "locks"))
     for name in ("PAREDOWN_DATA", "PAREDOWN_CACHE_GB"):
         monkeypatch.delenv(name, raising=False)
     return folder

@@ -10,6 +10,8 @@ from paredown.spec.target import Device
 
 WORKER_BYTES = "PAREDOWN_WORKER_BYTES"
 """Environment variable with the memory that a worker may use, where the user has limited it."""
+WORKER_THREADS = "PAREDOWN_WORKER_THREADS"
+"""Environment variable with the threads that a worker may use beside others."""
 _LOADED = 1.25
 """Memory over the bytes of the files: activations, and what is held twice while it is read."""
 

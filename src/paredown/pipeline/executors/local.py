@@ -21,7 +21,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +33,9 @@ from typing import TYPE_CHECKING, Literal, Self, final
 
 import psutil
 
+from paredown.hardware.detect import detect
 from paredown.methods import registered, registry
+from paredown.pipeline.executors.machine import machine_taken
 from paredown.pipeline.executors.turns import Turns
 from paredown.pipeline.executors.watch import (
     PROCESSES,
@@ -54,7 +56,7 @@ from paredown.pipeline.executors.worker import (
     run_worker,
 )
 from paredown.pipeline.messages import D, Ended, Failed, Job
-from paredown.runtimes.room import WORKER_BYTES
+from paredown.runtimes.room import WORKER_BYTES, WORKER_THREADS
 from paredown.spec.progress import Progress
 from paredown.spec.result import Failure, FailureKind
 from paredown.spec.units import GB, human_seconds
@@ -99,14 +101,20 @@ class LocalExecutor:
         *,
         memory_bytes: float | None = None,
         workers: int = 1,
+        threads: int | None = None,
+        surroundings: Callable[[Path], Surroundings] | None = None,
         start_method: StartMethod | None = None,
     ) -> None:
-        """An executor of `workers` jobs at once, which share the free memory.
+        """An executor of `workers` jobs at once, which share the free memory and the processors.
 
         Args:
+            threads: of each worker that is not timed; None: its part of the processors.
+            surroundings: what a worker in a folder takes over; None: those of this process.
             start_method: None: by fork where there is fork.
         """
         self.memory_bytes, self.workers = memory_bytes, workers
+        self._threads = threads if threads is not None or workers == 1 else _part_of(workers)
+        self._surroundings = surroundings or _surroundings
         has_fork = "forkserver" in multiprocessing.get_all_start_methods()
         self._forks = has_fork if start_method is None else start_method == "forkserver"
         self._context: ForkServerContext | SpawnContext = (
@@ -160,15 +168,17 @@ class LocalExecutor:
 
         def carry_out() -> None:
             try:
+                stopped = running.stopped.is_set
                 with (
                     self._listed(running),
-                    self._turns.taken(alone=job.timed, is_stopped=running.stopped.is_set) as waited,
+                    self._turns.taken(alone=job.timed, is_stopped=stopped) as waited,
+                    machine_taken(alone=job.timed, is_stopped=stopped) as waited_for_others,
                 ):
                     reply = self._run(job, folder.resolve(), running, timeout_s, watch)
             except BaseException as error:  # noqa: BLE001  it is raised where the future is read
                 future.set_exception(error)
             else:
-                future.set_result(Ended(reply, waited, read_mended(folder)))
+                future.set_result(Ended(reply, waited + waited_for_others, read_mended(folder)))
 
         running.thread = threading.Thread(target=carry_out, name=f"job in {folder}", daemon=True)
         with self._guard:
@@ -198,7 +208,7 @@ class LocalExecutor:
             (folder / name).unlink(missing_ok=True)
         write_json(folder / JOB_FILE, job)
         deadline = time.monotonic() + timeout_s
-        process = self._begin(folder)
+        process = self._begin(folder, timed=job.timed)
         if process is None:
             return Failed(failure=_no_server(job.kind), config_error=True)
         running.process = process
@@ -211,21 +221,20 @@ class LocalExecutor:
             return Failed(failure=reason.model_copy(update={"stage": job.kind}))
         return read_reply(job, folder, exit_code(process))
 
-    def _begin(self, folder: Path) -> BaseProcess | None:
+    def _begin(self, folder: Path, *, timed: bool) -> BaseProcess | None:
         """A worker that has begun; None where the fork server was lost each time.
 
         Blocks until the fork server is ready.
         """
         for _ in range(_STARTS):
             self.start()
-            own = registry.registered()
-            methods = registered.packed(own) if own else b""  # while the main module is there
+            given = self._surroundings(folder)  # while the main module is there
+            if self.memory_bytes is not None:
+                given.environment[WORKER_BYTES] = str(self.memory_bytes)
+            if self._threads is not None and not timed:
+                given.environment[WORKER_THREADS] = str(self._threads)
             try:
                 with PROCESSES, _MainHidden() as hidden:
-                    environment = dict(os.environ)
-                    if self.memory_bytes is not None:
-                        environment[WORKER_BYTES] = str(self.memory_bytes)
-                    given = Surroundings(folder, Path.cwd(), environment, methods)
                     process = self._context.Process(
                         target=_run_hidden, args=(given, hidden), name=f"paredown {folder.name}"
                     )
@@ -289,6 +298,20 @@ class _MainHidden:
     def __reduce__(self) -> tuple[type[_MainHidden], tuple[()]]:
         sys.modules["__main__"] = self._main
         return _MainHidden, ()
+
+
+def _surroundings(folder: Path) -> Surroundings:
+    """Those of this process."""
+    own = registry.registered()
+    methods = registered.packed(own) if own else b""
+    return Surroundings(folder, Path.cwd(), dict(os.environ), methods)
+
+
+def _part_of(workers: int) -> int | None:
+    """Threads for each of so many workers; None where the user has said how many there are."""
+    if os.environ.get("OMP_NUM_THREADS"):
+        return None
+    return max(detect().logical_cores // workers, 1)
 
 
 def _run_hidden(given: Surroundings, _: _MainHidden) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from paredown.errors import ConfigError, DivergedError, ParedownError, ScreenedError
 from paredown.pipeline.messages import JOB, AnyDone, Failed
+from paredown.runtimes.room import WORKER_THREADS
 from paredown.spec.redact import redact
 from paredown.spec.result import Failure, FailureKind
 from paredown.store import cache
@@ -83,6 +84,7 @@ def run_folder(folder: Path) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     _quiet_libraries()
+    _limit_threads()
     job = JOB.validate_json((folder / JOB_FILE).read_text())
     reply: AnyDone | Failed
     mended = _Heard()
@@ -147,6 +149,15 @@ class ProgressFile:
         partial = self.path.with_suffix(".tmp")
         partial.write_text(json.dumps({"share": share, "message": message}))
         partial.replace(self.path)
+
+
+def _limit_threads() -> None:
+    """Leave the processors' other parts to those who work beside this one."""
+    import torch
+
+    told = os.environ.get(WORKER_THREADS)
+    if told is not None:
+        torch.set_num_threads(int(told))
 
 
 def _quiet_libraries() -> None:
