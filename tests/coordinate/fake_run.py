@@ -39,11 +39,12 @@ from paredown.pipeline.messages import (
     VerifyJob,
 )
 from paredown.search.policies import registry as policies
+from paredown.spec.model import ModelSpec
 from paredown.spec.progress import Progress
 from paredown.spec.result import Failure, FailureKind, Measurement
 from paredown.spec.run import RunConfig
 from paredown.spec.strategy import Strategy
-from paredown.spec.target import Target
+from paredown.spec.target import Device, Target
 from paredown.spec.units import Unit
 from paredown.store.experiment import Experiment
 from tests.search.search_fakes import build, model_spec, smooth_truth
@@ -95,11 +96,25 @@ class FakeExecutor:
     _inside: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def place(self) -> None:
+        return None
+
+    @property
+    def where(self) -> dict[str, Any]:
+        return {}
+
     def start(self) -> None:
+        pass
+
+    def require(self, model: Path, spec: ModelSpec, config: RunConfig, device: Device) -> None:
         pass
 
     def close(self) -> None:
         self.closed.set()
+
+    def goes_on(self, folder: Path) -> bool:
+        return False
 
     def submit(
         self, job: Job[D], folder: Path, *, timeout_s: float, watch: Progress | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paredown.pipeline import work
-from paredown.pipeline.executors.watch import _Teller, read_mended
+from paredown.pipeline.executors.watch import Teller, read_mended
 from paredown.pipeline.executors.worker import JOB_FILE, ProgressFile, run_folder
 from paredown.pipeline.messages import CompressDone, VerifyJob
 from paredown.store.atomic import write_json
@@ -35,7 +35,7 @@ def test_a_new_message_is_told_at_once_and_the_same_one_now_and_then(tmp_path: P
 def test_what_is_new_is_told_at_once_and_the_rest_now_and_then(tmp_path: Path) -> None:
     at = [0.0]
     heard: list[tuple[float, str]] = []
-    tell = _Teller(tmp_path / "progress.json", lambda *said: heard.append(said), lambda: at[0])
+    tell = Teller(tmp_path / "progress.json", lambda *said: heard.append(said), lambda: at[0])
     progress = ProgressFile(tmp_path)
     tell()
     assert heard == [(0.0, "starting")]  # it has said nothing yet

@@ -22,7 +22,9 @@ class RunMeter:
     def __init__(self, config: RunConfig, events: EventLog) -> None:
         self._events = events
         self._meter: Meter | None = None
-        if config.evaluate.energy_s > 0:
+        if config.evaluate.energy_s > 0 and config.executor != "local":
+            self._events.add("energy", missing="the run is spread over a cluster, not metered")
+        elif config.evaluate.energy_s > 0:
             try:
                 self._meter = Meter(config.country)
             except NoEstimateError as error:

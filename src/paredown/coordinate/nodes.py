@@ -84,7 +84,8 @@ def hand_out(state: State, run: Run, *, kind: str) -> State:
         strategy = _strategy(assigned)
         inputs = inputs_of(strategy, run.prepared.config.data_dir)
         folder = run.experiment.begin(assigned.episode, strategy, decided=decided, inputs=inputs)
-        discard(folder / "artifact")  # of an attempt that was killed
+        if not run.bench.executor.goes_on(folder):
+            discard(folder / "artifact")  # of an attempt that was killed
         # The limit is what is left now: the trial's own time is not known to the folder yet.
         work = partial(carry_out, run, assigned, time_limit(run))
         run.crew.hand_out(assigned, work)
@@ -168,7 +169,7 @@ def _record(assigned: Assigned, found: TrialResult, run: Run) -> None:
     told = {
         "proposed_by": decision.policy,
         "expected": decision.expected or {},
-        "machine": run.prepared.machine.id,
+        "machine": found.machine or run.prepared.machine.id,
     }
     result = found.model_copy(update=told)
     # First: a resumed run goes by the result; the log and the files below only tell of it.
@@ -210,7 +211,8 @@ def measure_baseline(run: Run) -> TrialResult:
         timeout_s=time_limit(run),
         quality=run.prepared.config.quality,
         watch=_watch(run, 0),
-    ).model_copy(update={"machine": here})
+    )
+    result = result.model_copy(update={"machine": result.machine or here})
     run.experiment.finish(result)
     run.experiment.events.add("episode", episode=0, status="ok", seconds=round(result.wall_s, 1))
     write_progress_files(read_experiment(run.experiment.folder))

@@ -42,7 +42,8 @@ from paredown.coordinate.steering import Steering, outstanding
 from paredown.errors import ConfigError, ExperimentError
 from paredown.pipeline.bench import Bench
 from paredown.pipeline.disk import require_disk
-from paredown.pipeline.executors.local import LocalExecutor, memory_limit
+from paredown.pipeline.executors.base import Executor
+from paredown.pipeline.executors.choose import executor_of
 from paredown.report.write import write_report, write_summary
 from paredown.search.base import Policy
 from paredown.search.policies import registry as policies
@@ -105,10 +106,9 @@ def run_experiment(
             require_same_content(read_experiment(folder), content_of(config, preparing))
             if _is_finished(folder, config):
                 return read_experiment(folder)
-        memory = memory_limit(config.worker_memory_gb)
         # Torch is imported there while the request is checked here.
-        executor = at_end.enter_context(LocalExecutor(memory_bytes=memory, workers=config.workers))
-        prepared = prepare(config, preparing)
+        executor = at_end.enter_context(executor_of(config, folder, before=_measured_on(folder)))
+        prepared = prepare(config, preparing, executor.place)
         first = prepared.space.first_of_methods().values()
         require_disk(first, prepared.base.spec, output_dir, at_once=config.workers)
         return _run_prepared(
@@ -126,7 +126,11 @@ def plan_experiment(
         ConfigError: the run would be refused.
     """
     coordinator, store = choose_coordinator(config), skill_store(config)
-    prepared = prepare(config, _preparing(listen))
+    with ExitStack() as looking:
+        place = None
+        if config.executor != "local":  # nothing is begun on it: only looked at
+            place = looking.enter_context(executor_of(config, output_dir)).place
+        prepared = prepare(config, _preparing(listen), place)
     first = prepared.space.first_of_methods().values()
     require_disk(first, prepared.base.spec, output_dir, at_once=config.workers)
     with TemporaryDirectory(prefix="paredown-plan-") as scratch:
@@ -142,7 +146,7 @@ def plan_experiment(
 def _run_prepared(
     folder: Path,
     prepared: Prepared,
-    executor: LocalExecutor,
+    executor: Executor,
     coordinator: Coordinator,
     store: SkillStore | None,
     skills: tuple[Skill, ...],
@@ -150,7 +154,12 @@ def _run_prepared(
     steering: Steering,
 ) -> ExperimentRecord:
     with _claimed(folder), opened_advisor(coordinator, prepared.config) as advisor:
+        executor.require(
+            prepared.base.folder, prepared.base.spec, prepared.config, prepared.target.device
+        )
         experiment = _open(folder, prepared, _preparing(listen))
+        if executor.where:
+            experiment.events.add("cluster", **executor.where)
         known = transferable(skills, prepared.base.spec)
         begins = beginning(prepared, experiment, known)
         _announce(coordinator, prepared, experiment, begins, listen)
@@ -201,6 +210,14 @@ def _settled(folder: Path, config: RunConfig, *, resume: bool) -> RunConfig:
             "or choose another --experiment-name"
         )
     return config
+
+
+def _measured_on(folder: Path) -> str | None:
+    """Id of the machine on which the base of an experiment was measured, if it was."""
+    if not is_experiment(folder):
+        return None
+    baseline = read_experiment(folder).baseline
+    return None if baseline is None else baseline.machine
 
 
 def _is_finished(folder: Path, config: RunConfig) -> bool:
@@ -309,7 +326,7 @@ def _remaining(prepared: Prepared, experiment: Experiment) -> Remaining:
 def _make_run(
     prepared: Prepared,
     experiment: Experiment,
-    executor: LocalExecutor,
+    executor: Executor,
     policy: Policy,
     listen: Listener,
     steering: Steering,

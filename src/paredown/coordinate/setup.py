@@ -13,11 +13,13 @@ from paredown.artifact.source import has_chat_template
 from paredown.errors import ConfigError, ExperimentError, ModelError
 from paredown.evaluate.carbon import check_country
 from paredown.evaluate.task_data import check_benchmarks
+from paredown.hardware.build import torch_has_cuda
 from paredown.hardware.counters import open_rapl
 from paredown.hardware.detect import Machine, detect
 from paredown.methods import registry
 from paredown.pipeline.bench import Base
 from paredown.pipeline.disk import cache_note
+from paredown.pipeline.executors.base import Place
 from paredown.pipeline.messages import TextSpec
 from paredown.runtimes.base import require_read
 from paredown.runtimes.registry import engine
@@ -43,6 +45,8 @@ from paredown.text.texts import check_calibration, open_source, parts
 EXTENDABLE = (
     "episodes",
     "workers",
+    "executor",
+    "address",
     "budget_h",
     "trial_timeout_h",
     "worker_memory_gb",
@@ -74,12 +78,15 @@ class Prepared:
     """What the user should know before anything is measured."""
 
 
-def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
+def prepare(
+    config: RunConfig, progress: Progress = unheard, place: Place | None = None
+) -> Prepared:
     """Check the whole request: model, text, device, methods, limits.
 
     Args:
         config: the request.
         progress: told what takes long: a model may have to be fetched, and its weights be read.
+        place: where time is measured; None: here.
 
     Raises:
         ConfigError: whatever is wrong, before anything expensive starts.
@@ -93,8 +100,8 @@ def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
     check_memory_limit(config)
     progress(0.0, "reading the text")
     text = check_text(config.data, config.calibration.source, config.data_dir)
-    machine = detect()
-    device = choose_device(config.device, machine)
+    machine = detect() if place is None else place.machine
+    device = choose_device(config.device, machine, place)
     for name in config.methods or ():
         registry.load(name)  # a misspelt name is told before a model is fetched
     runs_in = engine(config.runtime)  # everything is measured in it, so it must be here
@@ -108,7 +115,7 @@ def prepare(config: RunConfig, progress: Progress = unheard) -> Prepared:
         )
     for each in (runs_in, *others):  # the base is measured in all of them as well
         require_read(each, spec, device, what=config.model)
-    check_energy_limit(config, device)
+    check_energy_limit(config, device, place)
     target = Target(device=device, runtime=config.runtime, limits=config.limits)
     progress(0.0, "planning what can run here")
     space = Enumerated.build(spec, target, methods=config.methods, max_steps=config.max_steps)
@@ -139,7 +146,7 @@ def check_memory_limit(config: RunConfig) -> None:
         )
 
 
-def check_energy_limit(config: RunConfig, device: Device) -> None:
+def check_energy_limit(config: RunConfig, device: Device, place: Place | None = None) -> None:
     """Refuse a limit on energy where no counter can be read: nothing would ever be shown to meet
     it, for an estimate is none.
 
@@ -150,7 +157,7 @@ def check_energy_limit(config: RunConfig, device: Device) -> None:
         return
     if config.evaluate.energy_s == 0:
         raise ConfigError("max_energy: evaluate.energy_s is 0, so no energy is measured; raise it")
-    counter: object = open_rapl()
+    counter: object = open_rapl() if place is None else place.no_energy or None
     if device == "cuda":  # which counter is its own, the worker finds out with torch
         found = importlib.util.find_spec("pynvml") is not None
         counter = found or "a GPU's counter needs nvidia-ml-py: pip install 'paredown[gpu]'"
@@ -250,26 +257,20 @@ def check_enough(text: TextSpec, folder: Path, needs: Sequence[Need]) -> tuple[s
     return tuple(note for note in notes if note)
 
 
-def choose_device(wanted: str, machine: Machine) -> Device:
+def choose_device(wanted: str, machine: Machine, place: Place | None = None) -> Device:
     """`auto` takes a GPU where both the machine and torch have one.
+
+    Args:
+        place: that the machine is of, where it is not this one.
 
     Raises:
         ConfigError: `cuda` was asked for and is not there.
     """
-    usable = bool(machine.gpus) and _torch_has_cuda()
+    usable = bool(machine.gpus) and (torch_has_cuda() if place is None else place.torch_has_cuda)
     if wanted == "cuda" and not usable:
         reason = "this torch is built without CUDA" if machine.gpus else "no GPU was found"
         raise ConfigError(f"device 'cuda': {reason}; use --device cpu")
     return "cuda" if wanted == "cuda" or (wanted == "auto" and usable) else "cpu"
-
-
-def _torch_has_cuda() -> bool:
-    """Read off torch's version file: importing torch takes seconds."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        raise ConfigError("torch is not installed: pip install torch")
-    text = (Path(found.origin).parent / "version.py").read_text()
-    return re.search(r"^cuda\b[^=]*= *None", text, re.M) is None
 
 
 def _weights_hash(folder: Path, progress: Progress) -> str:

@@ -267,8 +267,9 @@ def finished_baseline(results: Sequence[TrialResult]) -> TrialResult | None:
 def in_force(
     objectives: tuple[Objective, ...], results: Sequence[TrialResult]
 ) -> tuple[Objective, ...]:
-    """The objectives, without optional ones that not every finished result has measured, or not
-    where the others have.
+    """The objectives, without optional ones that not every finished result has measured, and
+    without those of the machine where not all were measured on one: how much faster a candidate is
+    than the base differs from processor to processor, too.
 
     What a base lacks that was judged without being loaded is optional, too.
     """
@@ -278,11 +279,14 @@ def in_force(
     def is_optional(row: Quantity) -> bool:
         return row.optional or (baseline is not None and row.value(baseline) is None)
 
-    def told_by_all(row: Quantity) -> bool:
-        return all(row.value(r) and row.comparable(r, finished[0]) for r in finished)
+    def is_told(row: Quantity) -> bool:
+        return not is_optional(row) or all(row.value(r) for r in finished)
+
+    def is_of_one_machine(row: Quantity) -> bool:
+        return all(row.comparable(r, finished[0]) for r in finished)
 
     rows = {name: QUANTITIES[name] for name in objectives}
-    return tuple(n for n, row in rows.items() if not is_optional(row) or told_by_all(row))
+    return tuple(n for n, row in rows.items() if is_told(row) and is_of_one_machine(row))
 
 
 @final

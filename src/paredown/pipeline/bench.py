@@ -69,6 +69,8 @@ class Clock:
         self.deadline = self.start + timeout_s
         self._waited_s = 0.0
         self.notes: tuple[str, ...] = ()
+        self.machine: str | None = None
+        """Id of the machine on which time was measured; None: none was, or on this one."""
 
     @property
     def elapsed(self) -> float:
@@ -100,6 +102,8 @@ class Clock:
         self.deadline += ended.waited_s
         self._waited_s += ended.waited_s
         self.notes += ended.notes
+        if job.timed:
+            self.machine = ended.machine
         if isinstance(ended.reply, Failed):
             raise TrialFailed(ended.reply.failure, config_error=ended.reply.config_error)
         return ended.reply
@@ -113,6 +117,7 @@ def tidy(folder: Path) -> None:
         "progress.tmp",
         "result.json",
         "mended.json",
+        "attempts.json",
         EXPECTED,
     ):
         (folder / name).unlink(missing_ok=True)

@@ -321,10 +321,13 @@ class Ended(Generic[D]):
 
     Attributes:
         reply: what it was asked for, or why there is none.
-        waited_s: seconds it stood in line before it began.
+        waited_s: seconds between question and answer in which it did not run, such as those in
+            line; negative where an earlier session had it begun.
         notes: what a user should know of how it went, such as damaged files that were mended.
+        machine: id of the machine that did it; None: this one.
     """
 
     reply: D | Failed
     waited_s: float = 0.0
     notes: tuple[str, ...] = ()
+    machine: str | None = None

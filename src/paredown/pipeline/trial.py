@@ -80,7 +80,7 @@ def measure(
     times = {"evaluate_s": clock.elapsed, "wall_s": built.seconds + clock.elapsed}
     # Several jobs may have come upon one damaged file before it was mended.
     notes = tuple(dict.fromkeys((*result.notes, *clock.notes)))
-    return result.model_copy(update={**times, "notes": notes})
+    return result.model_copy(update={**times, "notes": notes, "machine": clock.machine})
 
 
 def _about(strategy: Strategy | None, episode: int, built: Built) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def measure_again(
         tidy(folder)
     times = {"evaluate_s": clock.elapsed, "wall_s": clock.elapsed}
     notes = tuple(dict.fromkeys((*found.notes, *clock.notes)))
-    return found.model_copy(update={**times, "notes": notes})
+    return found.model_copy(update={**times, "notes": notes, "machine": clock.machine})
 
 
 def measure_folder(

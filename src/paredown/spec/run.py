@@ -258,7 +258,14 @@ class RunConfig(BaseModel):
     episodes: Annotated[int, Option("--episodes", "-e", panel=COMMON)] = Field(default=10, ge=1)
     """Strategies to try after the baseline."""
     workers: Annotated[int, Option(panel=SEARCH)] = Field(default=1, ge=1)
-    """Trials at once. They share the memory; what measures time waits until it is alone."""
+    """Trials at once. They share memory and processors; what measures time waits until it is alone
+    on its machine."""
+    executor: Annotated[Literal["local", "ray"], Option(panel=SEARCH)] = "local"
+    """Where trials run: in processes of this machine, or on the nodes of a Ray cluster."""
+    address: Annotated[str | None, Option(panel=SEARCH, metavar="HOST:PORT")] = Field(
+        default=None, pattern=r"^[^/\s]+:[0-9]+$"
+    )
+    """Of the Ray cluster; None: RAY_ADDRESS, or the cluster that runs on this machine."""
     budget_h: Annotated[float | None, Option("--budget", "-b", panel=COMMON, metavar="HOURS")] = (
         Field(default=None, ge=1e-4)
     )
@@ -341,6 +348,15 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"limits.max_accuracy_loss: {self.limits.max_accuracy_loss} are points of a "
                 "benchmark's score, and none counts as quality here; give percent, or -d NAME"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _address_is_used(self) -> Self:
+        if self.address is not None and self.executor != "ray":
+            raise ValueError(
+                f"address: {self.address!r} is that of a Ray cluster, and the executor is "
+                f"{self.executor}; add --executor ray, or leave it out"
             )
         return self
 

@@ -29,7 +29,7 @@ from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import psutil
 
@@ -57,8 +57,11 @@ from paredown.pipeline.executors.worker import (
 )
 from paredown.pipeline.messages import D, Ended, Failed, Job
 from paredown.runtimes.room import WORKER_BYTES, WORKER_THREADS
+from paredown.spec.model import ModelSpec
 from paredown.spec.progress import Progress
 from paredown.spec.result import Failure, FailureKind
+from paredown.spec.run import RunConfig
+from paredown.spec.target import Device
 from paredown.spec.units import GB, human_seconds
 from paredown.store.atomic import write_json
 
@@ -138,11 +141,30 @@ class LocalExecutor:
     ) -> None:
         self.close()
 
+    @property
+    def place(self) -> None:
+        """Here."""
+        return None
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Here."""
+        return {}
+
+    def require(self, model: Path, spec: ModelSpec, config: RunConfig, device: Device) -> None:
+        """Nothing: what is here was checked by whoever asked for the experiment."""
+
     def start(self) -> None:
         """Begin importing torch in the background, unless that was done in this process."""
         if self._forks:
             self._context.set_forkserver_preload([PRELOAD])
             _keeper(os.getpid()).submit(_ensure_server).result()
+
+    def ready(self) -> None:
+        """Return once a worker would begin at once: torch is imported where they come from."""
+        process = self._fresh(_nothing, ())
+        if process is not None:  # else the first job says what is wrong
+            process.join()
 
     def close(self) -> None:
         """End every job that is under way; none leaves a process behind."""
@@ -156,6 +178,10 @@ class LocalExecutor:
             # nor one whose listener calls this in the thread that would end it.
             if job.process is not None and job.thread is not threading.current_thread():
                 job.ended.wait()
+
+    def goes_on(self, folder: Path) -> bool:
+        """Never: its workers end with their session."""
+        return False
 
     def submit(
         self, job: Job[D], folder: Path, *, timeout_s: float, watch: Progress | None = None
@@ -222,21 +248,24 @@ class LocalExecutor:
         return read_reply(job, folder, exit_code(process))
 
     def _begin(self, folder: Path, *, timed: bool) -> BaseProcess | None:
-        """A worker that has begun; None where the fork server was lost each time.
+        """A worker that has begun; None where the fork server was lost each time."""
+        given = self._surroundings(folder)  # while the main module is there
+        if self.memory_bytes is not None:
+            given.environment[WORKER_BYTES] = str(self.memory_bytes)
+        if self._threads is not None and not timed:
+            given.environment[WORKER_THREADS] = str(self._threads)
+        return self._fresh(run_worker, (given,), name=f"paredown {folder.name}")
 
-        Blocks until the fork server is ready.
-        """
+    def _fresh(
+        self, target: Callable[..., None], given: tuple[Any, ...], *, name: str | None = None
+    ) -> BaseProcess | None:
+        """A process from the fork server, once that is ready; None where it was lost each time."""
         for _ in range(_STARTS):
             self.start()
-            given = self._surroundings(folder)  # while the main module is there
-            if self.memory_bytes is not None:
-                given.environment[WORKER_BYTES] = str(self.memory_bytes)
-            if self._threads is not None and not timed:
-                given.environment[WORKER_THREADS] = str(self._threads)
             try:
                 with PROCESSES, _MainHidden() as hidden:
                     process = self._context.Process(
-                        target=_run_hidden, args=(given, hidden), name=f"paredown {folder.name}"
+                        target=_run_hidden, args=(target, given, hidden), name=name
                     )
                     process.start()
             except (EOFError, ConnectionError):
@@ -314,8 +343,12 @@ def _part_of(workers: int) -> int | None:
     return max(detect().logical_cores // workers, 1)
 
 
-def _run_hidden(given: Surroundings, _: _MainHidden) -> None:
-    run_worker(given)
+def _run_hidden(target: Callable[..., None], given: tuple[Any, ...], _: _MainHidden) -> None:
+    target(*given)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _no_server(stage: str) -> Failure:

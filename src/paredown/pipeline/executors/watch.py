@@ -63,7 +63,7 @@ def wait_for(
 ) -> Failure | None:
     """Wait until the worker ends, must end for a limit (the reason is returned), or is stopped."""
     pid = _pid(process)
-    tell = None if watch is None else _Teller(folder / PROGRESS_FILE, watch)
+    tell = None if watch is None else Teller(folder / PROGRESS_FILE, watch)
     while not connection.wait([process.sentinel], _POLL_S):
         if is_stopped():
             return None
@@ -116,7 +116,7 @@ def _memory(pid: int) -> int:
         return 0
 
 
-class _Teller:
+class Teller:
     """Tells what a worker says of its progress when that is new, and now and then when it is not.
 
     Until it has said anything, it is loading its libraries and what it needs.
