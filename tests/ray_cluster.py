@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, for tests and benchmarks; ended process by process."""
+"""A Ray cluster on this machine, for tests and benchmarks; ended process by process."""
 
 from __future__ import annotations
 
