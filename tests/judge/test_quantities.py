@@ -178,7 +178,8 @@ def test_latencies_and_energies_of_two_machines_are_kept_apart() -> None:
     assert latency.over(there, base) == latency.over(one, base)  # in turns, on its own machine
     assert size.over(there, base) == size.over(one, base)
     assert in_force(DEFAULT_OBJECTIVES, [base, one]) == DEFAULT_OBJECTIVES
-    assert in_force(DEFAULT_OBJECTIVES, [base, one, there]) == OBJECTIVES
+    # Not on one front: how much faster it is than the base differs from machine to machine, too.
+    assert in_force(DEFAULT_OBJECTIVES, [base, one, there]) == ("quality", "size", "memory")
 
 
 def test_no_sentence_compares_the_energy_of_two_machines() -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from paredown.methods import registry
 from paredown.search.cost import CostModel
 from paredown.search.index import Genome
+from paredown.search.past import Past
 from paredown.search.space import Space
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
@@ -88,7 +89,9 @@ class View:
     """What a policy decides from: all that is known when a proposal is asked for.
 
     Attributes:
-        history: all finished trials, baseline and failures included.
+        history: the finished trials, baseline and failures included; of very many, those that are
+            worth learning from.
+        forgotten: hashes of the strategies of all others.
         space: what may be proposed.
         limits: of the user.
         budget: what is left of it.
@@ -104,6 +107,7 @@ class View:
     limits: Limits
     budget: Budget
     pending: Sequence[Decision] = ()
+    forgotten: frozenset[str] = frozenset()
     opened: bool = False
     remembered: Sequence[Remembered] = ()
     shunned: Collection[str] = frozenset()
@@ -121,9 +125,9 @@ class View:
         return [*finished, *(p.strategy for p in self.pending if p.strategy is not None)]
 
     @cached_property
-    def tried(self) -> set[str]:
+    def tried(self) -> frozenset[str]:
         """Hashes of what was started."""
-        return {strategy.hash for strategy in self.started}
+        return self.forgotten.union(strategy.hash for strategy in self.started)
 
     @cached_property
     def untried(self) -> list[Strategy]:
@@ -182,7 +186,7 @@ class View:
     def seed(self, seed: int, salt: str) -> int:
         """A 32-bit seed for this proposal; other for each turn, run seed and `salt`."""
         # One more with each proposal, those of a batch included, and the same after a resume.
-        turn = len(self.history) + len(self.pending)
+        turn = len(self.history) + len(self.forgotten) + len(self.pending)
         return int(content_hash(["policy", salt, seed, turn], length=8), 16)
 
     def why_end(self) -> str | None:
@@ -301,7 +305,21 @@ class Policy(ABC):
             budget: what is left of it, trials that are being run taken off.
             pending: earlier proposals that are still being run.
         """
-        view = View(history=history, space=space, limits=limits, budget=budget, pending=pending)
+        return self._propose(Past.of(history), space, limits, budget=budget, pending=pending)
+
+    def _propose(
+        self,
+        past: Past,
+        space: Space,
+        limits: Limits,
+        *,
+        budget: Budget,
+        pending: Sequence[Decision],
+    ) -> Decision:
+        view = View(
+            history=past.learned, forgotten=past.forgotten, space=space, limits=limits,
+            budget=budget, pending=pending,
+        )  # fmt: skip
         if reason := view.why_end():
             return end(reason, policy=self.name)
         return self.choose(view)
@@ -322,13 +340,12 @@ class Policy(ABC):
         or the space ends; a single `end` where nothing can be proposed at all.
         """
         chosen: list[Decision] = []
+        past = Past.of(history)
         while len(chosen) < count:
             left = Budget(
                 episodes_left=budget.episodes_left - len(chosen), seconds_left=budget.seconds_left
             )
-            decision = self.propose(
-                history, space, limits, budget=left, pending=(*pending, *chosen)
-            )
+            decision = self._propose(past, space, limits, budget=left, pending=(*pending, *chosen))
             if decision.strategy is None:
                 return tuple(chosen) or (decision,)
             chosen.append(decision)
