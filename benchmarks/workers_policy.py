@@ -77,8 +77,10 @@ def simulate(
 
 def show_policy(*, seeds: int, history: int) -> None:
     """Print quality at equal cost, and seconds of the driver."""
-    rows = [("policy", "trials", "covered, 1 worker", f"{WORKERS} workers", "difference [95 %]",
-             "ms per proposal")]  # fmt: skip
+    rows: list[tuple[str, ...]] = [
+        ("policy", "trials", "covered, 1 worker", f"{WORKERS} workers", "difference [95 %]",
+         "ms per proposal"),
+    ]  # fmt: skip
     recorded = Table.read(DATA / "search-demo.json.gz")
     space, limits = recorded.space, Limits()
     best = whole(recorded, OBJECTIVES, limits)
@@ -113,7 +115,7 @@ def show_policy(*, seeds: int, history: int) -> None:
 def show_driver(recorded: Table, history: int) -> None:
     """Print what one more proposal takes behind so many trials."""
     space, past = crowded(recorded, history)
-    rows = [("policy", "trials behind", "ms per proposal (median of 5)")]
+    rows: list[tuple[str, ...]] = [("policy", "trials behind", "ms per proposal (median of 5)")]
     for name in POLICIES:
         policy = policies.create(name, seed=0, objectives=OBJECTIVES)
         taken = []
