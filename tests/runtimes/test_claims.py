@@ -14,7 +14,8 @@ from paredown.methods import registry
 from paredown.runtimes import registry as runtimes
 from paredown.runtimes.base import Claim, Engine, Needs, Runtime
 from paredown.runtimes.transformers import Transformers
-from paredown.runtimes.vllm.kernels import processor_packs
+from paredown.runtimes.vllm import environment
+from paredown.runtimes.vllm import runtime as vllm_runtime
 from paredown.runtimes.vllm.runtime import Vllm
 from paredown.spec.infer import infer_spec
 from paredown.spec.layers import Format, LayerOption, LayerUnit, grid_option, option_bytes
@@ -52,8 +53,20 @@ def test_grids_of_vllm(bits: int, symmetric: bool, group: int) -> None:
     unit = LayerUnit(("model.layers.0.self_attn.o_proj",))
     vllm = Vllm()
     assert vllm.holds(plain_model(), unit, option, "cuda").holds is expected
-    packs = expected and bits == 4 and processor_packs()
-    assert vllm.holds(plain_model(), unit, option, "cpu").holds is packs
+    assert vllm.holds(plain_model(), unit, option, "cpu").holds is (expected and bits == 4)
+
+
+@pytest.mark.parametrize(("packs", "here"), [(True, True), (False, True), (False, False)])
+def test_where_vllm_would_be_opened_its_kernel_has_to_be_there(
+    packs: bool, here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_runtime, "processor_packs", lambda: packs)
+    monkeypatch.setattr(environment, "missing", lambda: None if here else "it is not installed")
+    unit = LayerUnit(("model.layers.0.self_attn.o_proj",))
+    option = grid_option(4, 64, symmetric=True, scale_dtype="BF16")
+    claim = Vllm().holds(plain_model(), unit, option, "cpu")
+    assert claim.holds is (packs or not here)
+    assert ("AVX-512" in claim.why) is not claim.holds
 
 
 @pytest.mark.parametrize(

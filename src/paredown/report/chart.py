@@ -48,7 +48,7 @@ class Dot:
 
 def objectives_shown(findings: Judged) -> tuple[Objective, ...]:
     """Quantities that have a chart: those that some compressed result has besides its loss."""
-    names: tuple[Objective, ...] = ("size", "latency", "memory", "energy")
+    names = (name for name in QUANTITIES if name != "quality")
     return tuple(n for n in names if any(d.result.episode > 0 for d in dots(findings, n)))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
+from paredown.judge.quantities import QUANTITIES
 from paredown.judge.words import name_of, one_line
 from paredown.language import current, marked, say
 from paredown.report.chart import chart_svg, objectives_shown
@@ -97,7 +98,10 @@ def _charts(findings: Judged) -> str:
     names = objectives_shown(findings)
     if not names:
         return ""
-    tabs = [(f"chart-{name}", say(_TABS[name]), chart_svg(findings, name)) for name in names]
+    tabs = [
+        (f"chart-{name}", say(_TABS.get(name, QUANTITIES[name].axis)), chart_svg(findings, name))
+        for name in names
+    ]
     return f"{_tabbed(tabs)}\n{_keys(findings)}"
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from paredown.runtimes.vllm.settings import LONGEST, set_variables
 from paredown.runtimes.worker import (
+    BATCH,
     Answer,
     EngineError,
     Worker,
@@ -53,7 +54,7 @@ class VllmWorker(Worker):
         self._llm = LLM(
             path, tokenizer=path, max_model_len=context, seed=0, disable_log_stats=True,
             # What is compiled ahead on a processor takes minutes and a compiler.
-            enforce_eager=on_cpu, max_num_seqs=16, max_num_batched_tokens=max(2048, context),
+            enforce_eager=on_cpu, max_num_seqs=16, max_num_batched_tokens=BATCH,
             **({"kv_cache_memory_bytes": _room(told, context)} if on_cpu else {}),
         )  # fmt: skip
         executor = self._llm.llm_engine.engine_core.engine_core.model_executor
@@ -118,7 +119,7 @@ class VllmWorker(Worker):
             ignore_eos=True,
         )  # fmt: skip
         with self._logits.taken() as taken:
-            (answer,) = self._llm.generate([{"prompt_token_ids": prompt}], how, use_tqdm=False)
+            answer = self._finished(prompt, how)
         written = [token for token in answer.outputs[0].token_ids if token not in ends]
         text = text_behind(self._decode, prompt, written)
         cut = before_stop(text, told) if told else None
@@ -132,11 +133,22 @@ class VllmWorker(Worker):
 
         how = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1, detokenize=False)
         with self._logits.taken() as taken:
-            self._llm.generate([{"prompt_token_ids": list(ids)}], how, use_tqdm=False)
+            self._finished(ids, how)
         found = torch.cat([*taken.prompt, taken.sampled[-1][-1:]])
         if len(found) != len(ids):
             raise EngineError(f"{len(found)} logits of {len(ids)} tokens: not the vLLM it was")
         return found[:, : self.vocabulary]
+
+    def _finished(self, ids: Sequence[int], how: Any) -> Any:
+        """The whole answer to one prompt, read in steps between which the parent is told."""
+        self._end()
+        self._last += 1
+        self._engine.add_request(str(self._last), {"prompt_token_ids": list(ids)}, how)
+        while True:
+            for output in self._engine.step():
+                if output.finished:
+                    return output
+            self.beat()
 
     @property
     def _logits(self) -> _Logits:
