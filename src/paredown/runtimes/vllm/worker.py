@@ -123,7 +123,8 @@ class VllmWorker(Worker):
         written = [token for token in answer.outputs[0].token_ids if token not in ends]
         text = text_behind(self._decode, prompt, written)
         cut = before_stop(text, told) if told else None
-        first = _numbers(taken.sampled[0])[-1]
+        # Parts of a long prompt are sampled behind, too, and thrown away.
+        first = _numbers(taken.sampled[-len(answer.outputs[0].token_ids)])[-1]
         return {"text": text if cut is None else cut, "next": likeliest(first, top)}
 
     def _behind(self, ids: Sequence[int]) -> Any:
