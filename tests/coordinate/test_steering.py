@@ -16,7 +16,6 @@ from paredown.coordinate.setup import Prepared
 from paredown.coordinate.state import Run
 from paredown.coordinate.steering import (
     ASKED,
-    COMMANDS,
     ONLY_BASE,
     STOPPED,
     Steering,
@@ -31,6 +30,7 @@ from paredown.pipeline.messages import TextSpec
 from paredown.report.cost import search_cost
 from paredown.search.policies import registry as policies
 from paredown.spec.run import RunConfig
+from paredown.spec.steering import COMMANDS
 from paredown.spec.strategy import Strategy
 from paredown.spec.target import Limits, Target
 from paredown.store.events import read_events

@@ -20,10 +20,11 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from paredown.cli.pipe import PipedLines
-from paredown.coordinate.steering import COMMANDS, Steering
+from paredown.coordinate.steering import Steering
 from paredown.report.console import make_console
 from paredown.report.live import RunProgress
 from paredown.spec.run import Objective
+from paredown.spec.steering import COMMANDS
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession

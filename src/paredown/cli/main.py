@@ -95,6 +95,14 @@ class _Commands(LazyGroup):
             "paredown.cli.resume", "resume",
             "Go on with an experiment; its folder holds the request.",
         ),
+        "steer": (
+            "paredown.cli.steer", "steer",
+            "Ask something of a run that goes on, from another terminal or machine.",
+        ),
+        "dashboard": (
+            "paredown.cli.dashboard", "dashboard",
+            "Look at experiments in the browser while they go on, and steer them.",
+        ),
         "methods": (
             "paredown.cli.methods", "methods", "List the compression methods, or explain one.",
         ),

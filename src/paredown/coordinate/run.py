@@ -25,6 +25,7 @@ from paredown.coordinate.coordinator import (
     opened_advisor,
 )
 from paredown.coordinate.crew import Crew
+from paredown.coordinate.door import Door
 from paredown.coordinate.elsewhere import measure_elsewhere, promise_elsewhere, unmeasured
 from paredown.coordinate.energy import RunMeter
 from paredown.coordinate.final import pending, score_front
@@ -153,13 +154,16 @@ def _run_prepared(
     listen: Listener,
     steering: Steering,
 ) -> ExperimentRecord:
-    with _claimed(folder), opened_advisor(coordinator, prepared.config) as advisor:
+    with ExitStack() as open_:
+        open_.enter_context(_claimed(folder))
+        advisor = open_.enter_context(opened_advisor(coordinator, prepared.config))
         executor.require(
             prepared.base.folder, prepared.base.spec, prepared.config, prepared.target.device
         )
         experiment = _open(folder, prepared, _preparing(listen))
         if executor.where:
             experiment.events.add("cluster", **executor.where)
+        listen = open_.enter_context(Door(experiment, steering)).heard(listen)
         known = transferable(skills, prepared.base.spec)
         begins = beginning(prepared, experiment, known)
         _announce(coordinator, prepared, experiment, begins, listen)

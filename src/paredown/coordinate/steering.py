@@ -25,6 +25,7 @@ from paredown.search.cost import CostModel
 from paredown.search.space import Space
 from paredown.spec.result import TrialResult
 from paredown.spec.serial import plain
+from paredown.spec.steering import COMMANDS, complaint, parted
 from paredown.spec.strategy import Strategy
 from paredown.store.events import read_events
 from paredown.store.experiment import Begun, Experiment, read_experiment
@@ -34,19 +35,6 @@ USER = "user"
 STOPPED = "stopped by the user (stop); continue with --resume"
 ONLY_BASE = "only the uncompressed model was asked for"
 ASKED = "asked for by the user"
-COMMANDS: dict[str, str] = {
-    "try STRATEGY": "run it next, such as: try gptq(bits=3)",
-    "drop STRATEGY": "no longer run what was asked for",
-    "exclude METHOD": "propose it no more",
-    "include METHOD": "propose an excluded method again",
-    "pause": "finish the running episode, then wait",
-    "resume": "go on",
-    "stop": "finish the running episode, then write the report and end",
-    "front": "the best trade-offs so far",
-    "status": "what was asked for, what is excluded, what can be",
-    "help": "this list",
-}
-"""Every command with its argument, and what it does."""
 _TICK_S = 0.2
 
 
@@ -211,12 +199,11 @@ class Steering:
             self._changed.wait_for(lambda: self._ended or self._experiment is not None)
         if self._ended:
             return "the run has ended; --resume goes on with it"
-        verb, _, argument = " ".join(text.split()).partition(" ")
-        known = {name.split()[0]: name for name in COMMANDS}
-        if verb not in known:
-            return f"no command is called {verb!r}; {did_you_mean(verb, known)}" if verb else ""
-        if (" " in known[verb]) != bool(argument):
-            return f"write it as: {known[verb]}"
+        verb, argument = parted(text)
+        if not verb:
+            return ""
+        if (why_not := complaint(text)) is not None:
+            return why_not
         actions: dict[str, Callable[[str], str]] = {
             "try": self._try, "drop": self._drop, "exclude": self._exclude,
             "include": self._include, "pause": self._pause, "resume": self._resume,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,10 +21,10 @@ from paredown.spec.serial import SCHEMA_VERSION, plain
 from paredown.spec.strategy import Strategy
 from paredown.store.atomic import clear_disk_errors, write_json
 from paredown.store.events import EventLog, read_events
+from paredown.store.state import State, state_in
 
 _EPISODE = re.compile(r"^episode_(\d+)$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-State = Literal["finished", "running", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,32 @@ def _read_results(folder: Path) -> tuple[TrialResult, ...]:
     return tuple(_read_result(path) for path in paths if path.exists())
 
 
+def read_result(folder: Path, episode: int) -> TrialResult | None:
+    """The result of one episode of an experiment; None where it has not finished.
+
+    Raises:
+        ExperimentError: its file is damaged.
+    """
+    path = Experiment(folder).episode(episode) / "results.json"
+    return _read_result(path) if path.exists() else None
+
+
+def read_request(folder: Path) -> tuple[dict[str, Any], RunConfig]:
+    """`run.json` of an experiment, as a whole and as the request in it.
+
+    Raises:
+        ExperimentError: there is no experiment in `folder`, or the file is damaged.
+    """
+    require_experiment(folder)
+    path = folder / "run.json"
+    run = _document(path)
+    _require_known(path, run)
+    try:
+        return run, RunConfig.model_validate(run.get("config"))
+    except ValidationError as error:
+        raise ExperimentError(f"{path} is damaged: {_first(error)}") from None
+
+
 def _read_result(path: Path) -> TrialResult:
     mend = f"delete the folder {path.parent.name} to have the episode run again"
     document = _document(path, mend)
@@ -268,6 +294,18 @@ def is_experiment(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 
 
+def require_experiment(folder: Path) -> None:
+    """Refuse a folder in which no experiment was started.
+
+    Raises:
+        ExperimentError: it is none; names the nearest beside it.
+    """
+    if not is_experiment(folder):
+        siblings = [f.name for f in folder.parent.glob("*") if is_experiment(f)]
+        hint = f"; {did_you_mean(folder.name, siblings)}" if siblings else ""
+        raise ExperimentError(f"{folder} is no experiment folder (it has no run.json){hint}")
+
+
 def read_experiment(folder: Path) -> ExperimentRecord:
     """Read a finished or running experiment.
 
@@ -275,10 +313,7 @@ def read_experiment(folder: Path) -> ExperimentRecord:
         ExperimentError: there is no experiment in `folder`, or a file in it is damaged.
     """
     folder = folder.resolve()
-    if not is_experiment(folder):
-        siblings = [f.name for f in folder.parent.glob("*") if is_experiment(f)]
-        hint = f"; {did_you_mean(folder.name, siblings)}" if siblings else ""
-        raise ExperimentError(f"{folder} is no experiment folder (it has no run.json){hint}")
+    require_experiment(folder)
     run = _document(folder / "run.json")
     _require_known(folder / "run.json", run)
     spec = _document(folder / "model_spec.json")
@@ -304,26 +339,7 @@ def read_experiment(folder: Path) -> ExperimentRecord:
 
 def state_of(record: ExperimentRecord) -> State:
     """Whether a process is at work in the folder, and if not, whether the run came to its end."""
-    if _is_locked(record.folder / ".lock"):
-        return "running"
-    return "interrupted" if record.final is None else "finished"
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether another process holds the lock; a shared lock is taken and dropped at once."""
-    import fcntl
-
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return state_in(record.folder)
 
 
 def lock(folder: Path) -> int:
