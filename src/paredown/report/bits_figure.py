@@ -105,7 +105,7 @@ def _cells(heat: HeatMap) -> list[list[float]]:
 
 def bits_plot(series: Sequence[Series], plan: PlanRecord | None, name: str) -> Any:
     """The same as a plotly figure; arguments as of `bits_png`."""
-    from plotly.graph_objects import Figure, Heatmap, Scatter
+    from plotly.graph_objects import Figure, Scatter
     from plotly.subplots import make_subplots
 
     figure: Figure = make_subplots(rows=1, cols=2, column_widths=[0.6, 0.4])
@@ -120,15 +120,33 @@ def bits_plot(series: Sequence[Series], plan: PlanRecord | None, name: str) -> A
         )
         figure.add_trace(trace, row=1, col=1)
     if plan is not None:
-        heat = heat_map(plan)
-        cells = Heatmap(
-            z=_cells(heat), x=list(heat.kinds), y=[*heat.rows], colorscale=_COLOURS.capitalize(),
-            zmin=FEWEST, zmax=MOST, colorbar={"title": say("bits")}, name=name,
-        )  # fmt: skip
-        figure.add_trace(cells, row=1, col=2)
+        figure.add_trace(_heat_trace(heat_map(plan), name), row=1, col=2)
         figure.update_yaxes(title=say("block"), autorange="reversed", row=1, col=2)
         figure.update_xaxes(title=say("bits of {name}", name=name), row=1, col=2)
     figure.update_xaxes(title=say("weights files, MB"), type="log", row=1, col=1)
     figure.update_yaxes(title=say("KL, nats per token"), type="log", row=1, col=1)
     figure.update_layout(template="plotly_white", height=560, legend={"orientation": "h", "y": 1.1})
     return figure
+
+
+def heat_plot(plan: PlanRecord, name: str) -> Any:
+    """The bits of a plan by block and kind of layer, alone, as a plotly figure."""
+    from plotly.graph_objects import Figure
+
+    heat = heat_map(plan)
+    figure = Figure(_heat_trace(heat, name))
+    figure.update_yaxes(title=say("block"), autorange="reversed")
+    figure.update_xaxes(title=say("kind of layer"), type="category")
+    height = max(320, min(14 * len(heat.rows) + 120, 760))
+    figure.update_layout(template="plotly_white", height=height, margin={"t": 40, "b": 40})
+    return figure
+
+
+def _heat_trace(heat: HeatMap, name: str) -> Any:
+    from plotly.graph_objects import Heatmap
+
+    return Heatmap(
+        z=_cells(heat), x=list(heat.kinds), y=[*heat.rows], colorscale=_COLOURS.capitalize(),
+        zmin=FEWEST, zmax=MOST, colorbar={"title": say("bits")}, name=name,
+        hovertemplate="block %{y}, %{x}: %{z:.3g} bits<extra></extra>",
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from paredown.judge.words import one_line
 from paredown.spec.result import TrialResult
@@ -15,7 +16,12 @@ _LONGEST = 2000
 
 def resume_command(record: ExperimentRecord) -> str:
     """The command that goes on with an experiment: its request stands in the folder."""
-    return shlex.join(["paredown", "resume", str(record.folder)])
+    return resume_command_of(record.folder)
+
+
+def resume_command_of(folder: Path) -> str:
+    """The same of an experiment's folder."""
+    return shlex.join(["paredown", "resume", str(folder)])
 
 
 def compress_command(result: TrialResult, config: RunConfig) -> str:

@@ -20,7 +20,7 @@ from paredown.store.experiment import ExperimentRecord, State
 
 def front_document(findings: Judged) -> dict[str, Any]:
     """pareto_frontier.json: objectives, and the results on the front with their measurements."""
-    front = findings.front
+    front, chosen = findings.front, findings.recommendation
     rows = {objective: quantity(objective, findings.baseline) for objective in front.objectives}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -35,6 +35,9 @@ def front_document(findings: Judged) -> dict[str, Any]:
         ],
         "compared": list(front.compared),
         "knee": front.knee,
+        "recommended": _chosen(findings.result(chosen.episode), chosen.reason, findings),
+        "runner_up": _chosen(findings.result(chosen.runner_up), chosen.runner_up_reason, findings),
+        "recommendation": chosen.reason,
         "front": [_entry(result, findings) for result in findings.on_front],
     }
 

@@ -44,7 +44,12 @@ def colours(results: Iterable[TrialResult], paint: Paint = "method") -> dict[str
     """A colour per method, or per kind, the same in every figure of an experiment."""
     if paint == "kind":
         return {SINGLE: PALETTE[0], COMBINED: PALETTE[1], BASELINE: INK}
-    methods = sorted({method_of(r) for r in results} - {BASELINE})
+    return colours_of(method_of(r) for r in results)
+
+
+def colours_of(methods: Iterable[str]) -> dict[str, str]:
+    """A colour per method, in the order of their names."""
+    methods = sorted(set(methods) - {BASELINE})
     return {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(methods)} | {BASELINE: INK}
 
 

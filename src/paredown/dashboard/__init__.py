@@ -1,0 +1,1 @@
+"""Experiments in the browser, live. Reads the folders and decides nothing. No torch."""
