@@ -135,10 +135,10 @@ def at_work(folder: Path, **moment: Any) -> Iterator[None]:
     import platform
 
     handle = lock(folder)
-    about = {"episode": 3, "stage": "compress", "share": 0.4, "message": "block 5 of 30",
-             "left_s": 754.0}  # fmt: skip
-    write_moment(
-        folder, Moment(**({"time": time.time(), "host": platform.node()} | about | moment))
-    )
+    about: dict[str, Any] = {
+        "time": time.time(), "host": platform.node(), "episode": 3, "stage": "compress",
+        "share": 0.4, "message": "block 5 of 30", "left_s": 754.0,
+    }  # fmt: skip
+    write_moment(folder, Moment(**(about | moment)))
     yield
     os.close(handle)

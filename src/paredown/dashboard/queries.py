@@ -57,7 +57,7 @@ def overview(folder: Path, files: Files) -> Overview:
     changed = _changed(folder)
     try:
         _, config = files.get(folder / _RUN_FILE, _request)
-        front = files.get(folder / FRONT_FILE, read_document) or {}
+        front: dict[str, Any] = files.get(folder / FRONT_FILE, read_document) or {}
         if "recommended" not in front:  # of an older version, which chose at the end alone
             front = files.get(folder / FINAL_FILE, read_document) or {}
         done = files.get(folder / HISTORY_FILE, _count)

@@ -28,12 +28,11 @@ from paredown.spec.reading import read_text
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.run import RunConfig
 from paredown.store.experiment import (
-    HISTORY_FIELDS,
-    history,
     read_experiment,
     read_request,
     read_result,
 )
+from paredown.store.history import HISTORY_FIELDS, history
 from paredown.store.state import Moment, State, read_moment, state_in
 
 Outcome = Literal["on front", "dominated", "misses a limit", "failed", "base"]

@@ -136,7 +136,7 @@ def heat_plot(plan: PlanRecord, name: str) -> Any:
     heat = heat_map(plan)
     figure = Figure(_heat_trace(heat, name))
     figure.update_yaxes(title=say("block"), autorange="reversed")
-    figure.update_xaxes(title=say("kind of layer"), type="category")
+    figure.update_xaxes(type="category")
     height = max(320, min(14 * len(heat.rows) + 120, 760))
     figure.update_layout(template="plotly_white", height=height, margin={"t": 40, "b": 40})
     return figure
