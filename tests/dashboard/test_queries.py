@@ -25,8 +25,8 @@ from paredown.dashboard.summary import Summary, last_method, summarise
 from paredown.errors import ConfigError, ExperimentError
 from paredown.judge.words import half_width, number
 from paredown.report.findings import find
-from paredown.report.write import HISTORY_FILE
 from paredown.store.experiment import Experiment, read_experiment
+from paredown.store.history import HISTORY_FILE
 from tests.dashboard.folders import at_work, failed_only, many, with_plan
 from tests.report.report_samples import baseline, point, record, scored
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from paredown.report.findings import Judged
     from paredown.spec.result import TrialResult
-    from paredown.store.experiment import ExperimentRecord, State
+    from paredown.store.experiment import ExperimentRecord
+    from paredown.store.state import State
 
 PIPE_WIDTH = 160
 """Columns of a table that is not printed on a terminal."""

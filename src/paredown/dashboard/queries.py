@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from paredown.dashboard.files import Files
 from paredown.errors import ConfigError, ExperimentError
-from paredown.report.write import FINAL_FILE, FRONT_FILE, HISTORY_FILE
+from paredown.report.write import FINAL_FILE, FRONT_FILE
 from paredown.spec.reading import parse_json, read_text
 from paredown.store.experiment import is_experiment, read_request
+from paredown.store.history import HISTORY_FILE
 from paredown.store.state import State, state_in
 
 _RUN_FILE, _LOG_FILE = "run.json", "events.jsonl"
@@ -57,9 +58,11 @@ def overview(folder: Path, files: Files) -> Overview:
     changed = _changed(folder)
     try:
         _, config = files.get(folder / _RUN_FILE, _request)
-        front: dict[str, Any] = files.get(folder / FRONT_FILE, read_document) or {}
-        if "recommended" not in front:  # of an older version, which chose at the end alone
-            front = files.get(folder / FINAL_FILE, read_document) or {}
+        front = files.get(folder / FRONT_FILE, read_document)
+        if (
+            front is None or "recommended" not in front
+        ):  # of an older version, which chose at the end alone
+            front = files.get(folder / FINAL_FILE, read_document)
         done = files.get(folder / HISTORY_FILE, _count)
     except ConfigError as error:
         return Overview(
@@ -68,7 +71,7 @@ def overview(folder: Path, files: Files) -> Overview:
         )  # fmt: skip
     return Overview(
         folder=folder, model=config.model, state=state_in(folder), done=done,
-        episodes=config.episodes, best=_best(front), changed=changed,
+        episodes=config.episodes, best=_best(front or {}), changed=changed,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from paredown.errors import ExperimentError
 from paredown.report.documents import front_document
 from paredown.report.findings import find
 from paredown.report.style import BASELINE
-from paredown.report.write import FINAL_FILE, FRONT_FILE, HISTORY_FILE
+from paredown.report.write import FINAL_FILE, FRONT_FILE
 from paredown.spec.reading import read_text
 from paredown.spec.result import Measurement, TrialResult
 from paredown.spec.run import RunConfig
@@ -32,7 +32,7 @@ from paredown.store.experiment import (
     read_request,
     read_result,
 )
-from paredown.store.history import HISTORY_FIELDS, history
+from paredown.store.history import HISTORY_FIELDS, HISTORY_FILE, history
 from paredown.store.state import Moment, State, read_moment, state_in
 
 Outcome = Literal["on front", "dominated", "misses a limit", "failed", "base"]

@@ -15,7 +15,8 @@ from paredown.report.findings import Judged
 from paredown.spec.result import TrialResult
 from paredown.spec.run import Objective
 from paredown.spec.serial import SCHEMA_VERSION, plain
-from paredown.store.experiment import ExperimentRecord, State
+from paredown.store.experiment import ExperimentRecord
+from paredown.store.state import State
 
 
 def front_document(findings: Judged) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from paredown.report.documents import final_document, front_document, whole_docu
 from paredown.report.findings import Judged, find
 from paredown.report.markdown import BITS_FILE, SCORES_FILE, report_markdown
 from paredown.store.atomic import write_bytes, write_json, write_text
-from paredown.store.experiment import ExperimentRecord, State, state_of
+from paredown.store.experiment import ExperimentRecord, state_of
 from paredown.store.history import HISTORY_FILE, LONG_FILE, write_history
+from paredown.store.state import State
 
 FRONT_FILE = "pareto_frontier.json"
 FINAL_FILE = "final_results.json"

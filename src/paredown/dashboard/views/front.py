@@ -24,9 +24,10 @@ from paredown.dashboard.views.shared import (
 from paredown.judge.limits import in_limits
 from paredown.report.figures import search_space_png
 from paredown.report.findings import find
-from paredown.report.write import FIGURE_FILE, FRONT_FILE, HISTORY_FILE, PAGE_FILE, REPORT_FILE
+from paredown.report.write import FIGURE_FILE, FRONT_FILE, PAGE_FILE, REPORT_FILE
 from paredown.spec.units import human_seconds
 from paredown.store.experiment import read_experiment
+from paredown.store.history import HISTORY_FILE
 
 _FRONT, _PARALLEL = "front_plot", "parallel"
 _SUMMARY_FILES = {

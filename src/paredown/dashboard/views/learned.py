@@ -12,9 +12,9 @@ from paredown.report.cost import Cost, search_cost
 from paredown.report.energy import energy_lines
 from paredown.report.findings import find
 from paredown.report.story import STORY_COLUMNS, Section, story
-from paredown.report.write import HISTORY_FILE
 from paredown.spec.units import human_seconds
 from paredown.store.experiment import read_experiment
+from paredown.store.history import HISTORY_FILE
 
 _Story = tuple[tuple[Section, ...], Cost, tuple[str, ...]]
 
