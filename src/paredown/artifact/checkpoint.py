@@ -194,7 +194,15 @@ class CheckpointWriter:
     remains (the caller works in a temporary folder that is renamed at the end).
     """
 
-    def __init__(self, folder: Path, source: Checkpoint, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: Checkpoint,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        experts: int | None = None,
+    ) -> None:
+        """`experts`: how many of each block are written, where some are left out."""
         self.folder, self.source, self.shard_bytes = folder, source, shard_bytes
         self.config: dict[str, Any] = dict(source.config)
         self._done: list[_Shard] = []
@@ -202,7 +210,11 @@ class CheckpointWriter:
         self._names: set[str] = set()
         self._slices: dict[str, dict[Slice, Tensor]] = {}
         """By the tensor that they are joined to, as soon as all of them are there."""
-        self._counts = Counter(cut.stored for cut, _ in source.slices.values())
+        self._counts = Counter(
+            cut.stored
+            for cut, _ in source.slices.values()
+            if experts is None or cut.expert < experts
+        )
 
     def __enter__(self) -> CheckpointWriter:
         return self

@@ -66,7 +66,14 @@ class Expert(nn.Module):
 
 
 class Experts(nn.ModuleList):
-    """The experts of a block; computes what the fused module of transformers computes."""
+    """The experts of a block; computes what the fused module of transformers computes.
+
+    Attributes:
+        watch: told of each expert that is run: its number, what it gives (tokens, width), and the
+            tokens' shares (tokens,), None where those were applied to its inputs (Llama 4).
+    """
+
+    watch: Callable[[int, Tensor, Tensor | None], None] | None = None
 
     def forward(
         self, hidden: Tensor, chosen: Tensor | None = None, shares: Tensor | None = None
@@ -83,15 +90,22 @@ class Experts(nn.ModuleList):
         """
         if chosen is None or shares is None:  # Llama 4 has sorted the tokens by expert
             parts = hidden.view(len(self), -1, hidden.shape[-1])
-            return torch.cat([expert(part) for expert, part in zip(self, parts, strict=True)])
+            return torch.cat([self._run(number, part, None) for number, part in enumerate(parts)])
         total = torch.zeros_like(hidden)
         for number in chosen.unique().tolist():  # experts without a token are not run
             if number == len(self):
                 continue  # the mark of a token that an expert has no room for
             tokens, place = torch.where(chosen == number)
-            part = self[number](hidden[tokens]) * shares[tokens, place, None]
+            share = shares[tokens, place]
+            part = self._run(number, hidden[tokens], share) * share[:, None]
             total.index_add_(0, tokens, part.to(total.dtype))
         return total
+
+    def _run(self, number: int, hidden: Tensor, share: Tensor | None) -> Tensor:
+        given: Tensor = self[number](hidden)
+        if self.watch is not None:
+            self.watch(number, given, share)
+        return given
 
 
 def separate_experts(model: nn.Module) -> None:

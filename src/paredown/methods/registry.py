@@ -56,6 +56,7 @@ BUILTIN: dict[str, str] = {
     "refer_svd": "paredown.methods.refer_svd:ReferSvd",
     "depth": "paredown.methods.depth:Depth",
     "heads": "paredown.methods.heads:Heads",
+    "experts": "paredown.methods.experts:Experts",
 }
 GROUP = "paredown.methods"
 MAX_REMEMBERED = 1000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paredown.errors import ModelError
-from paredown.spec.families import FAMILIES, KEYS, TEXT_CONFIGS, VISION_CONFIGS, Family
+from paredown.spec.families import FAMILIES, GROUPED, KEYS, TEXT_CONFIGS, VISION_CONFIGS, Family
 from paredown.spec.headers import CONFIG
 from paredown.spec.model import TensorInfo, VisionSpec
 
@@ -173,6 +173,18 @@ class Reading:
         if numbers:
             return max(numbers) + 1
         return next((t.shape[0] for _, t in matches if len(t.shape) == 3), None)
+
+    def expert_groups(self) -> tuple[int, int]:
+        """Groups that the experts of a block are in, and how many of them a token chooses."""
+        fields = ("expert_groups", "groups_per_token")
+        defaults = GROUPED.get(self.text_type, (1, 1))
+        # Written as null there are none; left out, it is what the class has.
+        is_told = any(key in self.text for key in KEYS[fields[0]])
+        groups, chosen = (
+            self.told(field) or (1 if is_told else default)
+            for field, default in zip(fields, defaults, strict=True)
+        )
+        return groups, chosen
 
     def is_tied(self) -> bool:
         """Whether the head is the embedding: as told, else by family, else by what is stored."""

@@ -21,8 +21,17 @@ KEYS: dict[str, tuple[str, ...]] = {
     "context": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "experts_per_token": ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_k"),
+    "expert_groups": ("n_group", "num_expert_group"),
+    "groups_per_token": ("topk_group",),
 }
 """Field of the model spec -> its names in configs, first match counts."""
+
+GROUPED = {
+    "deepseek_v3": (8, 4), "deepseek_v32": (8, 4), "axk1": (8, 4), "bailing_hybrid": (8, 4),
+    "beam": (8, 4),
+}  # fmt: skip
+"""`model_type`s of mixtures -> groups of experts, and of these how many a token chooses, where the
+config does not say; one group for all others."""
 
 UNWALKED = {
     "rwkv": "it rescales weights and states every few blocks, so its blocks one after the other "

@@ -121,6 +121,7 @@ def spec_from(
         active += expert_share * per_token // experts if experts and per_token else expert_share
     else:
         experts = per_token = None
+    groups, groups_per_token = reading.expert_groups() if experts else (1, 1)
     unknown = [field for field, value in facts.items() if value is None]
     if expert_share and per_token is None:
         unknown += ["experts_per_token", "active_parameters"]
@@ -139,6 +140,8 @@ def spec_from(
         tied_embeddings=tied,
         experts=experts,
         experts_per_token=per_token,
+        expert_groups=groups,
+        groups_per_token=groups_per_token,
         vision=reading.vision(counts),
         quantization=None if quantization is None else quantization.method,
         uneven_mlps=FIELD in config,

@@ -99,6 +99,10 @@ class ModelSpec(BaseModel):
     tied_embeddings: bool
     experts: int | None = None
     experts_per_token: int | None = None
+    expert_groups: int = 1
+    """Groups of neighbouring experts, of which a token first chooses some (DeepSeek)."""
+    groups_per_token: int = 1
+    """How many of them."""
     vision: VisionSpec | None = None
     quantization: str | None = None
     """`quant_method` of an already quantized checkpoint, else None."""

@@ -65,6 +65,7 @@ METHODS: dict[str, str] = {
     "flap": "flap(ratio=0.3)",
     "depth": "depth(ratio=0.5)",
     "heads": "heads(ratio=0.5)",
+    "experts": "experts(ratio=0.25)",
     "lora": "lora(tokens=256, window=32, batch_tokens=64)",
     "distill": "distill(tokens=256, window=32, batch_tokens=64)",
 }

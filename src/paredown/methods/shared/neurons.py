@@ -115,7 +115,10 @@ def check_neurons(spec: ModelSpec, params: NeuronParams) -> None:
         ConfigError: unknown MLP shape, experts, or too small widths.
     """
     if spec.experts:
-        raise ConfigError(f"{spec.architecture}: pruning of experts is not there yet")
+        raise ConfigError(
+            f"{spec.architecture}: neurons inside of experts cannot be removed; "
+            "use experts, which removes whole ones"
+        )
     if reason := FIXED.get(spec.text_type):
         raise ConfigError(f"{spec.architecture}: {reason}, so neurons cannot be removed")
     structure = spec.structure
