@@ -47,9 +47,6 @@ class TestExpertsMixtral(MethodConformance):
     family = "mixtral"
 
 
-TEXT = MethodConformance().context
-
-
 def apply(source: Checkpoint, tmp_path: Path, name: str = "out", **params: Any) -> Checkpoint:
     method = registry.load("experts")
     out = tmp_path / name
@@ -277,7 +274,12 @@ def test_it_composes(tmp_path: Path) -> None:
     gptq = registry.load("gptq")
     params = gptq.params_type.model_validate({"group_size": 32})
     (tmp_path / "third").mkdir()
-    claimed = gptq.apply(second, tmp_path / "third", params, TEXT(tmp_path, source_hash="second"))
+    claimed = gptq.apply(
+        second,
+        tmp_path / "third",
+        params,
+        MethodConformance().context(tmp_path, source_hash="second"),
+    )
     predicted = check("experts(ratio=0.25) > experts(keep=4) > gptq(group_size=32)", source.spec)
     third = Checkpoint(tmp_path / "third")
     assert third.spec.weight_bytes == predicted.weight_bytes
@@ -343,7 +345,7 @@ def test_neurons_inside_of_experts_stay(mixture: ModelSpec) -> None:
 
 def test_it_is_searched_on_mixtures_alone(mixture: ModelSpec, llama: ModelSpec) -> None:
     def ratios(spec: ModelSpec) -> list[Any]:
-        space = Enumerated(spec, Target(), methods=("experts", "rtn"))
+        space = Enumerated.build(spec, Target(), methods=("experts", "rtn"))
         return [
             s.steps[0].params["ratio"]
             for s in space.strategies

@@ -62,6 +62,9 @@ def model(models: Path, family: str) -> Path:
         ("qwen3_5_text", "hqq4"),  # zero-points that fill one word
         ("gpt_oss", "heads"),  # a sink for every head
         ("olmo", "emb8"),  # no parameter is left
+        ("llama4_text", "experts"),  # fused in the file, weights on what experts read
+        ("ernie4_5_moe", "experts"),  # a correction for each expert, with an axis of its own
+        ("deepseek_v2", "experts"),  # dense blocks, shared experts
     ],
 )
 def test_it_works(models: Path, tmp_path: Path, family: str, method: str) -> None:
