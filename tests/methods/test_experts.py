@@ -164,6 +164,28 @@ def test_scores_are_those_of_a_plain_computation(tmp_path: Path) -> None:
                 assert torch.equal(result.read(one_), source.read(other))
 
 
+def test_the_artifact_tells_what_was_counted(tmp_path: Path) -> None:
+    """And a later step does not pass on what is not true of its own result."""
+    source = made(tmp_path, "qwen3_moe")
+    windows = MethodConformance().context(tmp_path).calibration()
+    counted = {stack: one.tokens.int().tolist() for stack, one in tallies(source, windows).items()}
+    first = apply(source, tmp_path, "first", score="use")
+    told = json.loads((first.folder / "paredown_experts.json").read_text())
+    assert {stack: one["tokens"] for stack, one in told["mixtures"].items()} == counted
+    for stack, one in told["mixtures"].items():
+        assert sum(one["tokens"]) == 2 * windows.numel()
+        assert one["rare"] == [j for j, count in enumerate(counted[stack]) if count < 32]
+        rows = source.read(f"{stack}.gate.weight")[one["kept"]]
+        assert torch.equal(first.read(f"{stack}.gate.weight"), rows)
+    rtn = registry.load("rtn")
+    (tmp_path / "second").mkdir()
+    context = MethodConformance().context(tmp_path)
+    rtn.apply(
+        first, tmp_path / "second", rtn.params_type.model_validate({"group_size": 32}), context
+    )
+    assert not (tmp_path / "second" / "paredown_experts.json").exists()
+
+
 def test_llama_4_weighs_what_its_experts_read(tmp_path: Path) -> None:
     """Every expert is run on every token, with zeros for those that are not its own."""
     source = made(tmp_path, "llama4_text", num_experts_per_tok=2)

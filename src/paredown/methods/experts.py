@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from paredown.blocks.mixtures import Tally
 
 USUAL_RATIO = 0.25
+RECORD = "paredown_experts.json"
+"""File of an artifact: of each mixture the experts that were kept, those that too few calibration
+tokens reached for their scores to be more than chance, and the tokens of each."""
 
 
 class ExpertsParams(SampledParams):
@@ -62,6 +65,9 @@ class Experts(Method[ExpertsParams]):
     What a token reads, its active parameters, stays as it is: files and memory shrink, speed
     hardly changes. Blocks that foretell further tokens (`num_nextn_predict_layers`) are left out
     where they are mixtures: no text says which of their experts to keep.
+
+    `paredown_experts.json` in the artifact tells of every block which experts stayed, how many
+    calibration tokens each had, and which had so few (below 32) that their scores are chance.
 
     Known weakness: what calibration text does not ask for goes first. Calibrate on text like that
     which the model will read.
@@ -104,12 +110,15 @@ class Experts(Method[ExpertsParams]):
         tallies = _tallies(source, params, context)
         left, groups = _left(source.spec, params), source.spec.expert_groups
 
+        kept: dict[str, list[int]] = {}
+
         def choose(mixture: Mixture) -> list[int]:
             found = tallies[mixture.stack]
             scores = found.share if params.score == "use" else found.error
-            return strongest(scores, left, groups=groups)
+            kept[mixture.stack] = strongest(scores, left, groups=groups)
+            return kept[mixture.stack]
 
-        return drop_experts(
+        logits = drop_experts(
             source,
             out,
             walk=probe_walk(
@@ -120,6 +129,23 @@ class Experts(Method[ExpertsParams]):
             progress=lambda share, message: context.progress(0.5 + share / 2, message),
             trust_remote_code=context.trust_remote_code,
         )
+        _record(out, params, tallies, kept)
+        return logits
+
+
+def _record(
+    out: Path, params: ExpertsParams, tallies: dict[str, Tally], kept: dict[str, list[int]]
+) -> None:
+    """Lay down which experts stayed, by their numbers before the step, and what was counted."""
+    from paredown.blocks.hessians import MIN_TOKENS
+    from paredown.store.atomic import write_json
+
+    mixtures = {}
+    for stack, found in tallies.items():
+        tokens = [int(count) for count in found.tokens.tolist()]
+        rare = [number for number, count in enumerate(tokens) if count < MIN_TOKENS]
+        mixtures[stack] = {"kept": kept[stack], "rare": rare, "tokens": tokens}
+    write_json(out / RECORD, {"score": params.score, "mixtures": mixtures})
 
 
 def _left(spec: ModelSpec, params: ExpertsParams) -> int:
