@@ -181,14 +181,17 @@ def test_experts_are_held_one_behind_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy",
+    ("strategy", "family"),
     [
-        "heads(ratio=0.5)", "depth(ratio=0.5)", 'l2_structured(ratio=0.2, scope="layer")',
-        "wanda(ratio=0.5)",
+        ("heads(ratio=0.5)", "llama"), ("depth(ratio=0.5)", "llama"),
+        ('l2_structured(ratio=0.2, scope="layer")', "llama"), ("wanda(ratio=0.5)", "llama"),
+        ("experts(ratio=0.25)", "qwen2_moe"), ("experts(ratio=0.25)", "mixtral"),
     ],
 )  # fmt: skip
-def test_what_pruning_leaves_answers_as_in_torch(tmp_path: Path, strategy: str) -> None:
-    artifact = make(strategy, tmp_path)
+def test_what_pruning_leaves_answers_as_in_torch(
+    tmp_path: Path, strategy: str, family: str
+) -> None:
+    artifact = make(strategy, tmp_path, family)
     session = open_model(engine("llama.cpp"), artifact, device="cpu")
     window = torch.randint(1, VOCABULARY, (1, 40), generator=torch.Generator().manual_seed(0))
     (found,) = session.logprobs(window)
