@@ -22,7 +22,8 @@ FROM tools AS torch-cpu
 ARG TORCH=torch==2.13.0+cpu
 ARG TORCH_INDEX=
 # Without an index (or a folder of wheels, PIP_FIND_LINKS) pip would find no CPU build, and says so.
-# hadolint ignore=DL3013 (the version stands in the argument)
+# The version stands in the argument:
+# hadolint ignore=DL3013
 RUN pip install "${TORCH}" ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"}
 
 FROM tools AS torch-cuda
@@ -32,14 +33,14 @@ RUN pip install "${TORCH}"
 
 # Dependencies come before the code, so that a change of the code installs none of them again.
 FROM torch-cpu AS cpu-env
-ARG EXTRAS=all,mlflow,serve
+ARG EXTRAS=all,dashboard,mlflow,pandas
 COPY pyproject.toml README.md LICENSE ./
 RUN mkdir -p src/paredown && touch src/paredown/__init__.py && pip install -c constraints.txt ".[${EXTRAS}]"
 COPY src src
 RUN pip install --no-deps --force-reinstall .
 
 FROM torch-cuda AS cuda-env
-ARG EXTRAS=all,mlflow,serve
+ARG EXTRAS=all,dashboard,mlflow,pandas
 COPY pyproject.toml README.md LICENSE ./
 RUN mkdir -p src/paredown && touch src/paredown/__init__.py && pip install -c constraints.txt ".[${EXTRAS}]"
 COPY src src
