@@ -137,6 +137,15 @@ def test_a_published_gptq_model_is_a_base(tmp_path: Path, monkeypatch: pytest.Mo
     kept = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(opened.read(kept), Checkpoint(given).read(kept))
     assert "given in gptq" in decoded_note(base)
+
+
+@pytest.mark.slow
+def test_a_published_gptq_model_is_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAREDOWN_HOME", str(tmp_path / "home"))
+    given = tiny_model(tmp_path / "given", "llama")
+    as_gptq(given)
     out = tmp_path / "out"
     paredown.compress(str(given), "rtn(bits=8, group_size=32)", output=out, data="pydoc")
     assert infer_spec(out).quantization == "compressed-tensors"

@@ -83,6 +83,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_compress_and_evaluate(tmp_path: Path, model: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"Line {i} of {i * i} and {i % 7}. " * 30 for i in range(200)))

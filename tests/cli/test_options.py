@@ -35,9 +35,11 @@ CANDIDATES = (
     "600", "5", "3", "0.5", "0.05", "7.5", "cpu", "llm", "random", "size,latency", "2.5,10",
     "8,16x1,2", "http://127.0.0.1:8000/v1", "on", "off", "arc_easy", "perplexity", "abc",
     "/somewhere/else", "ttft=500ms,tpot=0.05s", "lora,full", "adamw8bit",
-    "always", "ja",
+    "always", "ja", "ray", "127.0.0.1:6379",
 )  # fmt: skip
 """Texts of which one at least is a value, and not the default, of any setting."""
+REQUIRED: dict[tuple[str, ...], dict[str, Any]] = {("address",): {"executor": "ray"}}
+"""What has to be set besides."""
 
 
 def leaves(kind: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -57,8 +59,10 @@ def nest(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 def sample(table: Table[Any], setting: Setting) -> tuple[str, BaseModel]:
     """A text that changes this setting, and the config with the change, made by pydantic alone."""
-    base = {"model": "m"} if setting.path != ("model",) else {}
-    usual = table.kind.model_validate({"model": "m"})
+    base = {**REQUIRED.get(setting.path, {}), "model": "m"}
+    usual = table.kind.model_validate(base)
+    if setting.path == ("model",):
+        del base["model"]
     for text in CANDIDATES:
         value: Any = yaml.safe_load(text)
         try:
@@ -87,6 +91,8 @@ def test_every_setting_arrives_from_every_door(
         return parse(table.kind, table.env_prefix, words, **more)
 
     model = [] if setting.path == ("model",) else ["m"] if more else ["-m", "m"]
+    for name, value in REQUIRED.get(setting.path, {}).items():
+        model += [f"--{name}", value]
     if setting.is_switch:
         on, off = setting.flags[-1].split("/")
         option = [on if yaml.safe_load(text) else off]

@@ -147,6 +147,7 @@ def test_no_plans_is_an_error_of_one_line(
         trace_curve(request(model), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_another_request_is_refused(model: Path, bench: Bench, tmp_path: Path) -> None:
     trace_curve(request(model), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"the curve of another request \(seed\)"):

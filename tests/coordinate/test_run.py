@@ -120,6 +120,7 @@ def test_the_same_request_again_must_say_resume(tmp_path: Path) -> None:
     assert len(front.record.trials) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_at_most_the_trial_in_flight(tmp_path: Path) -> None:
     # What is proposed after a resume is tried without processes, in `test_nodes`.
     request = settings(tmp_path, episodes=2, policy="random", seed=3)

@@ -27,6 +27,7 @@ def generate(*words: str, script: Path = DOCS / "generate.py") -> subprocess.Com
     )
 
 
+@pytest.mark.slow
 def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
     script = tmp_path / "generate.py"
     script.write_text((DOCS / "generate.py").read_text())

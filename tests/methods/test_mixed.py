@@ -152,6 +152,7 @@ def test_one_set_of_measurements_makes_many_artifacts(
         assert weights_bytes(out) <= found.record.nbytes
 
 
+@pytest.mark.slow
 def test_the_smallest_plan_within_a_loss(
     source: Checkpoint, shared: Context, tmp_path: Path
 ) -> None:

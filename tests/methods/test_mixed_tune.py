@@ -85,6 +85,7 @@ def test_what_is_trained_is_what_is_stored() -> None:
     assert value.grad.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_tuning_keeps_codes_and_bytes_and_loses_less(
     source: Checkpoint, plain: Checkpoint, shared: Context, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_fork_server_that_imports_ends_with_a_killed_main_process(script: Path
     assert within(5, lambda: not alive(left))
 
 
+@pytest.mark.slow
 def test_a_killed_main_process_leaves_no_worker(
     script: Path, tmp_path: Path, shared_executor: LocalExecutor
 ) -> None:
@@ -103,9 +104,8 @@ def test_a_killed_main_process_leaves_no_worker(
     assert within(5, lambda: not alive(left))
 
 
-@pytest.mark.parametrize(
-    "run", [["script.py"], pytest.param(["-m", "script"], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [["script.py"], ["-m", "script"]])
 def test_a_script_without_a_guard_is_not_run_again(
     script: Path, tmp_path: Path, run: list[str]
 ) -> None:
@@ -133,6 +133,7 @@ def test_a_library_that_shows_a_bar_leaves_no_semaphore_behind(
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_before_it_is_ready_is_begun_again(
     script: Path, tmp_path: Path
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_listener_that_raises_ends_the_job_and_is_told(
         future.result(timeout=20)
 
 
+@pytest.mark.slow
 def test_what_a_library_started_ends_with_its_worker(
     executor: LocalExecutor, tmp_path: Path
 ) -> None:

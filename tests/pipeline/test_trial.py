@@ -138,7 +138,7 @@ def test_a_text_that_has_to_be_written_first_does_not_stop_the_screen(
 
 def test_a_hanging_method_is_stopped(bench: Bench, tmp_path: Path) -> None:
     strategy = registry.canonical('faulty(how="hang")')
-    built = build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=12)
+    built = build(bench, strategy, tmp_path / "jobs", tmp_path / "artifact", timeout_s=6)
     assert built.failure is not None
     assert built.failure.kind is FailureKind.TIMEOUT
     assert built.seconds < 60

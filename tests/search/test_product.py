@@ -162,6 +162,7 @@ def test_a_unit_goes_one_place_up_or_down() -> None:
     assert domain.normal({"a": 3, "b": 8}, 3) == {"b": 8}
 
 
+@pytest.mark.slow
 def test_neighbours_are_one_step_away(space: Product) -> None:
     start = drawn_plan(2)
     near = list(space.neighbours(start))

@@ -118,6 +118,7 @@ def test_the_report_and_the_recommendation_of_an_experiment_that_has_ended(
         tracker.register(replace(ended, final=final), "small")
 
 
+@pytest.mark.slow
 def test_an_artifact_that_was_recommended_is_registered(
     tracker: MlflowTracker, tmp_path: Path
 ) -> None:
