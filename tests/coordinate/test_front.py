@@ -126,6 +126,7 @@ def test_a_kill_loses_the_point_at_hand(model: Path, bench: Bench, tmp_path: Pat
     assert all(p.measurements for p in record.points)
 
 
+@pytest.mark.slow
 def test_a_point_that_fails_is_told_and_the_others_go_on(
     model: Path, bench: Bench, tmp_path: Path
 ) -> None:

@@ -271,7 +271,13 @@ def test_two_workers_run_two_trials_and_record_each_as_it_ends(tmp_path: Path) -
         pass
 
 
-@pytest.mark.parametrize("policy", list(policies.BUILTIN))
+@pytest.mark.parametrize(
+    "policy",
+    [
+        name if name in {"portfolio", "surrogate"} else pytest.param(name, marks=pytest.mark.slow)
+        for name in policies.BUILTIN
+    ],
+)
 def test_no_policy_runs_a_strategy_twice_with_several_workers(tmp_path: Path, policy: str) -> None:
     # Longer than a busy machine takes for a proposal, else a job ends before the third one begins.
     executor = FakeExecutor(gate=lambda job, folder: time.sleep(0.1))

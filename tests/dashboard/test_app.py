@@ -96,6 +96,7 @@ def test_the_page_of_an_experiment(monkeypatch: pytest.MonkeyPatch, root: Path) 
     assert len(app.dataframe[0].value) == 50
 
 
+@pytest.mark.slow
 def test_any_two_quantities(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     app = opened(monkeypatch, root, "Front", "some")
     app.selectbox(key="x").set_value("latency")
@@ -105,6 +106,7 @@ def test_any_two_quantities(monkeypatch: pytest.MonkeyPatch, root: Path) -> None
     assert layout["yaxis"]["title"]["text"] == "peak memory, GB"
 
 
+@pytest.mark.slow
 def test_filters_sort_and_pages(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     app = opened(monkeypatch, root, "Front", "some")
     app.number_input(key="page_number").set_value(2).run()

@@ -172,6 +172,7 @@ def test_without_counter_and_codecarbon_the_note_says_what_helps(
     assert "pip install 'paredown[energy]'" in notes[0]
 
 
+@pytest.mark.slow
 def test_codecarbon_charges_work_and_not_idleness() -> None:
     pytest.importorskip("codecarbon")
     estimate = Estimate()
@@ -210,6 +211,7 @@ def test_codecarbon_meters_the_machine_offline_and_writes_nothing(
         meter.read()
 
 
+@pytest.mark.slow
 def test_without_a_country_the_grid_is_the_world_s() -> None:
     pytest.importorskip("codecarbon")
     with Meter(None) as meter:

@@ -55,6 +55,7 @@ def test_prefill_and_decode_are_told_apart_and_per_token(model: Any) -> None:
     assert "threads" in found["decode_latency"].how
 
 
+@pytest.mark.slow
 def test_the_ratio_to_the_base_has_its_interval(model: Any) -> None:
     base = Slowed(model, prefill_s=0.3, step_s=0.15)
     mine = Slowed(model, prefill_s=0.3, step_s=0.05)

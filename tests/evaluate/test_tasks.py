@@ -402,6 +402,7 @@ def test_evaluate_reports_scores_beside_the_rest(chatter: Path, tmp_path: Path) 
     assert TrialResult.model_validate_json(result.model_dump_json()) == result
 
 
+@pytest.mark.slow
 @needs_data
 def test_what_evaluate_records_as_quality_is_the_score_that_was_named(
     chatter: Path, tmp_path: Path

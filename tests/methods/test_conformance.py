@@ -28,6 +28,7 @@ class TestRtn(MethodConformance):
     params: ClassVar[dict[str, Any]] = {"bits": 4, "group_size": 32}
 
 
+@pytest.mark.slow
 class TestRtn3Bit(MethodConformance):
     method_name = "rtn"
     params: ClassVar[dict[str, Any]] = {"bits": 3, "group_size": 16}
@@ -38,6 +39,7 @@ class TestRtn8BitRows(MethodConformance):
     params: ClassVar[dict[str, Any]] = {"bits": 8, "group_size": -1}
 
 
+@pytest.mark.slow
 class TestRtnAsymmetric(MethodConformance):
     method_name = "rtn"
     params: ClassVar[dict[str, Any]] = {"bits": 5, "group_size": 32, "symmetric": False}
@@ -75,12 +77,14 @@ class TestRtnGemma2(MethodConformance):
     family = "gemma2"
 
 
+@pytest.mark.slow
 class TestRtnMistral(MethodConformance):
     method_name = "rtn"
     params: ClassVar[dict[str, Any]] = {"bits": 2, "group_size": 32}
     family = "mistral"
 
 
+@pytest.mark.slow
 class TestRtnMixedBits(MethodConformance):
     method_name = "rtn"
     params: ClassVar[dict[str, Any]] = {
@@ -112,6 +116,7 @@ class TestRtnEmbedding(MethodConformance):
         assert Checkpoint(out).spec.parameters == source.spec.parameters
 
 
+@pytest.mark.slow
 class TestRtnEmbedding4BitGemma2(MethodConformance):
     """Tied, with a factor on the embedding."""
 
@@ -120,6 +125,7 @@ class TestRtnEmbedding4BitGemma2(MethodConformance):
     family = "gemma2"
 
 
+@pytest.mark.slow
 class TestRtnEmbedding6BitOpt(MethodConformance):
     """Learned positions stay as they are; codes in two halves."""
 
@@ -155,11 +161,13 @@ class TestGptqAsymmetric(MethodConformance):
     params: ClassVar[dict[str, Any]] = {"bits": 3, "group_size": 16, "symmetric": False}
 
 
+@pytest.mark.slow
 class TestGptqStoredOrder(MethodConformance):
     method_name = "gptq"
     params: ClassVar[dict[str, Any]] = {"bits": 4, "group_size": -1, "act_order": False}
 
 
+@pytest.mark.slow
 class TestGptqGemma2(MethodConformance):
     method_name = "gptq"
     params: ClassVar[dict[str, Any]] = {"bits": 4, "group_size": 32}

@@ -76,6 +76,7 @@ class TestUnevenExperts(MethodConformance):
     family = "mixtral"
 
 
+@pytest.mark.slow
 class TestMixedBitsWithImages(MethodConformance):
     """Layers have other names in files than in memory, and the config must name both."""
 

@@ -81,7 +81,7 @@ def test_words_of_plans_name_every_grid() -> None:
     "strategy",
     [
         'gptq(bits=4, grid="k", embedding_bits=6, plan={"*.v_proj": 5, "*.o_proj": 2})',
-        'awq(bits=3, grid="k")',
+        pytest.param('awq(bits=3, grid="k")', marks=pytest.mark.slow),
         'gptq(bits=4, grid="short", symmetric=false, group_size=32)',
     ],
 )

@@ -33,6 +33,7 @@ class TestMagnitudeGlobal(MethodConformance):
     family = "opt"
 
 
+@pytest.mark.slow
 class TestMagnitudeSparse(MethodConformance):
     method_name = "magnitude"
     params: ClassVar[dict[str, Any]] = {"ratio": 0.37, "storage": "sparse"}
@@ -51,6 +52,7 @@ class TestWanda(MethodConformance):
     method_name = "wanda"
 
 
+@pytest.mark.slow
 class TestWandaSparse(MethodConformance):
     method_name = "wanda"
     params: ClassVar[dict[str, Any]] = {"ratio": 0.61, "storage": "sparse"}

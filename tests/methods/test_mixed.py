@@ -91,6 +91,7 @@ def test_sizes_are_kept_and_more_bytes_lose_less(
     assert forecast[0] > 2 * forecast[1] > 4 * forecast[2]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_whatever_is_kept(
     source: Checkpoint, shared: Context, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_tuning_keeps_codes_and_bytes_and_loses_less(
         assert float(apart.nan_to_num().max()) < 0.2
 
 
+@pytest.mark.slow
 def test_what_helps_nobody_is_not_kept(
     source: Checkpoint,
     plain: Checkpoint,

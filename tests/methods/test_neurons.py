@@ -31,6 +31,7 @@ class TestStructuredAfr(MethodConformance):
     params: ClassVar[dict[str, Any]] = {"ratio": 0.3}
 
 
+@pytest.mark.slow
 class TestStructuredAfrOpt(MethodConformance):
     """Two matrices, biases, samples and positions folded together."""
 
@@ -39,6 +40,7 @@ class TestStructuredAfrOpt(MethodConformance):
     family = "opt"
 
 
+@pytest.mark.slow
 class TestStructuredSnipPhi3(MethodConformance):
     """Gate and up in one matrix."""
 
@@ -67,6 +69,7 @@ class TestFlap(MethodConformance):
     params: ClassVar[dict[str, Any]] = {"ratio": 0.3}
 
 
+@pytest.mark.slow
 class TestFlapOpt(MethodConformance):
     """Biases added to those that are there."""
 
@@ -116,6 +119,7 @@ class Unequal(MethodConformance):
         compare(claimed, found, "paredown")
 
 
+@pytest.mark.slow
 class TestWandaSpGlobal(Unequal):
     method_name = "wanda_sp"
     params: ClassVar[dict[str, Any]] = {"ratio": 0.4, "scope": "global"}

@@ -52,6 +52,7 @@ class TestNf4Single(MethodConformance):
     sizes = EVEN
 
 
+@pytest.mark.slow
 class TestNf4Opt(MethodConformance):
     """Biases everywhere; tensors stored without the base model's prefix."""
 

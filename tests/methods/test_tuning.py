@@ -97,6 +97,7 @@ class TestDistill(_Taught):
     params: ClassVar[dict[str, Any]] = {**_SHORT, "features": 0.1, "temperature": 2.0}
 
 
+@pytest.mark.slow
 class TestDistillFull(_Taught):
     method_name = "distill"
     params: ClassVar[dict[str, Any]] = {**_SHORT, "parameters": "full", "learning_rate": 1e-3}

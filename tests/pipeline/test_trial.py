@@ -64,7 +64,7 @@ def test_a_trial_builds_proves_and_measures(bench: Bench, tmp_path: Path) -> Non
         ("raise", FailureKind.METHOD_ERROR, "the library gave up"),
         ("crash", FailureKind.METHOD_ERROR, "SIGSEGV"),
         ("kill", FailureKind.OUT_OF_MEMORY, "killed from outside"),
-        ("exit", FailureKind.METHOD_ERROR, "left no result"),
+        pytest.param("exit", FailureKind.METHOD_ERROR, "left no result", marks=pytest.mark.slow),
         ("lie", FailureKind.METHOD_ERROR, "not the one that was compressed"),
         ("nan", FailureKind.METHOD_ERROR, "not finite"),
     ],

@@ -200,6 +200,7 @@ def test_an_arm_that_brings_nothing_costs_little() -> None:
     assert np.mean(used) < 0.35
 
 
+@pytest.mark.slow
 def test_an_arm_that_breaks_a_promise_is_given_up() -> None:
     def truth(strategy: Strategy, episode: int) -> TrialResult:
         return timed(smooth_truth(strategy, episode), 10.0)

@@ -180,6 +180,7 @@ def test_neighbours_are_one_step_away(space: Product) -> None:
     assert start in list(space.neighbours(longer))  # a step less
 
 
+@pytest.mark.slow
 def test_neighbours_of_an_enumerated_space_stay_in_it() -> None:
     listed = Enumerated.build(SPEC, Target(), methods=METHODS)
     near = list(listed.neighbours(registry.canonical("rtn")))

@@ -180,6 +180,7 @@ def test_experts_are_held_one_behind_the_other(tmp_path: Path) -> None:
             assert torch.equal(stacked[i], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "family"),
     [
