@@ -101,9 +101,10 @@ def measure(runtime: str, scratch: Path) -> dict[str, Any]:
     reading.session.close()
     fixed = short + (WIDE["num_hidden_layers"] - FEW_LAYERS) * layer
     base = _model(scratch / "wide", **WIDE)
-    dense = _rates(_opened(runtime, base), _bytes_read(16), fixed)
-    four = _rates(_packed(runtime, base, 4), _bytes_read(4.5), fixed)
-    eight = _rates(_packed(runtime, base, 8), _bytes_read(8.5), fixed)
+    whole = _dense_bits(runtime)
+    dense = _rates(_opened(runtime, base), bytes_read(whole, whole), fixed)
+    four = _rates(_packed(runtime, base, 4), bytes_read(4.5, whole), fixed)
+    eight = _rates(_packed(runtime, base, 8), bytes_read(8.5, whole), fixed)
     return {
         "threads": torch.get_num_threads(), "torch": torch.__version__, "runtime": runtime,
         "copy_bytes_s": dense["bytes_s"], "row_bytes_s": dense["bytes_s"],
@@ -148,10 +149,16 @@ def _multiplied() -> int:
     return WIDE["num_hidden_layers"] * block + VOCABULARY * width
 
 
-def _bytes_read(bits: float) -> float:
-    """Bytes of the weights that a step reads; the head stays in 16 bits."""
+def _dense_bits(runtime: str) -> float:
+    """Bits in which an engine holds what is not packed, as predictions count it."""
+    number = ENGINES[runtime].dense_bytes if runtime in ENGINES else None
+    return 16.0 if number is None else 8.0 * number
+
+
+def bytes_read(bits: float, dense_bits: float) -> float:
+    """Bytes of the weights that a step of the wide model reads; its head is not packed."""
     head = VOCABULARY * WIDE["hidden_size"]
-    return (_multiplied() - head) * bits / 8 + 2 * head
+    return ((_multiplied() - head) * bits + head * dense_bits) / 8
 
 
 def _model(folder: Path, **shape: Any) -> Path:
