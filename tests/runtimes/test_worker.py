@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paredown.runtimes.worker import BATCH, Answer, EngineError, Worker, text_behind
+from paredown.runtimes.worker import BATCH, Answer, EngineError, ReadingWorker, text_behind
 
 VOCABULARY = 10
 
 
-class Counting(Worker):
+class Counting(ReadingWorker):
     """Behind token t, t + 1 is the likeliest by 2 nats; nothing else differs."""
 
     vocabulary = VOCABULARY

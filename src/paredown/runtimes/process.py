@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,8 +36,6 @@ class Program:
     """Run with `python -m`; it imports no torch."""
     python: tuple[str, ...] = (sys.executable, "-m")
     """The words before the module: another Python has to be shown where paredown is."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables beside those of this process."""
 
 
 class EngineProcess:
@@ -68,7 +66,6 @@ class EngineProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
-            env={**os.environ, **program.environment},
         )
         self._left = b""
         try:

@@ -29,14 +29,19 @@ class _State:
 class ProcessSession(Session):
     """What is asked of a `Worker`; what the engine's own tokenizer does is left open."""
 
-    def __init__(self, program: Program, path: Path, *, device: Device = "cpu") -> None:
+    def __init__(
+        self, program: Program, path: Path, *, device: Device = "cpu", **options: Any
+    ) -> None:
         """Start the process and load `path`, with as many threads as torch has here.
+
+        Args:
+            options: of the worker's `do_load`.
 
         Raises:
             ModelError: the engine does not load it.
         """
         self.device = device
-        self._engine = EngineProcess(program, path, threads=torch.get_num_threads())
+        self._engine = EngineProcess(program, path, threads=torch.get_num_threads(), **options)
         about = self._engine.about
         self._vocabulary, self._context = int(about["vocabulary"]), int(about["context"])
         self._weights, self.ends = int(about["weights"]), tuple(about["ends"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
 
-from paredown.runtimes.worker import Answer, EngineError, Worker, text_behind
+from paredown.runtimes.worker import Answer, EngineError, ReadingWorker, text_behind
 
 
 class Cuttable(Protocol):
@@ -18,7 +18,7 @@ class Cuttable(Protocol):
 S = TypeVar("S", bound=Cuttable)
 
 
-class SequenceWorker(Worker, Generic[S]):
+class SequenceWorker(ReadingWorker, Generic[S]):
     """States by number, and one sequence that logits and texts are asked of.
 
     Attributes:

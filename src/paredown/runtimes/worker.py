@@ -37,7 +37,7 @@ class NotFiniteError(Exception):
 
 
 class Worker(ABC):
-    """One model and the sequence that it has read."""
+    """One model, and what is asked of it."""
 
     errors: ClassVar[tuple[type[Exception], ...]] = (EngineError,)
     """What is raised where the engine cannot do what was asked; anything else is a bug."""
@@ -47,8 +47,6 @@ class Worker(ABC):
     def __init__(self, answers: BinaryIO) -> None:
         self._answers = answers
         self._said = time.monotonic()
-
-    # --- The engine -------------------------------------------------------------------------------
 
     @abstractmethod
     def do_load(self, path: str, threads: int) -> Answer:
@@ -75,6 +73,54 @@ class Worker(ABC):
         """Forget states."""
 
     @abstractmethod
+    def do_logits(self, ids: list[int]) -> Answer:
+        """Logits behind every token, in parts that are told as they are there."""
+
+    @abstractmethod
+    def do_score(
+        self, prefix: list[int], branches: list[list[int]], targets: list[list[int]], top: int
+    ) -> Answer:
+        """Log-likelihoods of answers behind what they share; see `Row` for the three lists."""
+
+    @abstractmethod
+    def do_generate(
+        self, prompt: list[int], stops: list[str], ends: list[int], max_tokens: int, top: int
+    ) -> Answer:
+        """Greedy text behind a prompt."""
+
+    # --- The conversation -------------------------------------------------------------------------
+
+    def serve(self, requests: BinaryIO) -> None:
+        """Answer until there are no more requests."""
+        for line in requests:
+            request = json.loads(line)
+            try:
+                answer = getattr(self, f"do_{request.pop('do')}")(**request)
+            except NotFiniteError as error:
+                answer = {"error": str(error), "diverged": True}
+            except self.errors as error:
+                answer = {"error": str(error)}
+            self._say(answer)
+
+    def beat(self) -> None:
+        """Tell the parent, now and then, that a long computation goes on."""
+        if time.monotonic() - self._said > _BEAT_S:
+            self._say({"beat": True})
+
+    def _say(self, answer: Answer, numbers: Any = None) -> None:
+        if numbers is not None:
+            answer["nbytes"] = numbers.nbytes
+        self._answers.write(json.dumps(answer).encode() + b"\n")
+        if numbers is not None:
+            self._answers.write(np.ascontiguousarray(numbers).data)
+        self._answers.flush()
+        self._said = time.monotonic()
+
+
+class ReadingWorker(Worker):
+    """One whose engine is led token by token: what is asked is answered by reading on."""
+
+    @abstractmethod
     def begin(self, tokens: int) -> None:
         """Begin a new sequence, with room for so many tokens; states are kept."""
 
@@ -95,10 +141,7 @@ class Worker(ABC):
     def text(self, prompt: Sequence[int], written: Sequence[int]) -> str:
         """The text that tokens add to a prompt."""
 
-    # --- What is asked ----------------------------------------------------------------------------
-
     def do_logits(self, ids: list[int]) -> Answer:
-        """Logits behind every token, in parts that are told as they are there."""
         self.begin(len(ids))
         for part in self._parts(ids, keep=len(ids)):
             self._say({"part": True}, part)
@@ -107,7 +150,6 @@ class Worker(ABC):
     def do_score(
         self, prefix: list[int], branches: list[list[int]], targets: list[list[int]], top: int
     ) -> Answer:
-        """Log-likelihoods of answers behind what they share; see `Row` for the three lists."""
         self.begin(len(prefix) + max(map(len, branches)))
         # The first target of an answer may be predicted within the prefix.
         kept = max(0, *(len(t) - len(b) for t, b in zip(targets, branches, strict=True)))
@@ -125,7 +167,6 @@ class Worker(ABC):
     def do_generate(
         self, prompt: list[int], stops: list[str], ends: list[int], max_tokens: int, top: int
     ) -> Answer:
-        """Greedy text behind a prompt."""
         self.begin(len(prompt) + max_tokens)
         logits = self._feed(prompt, keep=1)[-1]
         following, written = likeliest(logits, top), []
@@ -159,34 +200,6 @@ class Worker(ABC):
             self.beat()
             if found is not None:
                 yield found
-
-    # --- The conversation -------------------------------------------------------------------------
-
-    def serve(self, requests: BinaryIO) -> None:
-        """Answer until there are no more requests."""
-        for line in requests:
-            request = json.loads(line)
-            try:
-                answer = getattr(self, f"do_{request.pop('do')}")(**request)
-            except NotFiniteError as error:
-                answer = {"error": str(error), "diverged": True}
-            except self.errors as error:
-                answer = {"error": str(error)}
-            self._say(answer)
-
-    def beat(self) -> None:
-        """Tell the parent, now and then, that a long computation goes on."""
-        if time.monotonic() - self._said > _BEAT_S:
-            self._say({"beat": True})
-
-    def _say(self, answer: Answer, numbers: Any = None) -> None:
-        if numbers is not None:
-            answer["nbytes"] = numbers.nbytes
-        self._answers.write(json.dumps(answer).encode() + b"\n")
-        if numbers is not None:
-            self._answers.write(np.ascontiguousarray(numbers).data)
-        self._answers.flush()
-        self._said = time.monotonic()
 
 
 def run(worker: type[Worker]) -> None:

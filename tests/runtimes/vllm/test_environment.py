@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from paredown.errors import ConfigError
-from paredown.runtimes.base import Serving
+from paredown.runtimes.base import Package, Serving
 from paredown.runtimes.registry import engine
 from paredown.runtimes.vllm import environment
 from paredown.runtimes.vllm.environment import INSTALL, VARIABLE, Environment, find, make, missing
@@ -124,3 +124,14 @@ def test_only_vllm_has_an_environment(capsys: pytest.CaptureFixture[str]) -> Non
     said = say(capsys, "runtimes", "onnxruntime", "--install")
     assert said.code == 2
     assert "pip install 'paredown[onnx]'" in said.err
+
+
+def test_a_bound_on_what_waits_is_none_of_its_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(python_with(tmp_path, {"vllm": "0.32.0"})))
+    vllm = engine("vllm")
+    package = Package(runtime="vllm", folder=tmp_path, nbytes=0)
+    assert vllm.server(package, host="127.0.0.1", port=81)
+    with pytest.raises(ConfigError, match="queue = 3"):
+        vllm.server(package, host="127.0.0.1", port=81, serving=Serving(queue=3))

@@ -13,13 +13,13 @@ from paredown.runtimes.llama_cpp.library import (
     find_library,
     open_library,
 )
-from paredown.runtimes.worker import BATCH, Answer, Worker, run
+from paredown.runtimes.worker import BATCH, Answer, ReadingWorker, run
 
 _ROOM = 256
 """Contexts are made for multiples of so many tokens, and for as many more than are asked for."""
 
 
-class LlamaWorker(Worker):
+class LlamaWorker(ReadingWorker):
     """One GGUF file and what was read with it."""
 
     def __init__(self, answers: BinaryIO) -> None:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,12 +60,10 @@ class Environment:
     Attributes:
         python: its program.
         version: of vLLM.
-        variables: that it is started with.
     """
 
     python: Path
     version: str
-    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def start(self) -> tuple[str, ...]:
@@ -143,14 +141,15 @@ def make(
         ConfigError: an installation failed; with its last line.
     """
     folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = find()
         if found is not None:
             return found
         # What a kill left is not trusted.
-        shutil.rmtree(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
         tell(f"makes {folder}")
         _run([sys.executable, "-m", "venv", str(folder)])
         python = str(_python(folder))
@@ -166,7 +165,7 @@ def make(
             _run([*uv, "uninstall", "--python", python, *_UNUSED[device]])
         number = _version_in(Path(python))
         if number is None:
-            raise ConfigError("vLLM was installed and is not there; its log says more")
+            raise ConfigError(f"vLLM was installed, and {python} does not have it")
         write_json(folder / _MARK, {"version": number, "device": device})
     return require()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
+from paredown.errors import ConfigError
 from paredown.runtimes.base import Claim, Engine, Needs, Package, Serving, folder_package
 from paredown.runtimes.vllm import environment
 from paredown.runtimes.vllm.kernels import GPUS, KERNELS, VERSION, Kernel, processor_packs
@@ -84,12 +85,16 @@ class Vllm(Engine):
         from paredown.runtimes.vllm.session import VllmSession
 
         self.require()
-        return VllmSession(folder, device=device)
+        return VllmSession(folder, device=device, trust_remote_code=trust_remote_code)
 
     def server(
         self, package: Package, *, host: str, port: int, serving: Serving = _USUAL
     ) -> tuple[str, ...]:
         self.require_server(serving.cache)
+        if serving.queue is not None:
+            raise ConfigError(
+                f"queue = {serving.queue}: vLLM lets all that come wait; leave it out"
+            )
         return environment.require().server(package.folder, host=host, port=port, serving=serving)
 
     def _whole(self, spec: ModelSpec) -> Claim:

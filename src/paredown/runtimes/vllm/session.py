@@ -16,13 +16,18 @@ from paredown.text.windows import load_tokenizer
 class VllmSession(ProcessSession):
     """vLLM with one folder, and the tokenizer of Hugging Face, which is vLLM's own."""
 
-    def __init__(self, folder: Path, *, device: Device = "cpu") -> None:
-        """Load a folder; errors as of `ProcessSession`."""
-        found = require()
-        program = Program(
-            "vllm", "paredown.runtimes.vllm.worker", python=found.start, environment=found.variables
+    def __init__(
+        self, folder: Path, *, device: Device = "cpu", trust_remote_code: bool = False
+    ) -> None:
+        """Load a folder; errors as of `ProcessSession`.
+
+        Raises:
+            ModelError: vLLM is built for another device than `device`, among others.
+        """
+        program = Program("vllm", "paredown.runtimes.vllm.worker", python=require().start)
+        super().__init__(
+            program, folder, device=device, on=device, trust_remote_code=trust_remote_code
         )
-        super().__init__(program, folder, device=device)
         self.folder = folder
         self._tokenizer = load_tokenizer(folder)
 

@@ -39,10 +39,12 @@ class VllmWorker(Worker):
     def __init__(self, answers: BinaryIO) -> None:
         super().__init__(answers)
         self._rows: dict[int, list[list[int]]] = {}
-        self._last, self._live, self._requests = 0, 0, 0
+        self._last = self._live = 0
         self._watched: _Logits | None = None
 
-    def do_load(self, path: str, threads: int) -> Answer:
+    def do_load(
+        self, path: str, threads: int, on: str = "cpu", trust_remote_code: bool = False
+    ) -> Answer:
         set_variables(threads)
         import torch
         from vllm import LLM
@@ -51,8 +53,11 @@ class VllmWorker(Worker):
         told = _config(Path(path))
         context = min(int(told["context"]), LONGEST)
         on_cpu = current_platform.is_cpu()
+        if on_cpu != (on == "cpu"):
+            raise EngineError(f"this vLLM is built for {current_platform.device_type}, not {on}")
         self._llm = LLM(
             path, tokenizer=path, max_model_len=context, seed=0, disable_log_stats=True,
+            trust_remote_code=trust_remote_code,
             # What is compiled ahead on a processor takes minutes and a compiler.
             enforce_eager=on_cpu, max_num_seqs=16, max_num_batched_tokens=BATCH,
             **({"kv_cache_memory_bytes": _room(told, context)} if on_cpu else {}),
@@ -228,20 +233,6 @@ class VllmWorker(Worker):
     @property
     def _engine(self) -> Any:
         return self._llm.llm_engine
-
-    # --- Token by token: not asked of this engine -------------------------------------------------
-
-    def begin(self, tokens: int) -> None:
-        raise NotImplementedError
-
-    def read(self, ids: Sequence[int], *, keep: int) -> Any:
-        raise NotImplementedError
-
-    def cut(self, length: int) -> None:
-        raise NotImplementedError
-
-    def text(self, prompt: Sequence[int], written: Sequence[int]) -> str:
-        return text_behind(self._decode, prompt, written)
 
 
 class _Logits:
