@@ -10,7 +10,7 @@ from pydantic import Field
 
 from paredown.errors import ConfigError
 from paredown.methods.base import Context, Kind, Method
-from paredown.methods.shared.samples import SampledParams, first_windows
+from paredown.methods.shared.samples import SampledParams, counted_once
 from paredown.spec.depth import without_blocks
 from paredown.spec.domain import Choice
 from paredown.spec.model import ModelSpec, tensor_info
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from paredown.artifact.checkpoint import Checkpoint
+    from paredown.blocks.walk import BlockWalk
+    from paredown.spec.progress import Progress
 
 
 class DepthParams(SampledParams):
@@ -106,23 +108,13 @@ def _dropped(spec: ModelSpec, params: DepthParams) -> int:
 def _influences(source: Checkpoint, params: DepthParams, context: Context) -> dict[int, float]:
     """Block influence by block index; measured once for a model and a calibration text."""
     from paredown.blocks.depth import influences
-    from paredown.blocks.hessians import tensor_hash
-    from paredown.blocks.rewrite import probe_walk
     from paredown.store.content import code
 
-    tokens = first_windows(context.calibration(), params.nsamples)
-    key = {**code(2), "model": context.source_hash, "tokens": tensor_hash(tokens)}
-    key["device"] = context.device
+    def measure(walk: BlockWalk, tell: Progress, path: Path) -> None:
+        path.write_text(json.dumps(influences(walk, tell)))
 
-    def measure(path: Path) -> None:
-        walk = probe_walk(
-            source,
-            device=context.device,
-            trust_remote_code=context.trust_remote_code,
-            tokens=tokens,
-        )
-        found = influences(walk, lambda share, message: context.progress(share / 2, message))
-        path.write_text(json.dumps(found))
-
-    path = context.cache.get_or_put("influence", key, ".json", measure)
+    path = counted_once(
+        source, context, params.nsamples, kind="influence", version=code(2), suffix=".json",
+        measure=measure,
+    )  # fmt: skip
     return {int(index): value for index, value in json.loads(path.read_text()).items()}

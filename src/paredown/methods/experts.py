@@ -12,7 +12,7 @@ from paredown.methods.base import Context, Kind, Method
 from paredown.methods.shared.samples import (
     SampledParams,
     check_text_in_all_blocks,
-    first_windows,
+    counted_once,
 )
 from paredown.spec.domain import Choice
 from paredown.spec.mixtures import Mixture, find_mixtures, with_experts
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.mixtures import Tally
+    from paredown.blocks.walk import BlockWalk
+    from paredown.spec.progress import Progress
 
 USUAL_RATIO = 0.25
 RECORD = "paredown_experts.json"
@@ -192,26 +194,17 @@ def _tallies(source: Checkpoint, params: ExpertsParams, context: Context) -> dic
     """What is counted of each mixture; once for a model and a calibration text."""
     from safetensors.torch import load_file, save_file
 
-    from paredown.blocks.hessians import tensor_hash
     from paredown.blocks.mixtures import Tally, tally
-    from paredown.blocks.rewrite import probe_walk
     from paredown.store.content import code
 
-    tokens = first_windows(context.calibration(), params.nsamples)
-    key = {**code(1), "model": context.source_hash, "tokens": tensor_hash(tokens)}
-    key["device"] = context.device
-
-    def measure(path: Path) -> None:
-        walk = probe_walk(
-            source,
-            device=context.device,
-            trust_remote_code=context.trust_remote_code,
-            tokens=tokens,
-        )
-        found = tally(walk, lambda share, message: context.progress(share / 2, message))
+    def measure(walk: BlockWalk, tell: Progress, path: Path) -> None:
+        found = tally(walk, tell)
         save_file({f"{s}.{n}": t for s, one in found.items() for n, t in vars(one).items()}, path)
 
-    path = context.cache.get_or_put("experts", key, ".safetensors", measure)
+    path = counted_once(
+        source, context, params.nsamples, kind="experts", version=code(1), suffix=".safetensors",
+        measure=measure,
+    )  # fmt: skip
     stored = load_file(path)
     stacks = {name.rpartition(".")[0] for name in stored}
     parts = ("tokens", "share", "output")

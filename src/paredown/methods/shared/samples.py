@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
     from paredown.artifact.checkpoint import Checkpoint
     from paredown.blocks.hessians import HessianBank
+    from paredown.blocks.walk import BlockWalk
     from paredown.spec.model import ModelSpec
+    from paredown.spec.progress import Progress
     from paredown.store.cache import Cache
 
 
@@ -90,3 +94,36 @@ def first_windows(tokens: Tensor, nsamples: int | None) -> Tensor:
             "ask for more samples"
         )
     return tokens[:nsamples]
+
+
+def counted_once(
+    source: Checkpoint, context: Context, nsamples: int | None, *,
+    kind: str, version: dict[str, Any], suffix: str,
+    measure: Callable[[BlockWalk, Progress, Path], None],
+) -> Path:  # fmt: skip
+    """A file of what one walk over the calibration text counts; once for a model and a text.
+
+    Args:
+        kind, suffix: of the entry in the cache.
+        version: of the code that measures, as `store.content.code` says it.
+        measure: walks, tells the first half of the method's progress, and writes the file.
+    """
+    from paredown.blocks.hessians import tensor_hash
+    from paredown.blocks.rewrite import probe_walk
+
+    tokens = first_windows(context.calibration(), nsamples)
+    key = {
+        **version, "model": context.source_hash, "tokens": tensor_hash(tokens),
+        "device": context.device,
+    }  # fmt: skip
+
+    def write(path: Path) -> None:
+        walk = probe_walk(
+            source,
+            device=context.device,
+            trust_remote_code=context.trust_remote_code,
+            tokens=tokens,
+        )
+        measure(walk, lambda share, message: context.progress(share / 2, message), path)
+
+    return context.cache.get_or_put(kind, key, suffix, write)
